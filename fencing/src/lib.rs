@@ -1,0 +1,2 @@
+//! Quorum leases, fencing tokens and the kernel gate that ends a claim.
+pub mod clock;
