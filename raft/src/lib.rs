@@ -3,3 +3,4 @@ pub mod codec;
 pub mod command;
 pub mod membership;
 pub mod state;
+pub mod voters;
