@@ -1,1 +1,7 @@
-fn main() {}
+//! hamesh: see `hamesh --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hamesh::cli::main()
+}
