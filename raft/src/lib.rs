@@ -26,3 +26,6 @@ pub use raft::{
     Stopped, Timing, Unreachable, View,
 };
 pub use store::{Store, StoreError};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Nodes in one process, with lines between them that can be cut.
