@@ -231,6 +231,11 @@ impl Raft {
         Ok(Self { me, inner, herald, standing, store, runtime: Handle::current() })
     }
 
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
     /// Founds a cluster with this node as its one voter. For one node, once.
     ///
     /// # Errors

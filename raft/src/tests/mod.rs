@@ -6,6 +6,7 @@ mod suite;
 
 use crate::command::{Command, InvitationId, NodeId, Role};
 use crate::entry::{Noted, What};
+use crate::membership::Membership;
 use crate::raft::{Observer, Peers, Raft, Standing, Timing, Unreachable, View};
 use crate::store::Store;
 use futures_util::FutureExt;
@@ -181,7 +182,7 @@ async fn start(lines: &Arc<Lines>, id: u64, dir: &Path) -> Member {
 
 impl Member {
     async fn stop(self, lines: &Lines) {
-        lines.nodes.lock().unwrap().retain(|_, raft| !std::ptr::eq(raft, &self.raft));
+        lines.nodes.lock().unwrap().remove(&self.raft.me());
         self.raft.stop().await;
     }
 
