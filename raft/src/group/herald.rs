@@ -103,3 +103,60 @@ impl fmt::Debug for Herald {
         f.debug_struct("Herald").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Leadership, NodeId};
+
+    #[derive(Default)]
+    struct Flushes(Mutex<Vec<u64>>);
+
+    impl Observer for Flushes {
+        fn appended(&self, _: &[Noted]) {}
+        fn truncated(&self, _: u64) {}
+        fn flushed(&self, index: u64) {
+            self.0.lock().unwrap().push(index);
+        }
+        fn applied(&self, _: &View) {}
+    }
+
+    fn blank(index: u64) -> Noted {
+        Noted { index, by: Leadership { term: 1, node: NodeId(1) }, what: What::Blank }
+    }
+
+    #[test]
+    fn a_flush_of_entries_that_were_cut_meanwhile_is_not_told_of_those_in_their_place() {
+        let flushes = Arc::new(Flushes::default());
+        let herald = Herald::new(flushes.clone());
+        let before = herald.appended(&[blank(5), blank(6)]);
+        let cut = herald.truncated(6);
+        let after = herald.appended(&[blank(6)]);
+        herald.flushed(before, 6); // of the old 6
+        assert_eq!(*flushes.0.lock().unwrap(), []);
+        herald.flushed(cut, 5);
+        herald.flushed(after, 6);
+        assert_eq!(*flushes.0.lock().unwrap(), [5, 6]);
+    }
+
+    #[test]
+    fn the_effective_membership_goes_back_with_the_log() {
+        let herald = Herald::new(Arc::new(Flushes::default()));
+        let views = herald.views();
+        let voters = |index, node| Membership {
+            index,
+            halves: vec![[NodeId(node)].into()],
+            ..Membership::default()
+        };
+        let applied = View { applied: 1, membership: voters(1, 1), ..View::default() };
+        herald.applied(applied.clone());
+        for index in [2, 3] {
+            herald.appended(&[Noted { what: What::Membership(voters(index, index)), ..blank(index) }]);
+            assert_eq!(views.borrow().effective, voters(index, index));
+        }
+        herald.truncated(3);
+        assert_eq!(views.borrow().effective, voters(2, 2));
+        herald.truncated(2);
+        assert_eq!(views.borrow().effective, applied.membership);
+    }
+}

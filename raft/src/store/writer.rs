@@ -159,7 +159,7 @@ fn work(database: Database, path: &Path, writes: &Receiver<Write>) {
     }
 }
 
-fn commit(database: &Database, batch: &[Write], committed: &mut Option<Option<Position>>) -> Result<(), redb::Error> {
+pub(super) fn commit(database: &Database, batch: &[Write], committed: &mut Option<Option<Position>>) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
     // With two phases, a last commit that does not verify is damage, and the next start says so. With one phase redb

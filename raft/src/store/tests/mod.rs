@@ -1,3 +1,5 @@
+mod power;
+
 use super::*;
 use crate::command::{Command, Leadership, NodeId, Sid};
 use crate::entry::What;
