@@ -136,7 +136,9 @@ pub(crate) async fn serve(raft: &OpenRaft, from: NodeId, request: &[u8]) -> Resu
                 AppendEntriesResponse::HigherVote(vote) => Appended::Later(group::ballot(&vote)),
             })
         }
-        Request::Vote { candidate, last, transfer } => voted(&raft.vote(vote_request(candidate, last, transfer)).await?),
+        Request::Vote { candidate, last, transfer } => {
+            voted(&raft.vote(vote_request(candidate, last, transfer)).await?)
+        }
         Request::PreVote { candidate, last, transfer } => {
             voted(&raft.pre_vote(vote_request(candidate, last, transfer)).await?)
         }
@@ -314,10 +316,9 @@ impl RaftNetworkV2<Group> for Caller {
         };
         Ok(match transferred {
             Transferred::Done => Ok(()),
-            Transferred::VoteChanged { expected, actual } => Err(TransferLeaderError::VoteChanged {
-                expected: group::vote(expected),
-                actual: group::vote(actual),
-            }),
+            Transferred::VoteChanged { expected, actual } => {
+                Err(TransferLeaderError::VoteChanged { expected: group::vote(expected), actual: group::vote(actual) })
+            }
             Transferred::NotFlushed { expected, actual } => Err(TransferLeaderError::LogNotFlushed {
                 expected: expected.map(group::log_id),
                 actual: actual.map(group::log_id),

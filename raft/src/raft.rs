@@ -39,8 +39,12 @@ pub struct Timing {
 /// How a node calls another. The mesh implements it.
 pub trait Peers: Send + Sync + 'static {
     /// Brings `request` to [`Raft::serve`] of `to` and its answer back. After `deadline` nobody waits any more.
-    fn call(&self, to: NodeId, request: Vec<u8>, deadline: Duration)
-    -> BoxFuture<'static, Result<Vec<u8>, Unreachable>>;
+    fn call(
+        &self,
+        to: NodeId,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Vec<u8>, Unreachable>>;
 }
 
 /// A node that could not be called, and why. It is called again after a short while, or at once after
@@ -331,8 +335,7 @@ impl Raft {
         let expected = Position { by: expect.by, index: expect.index };
         let last: Option<LogIdOf<Group>> = (*expect != Membership::default()).then(|| group::log_id(expected));
         let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: last };
-        let written =
-            self.inner.change_membership_if(members, retain, [unchanged]).await.map_err(change_error)?;
+        let written = self.inner.change_membership_if(members, retain, [unchanged]).await.map_err(change_error)?;
         Ok(Applied { index: written.log_id.index, outcome: written.data.0 })
     }
 

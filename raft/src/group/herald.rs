@@ -143,11 +143,7 @@ mod tests {
     fn the_effective_membership_goes_back_with_the_log() {
         let herald = Herald::new(Arc::new(Flushes::default()));
         let views = herald.views();
-        let voters = |index, node| Membership {
-            index,
-            halves: vec![[NodeId(node)].into()],
-            ..Membership::default()
-        };
+        let voters = |index, node| Membership { index, halves: vec![[NodeId(node)].into()], ..Membership::default() };
         let applied = View { applied: 1, membership: voters(1, 1), ..View::default() };
         herald.applied(applied.clone());
         for index in [2, 3] {

@@ -41,8 +41,9 @@ impl Machine {
             }
         }
         let rest = machine.store.entries(machine.next()..);
+        let last = rest.last().map(Noted::position).or(machine.now.last);
         let cuts = machine.herald.appended(&rest);
-        if let (_, Some(last)) = machine.store.ends() {
+        if let Some(last) = last {
             machine.herald.flushed(cuts, last.index);
         }
         machine.tell();

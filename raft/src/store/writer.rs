@@ -33,7 +33,6 @@ const BATCH: usize = 256;
 /// Of a record in the file. Far more than any state needs, far less than the memory of a small machine.
 const RECORD_LIMIT: usize = 256 << 20;
 
-#[expect(clippy::large_enum_variant, reason = "short-lived, moved twice")]
 pub(super) enum Write {
     Append(Vec<Noted>, Done),
     Truncate(u64, Done),
@@ -159,7 +158,11 @@ fn work(database: Database, path: &Path, writes: &Receiver<Write>) {
     }
 }
 
-pub(super) fn commit(database: &Database, batch: &[Write], committed: &mut Option<Option<Position>>) -> Result<(), redb::Error> {
+pub(super) fn commit(
+    database: &Database,
+    batch: &[Write],
+    committed: &mut Option<Option<Position>>,
+) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
     // With two phases, a last commit that does not verify is damage, and the next start says so. With one phase redb
@@ -221,17 +224,15 @@ pub(super) fn open(dir: &Path, path: &Path) -> Result<Database, StoreError> {
 }
 
 fn refused(path: &Path, error: DatabaseError) -> StoreError {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            StoreError::InUse { path: path.to_owned() }
-        }
-        DatabaseError::Storage(StorageError::Io(error))
-            if !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
-        {
-            StoreError::io(path, error)
-        }
-        other => StoreError::damaged(path, "file", other),
+    if matches!(error, DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch) {
+        return StoreError::InUse { path: path.to_owned() };
     }
+    if let DatabaseError::Storage(StorageError::Io(io)) = &error
+        && !matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
+    {
+        return StoreError::Io { path: path.to_owned(), source: Arc::new(std::io::Error::new(io.kind(), error)) };
+    }
+    StoreError::damaged(path, "file", error)
 }
 
 /// Reads everything.
@@ -244,7 +245,8 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Memory, StoreErro
     let mut memory = Memory {
         vote: record(path, VOTE, get(VOTE)?.map(|value| value.value().to_vec()))?,
         purged: record(path, PURGED, get(PURGED)?.map(|value| value.value().to_vec()))?,
-        committed: record::<Option<Position>>(path, COMMITTED, get(COMMITTED)?.map(|value| value.value().to_vec()))?.flatten(),
+        committed: record::<Option<Position>>(path, COMMITTED, get(COMMITTED)?.map(|value| value.value().to_vec()))?
+            .flatten(),
         incarnation: record(path, INCARNATION, get(INCARNATION)?.map(|value| value.value().to_vec()))?.unwrap_or(0),
         snapshot: snapshot.map(Arc::new),
         ..Memory::default()
@@ -269,13 +271,18 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Memory, StoreErro
     if let (Some(purged), Some((first, _))) = (memory.purged, memory.log.first_key_value())
         && *first != purged.index + 1
     {
-        return Err(StoreError::damaged(path, PURGED, format!("the log begins at {first}, it ends at {}", purged.index)));
+        return Err(StoreError::damaged(
+            path,
+            PURGED,
+            format!("the log begins at {first}, it ends at {}", purged.index),
+        ));
     }
     let marks = transaction.open_table(MARKS).map_err(|error| unread(&error))?;
     for item in marks.iter().map_err(|error| unread(&error))? {
         let (key, value) = item.map_err(|error| unread(&error))?;
         let name = format!("marks/{}", key.value());
-        let value: Vec<u8> = decode(value.value(), RECORD_LIMIT).map_err(|e| StoreError::undecodable(path, &name, &e))?;
+        let value: Vec<u8> =
+            decode(value.value(), RECORD_LIMIT).map_err(|e| StoreError::undecodable(path, &name, &e))?;
         memory.marks.insert(key.value().to_owned(), value);
     }
     Ok(memory)

@@ -22,7 +22,8 @@ async fn what_one_proposes_all_apply_in_the_order_that_the_observer_is_promised(
         let noted = place(&|heard| matches!(heard, Heard::Appended(e) if e.iter().any(|e| e.index == applied.index)));
         let acted = place(&|heard| matches!(heard, Heard::Applied(view) if view.applied >= applied.index));
         assert!(noted < acted, "{heard:?}");
-        let mut flushes = heard.iter().enumerate().filter(|(_, h)| matches!(h, Heard::Flushed(i) if *i >= applied.index));
+        let mut flushes =
+            heard.iter().enumerate().filter(|(_, h)| matches!(h, Heard::Flushed(i) if *i >= applied.index));
         assert!(flushes.all(|(flush, _)| noted < flush), "flushed before it was appended: {heard:?}");
         let entry = heard.iter().find_map(|heard| match heard {
             Heard::Appended(entries) => entries.iter().find(|entry| entry.index == applied.index),
@@ -40,13 +41,19 @@ async fn what_one_proposes_all_apply_in_the_order_that_the_observer_is_promised(
 async fn two_learners_are_promoted_in_one_joint_change_and_a_stale_expectation_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (_lines, members) = cluster(3, dir.path()).await;
-    let memberships: Vec<Membership> = members[0].recorder.heard().into_iter().flat_map(|heard| match heard {
-        Heard::Appended(entries) => entries,
-        Heard::Truncated(_) | Heard::Flushed(_) | Heard::Applied(_) => vec![],
-    }).filter_map(|entry| match entry.what {
-        What::Membership(membership) => Some(membership),
-        What::Blank | What::Command(_) => None,
-    }).collect();
+    let memberships: Vec<Membership> = members[0]
+        .recorder
+        .heard()
+        .into_iter()
+        .flat_map(|heard| match heard {
+            Heard::Appended(entries) => entries,
+            Heard::Truncated(_) | Heard::Flushed(_) | Heard::Applied(_) => vec![],
+        })
+        .filter_map(|entry| match entry.what {
+            What::Membership(membership) => Some(membership),
+            What::Blank | What::Command(_) => None,
+        })
+        .collect();
     let halves: Vec<_> = memberships.iter().map(|membership| membership.halves.clone()).collect();
     let (one, three) = (ids(&[1]), ids(&[1, 2, 3]));
     let joint = vec![one.clone(), three.clone()];
@@ -106,7 +113,9 @@ async fn a_proposal_under_a_leadership_that_is_over_is_refused_though_the_node_l
     members[0].raft.propose_under(first, invite(1)).await.unwrap();
     for (from, to) in [(0, 1), (1, 0)] {
         let node = members[to].raft.me();
-        members[from].stands(|standing| standing.followers.get(&node).is_some_and(|f| f.matched == standing.last_log)).await;
+        members[from]
+            .stands(|standing| standing.followers.get(&node).is_some_and(|f| f.matched == standing.last_log))
+            .await;
         members[from].raft.transfer_leadership(node).await.unwrap();
         members[to].leads().await;
     }
@@ -139,10 +148,13 @@ async fn a_late_learner_gets_a_snapshot_and_goes_on_with_the_log() {
     assert_eq!(view.state, members[0].raft.view().borrow().state);
     assert_eq!(view.membership, view.effective);
     let heard = members[1].recorder.heard();
-    let appended: usize = heard.iter().map(|heard| match heard {
-        Heard::Appended(entries) => entries.len(),
-        Heard::Truncated(_) | Heard::Flushed(_) | Heard::Applied(_) => 0,
-    }).sum();
+    let appended: usize = heard
+        .iter()
+        .map(|heard| match heard {
+            Heard::Appended(entries) => entries.len(),
+            Heard::Truncated(_) | Heard::Flushed(_) | Heard::Applied(_) => 0,
+        })
+        .sum();
     assert!(appended < 3000, "all {appended} entries came one by one");
     let jump = heard.iter().position(|heard| matches!(heard, Heard::Applied(view) if view.applied > 1000)).unwrap();
     let Heard::Applied(jumped) = &heard[jump] else { unreachable!() };
@@ -170,9 +182,7 @@ async fn at_the_start_the_observer_hears_the_log_that_is_not_applied_then_that_i
     let raft = members[0].raft.clone();
     let hung = tokio::spawn(async move { raft.propose(invite(2)).await });
     let recorder = members[0].recorder.clone();
-    let noted = |heard: &[Heard]| {
-        heard.iter().any(|heard| *heard == Heard::Flushed(done.index + 1))
-    };
+    let noted = |heard: &[Heard]| heard.iter().any(|heard| *heard == Heard::Flushed(done.index + 1));
     while !noted(&recorder.heard()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -208,7 +218,10 @@ async fn a_request_that_no_honest_node_sends_is_refused_and_changes_nothing() {
     let forged = victim.raft.serve(NodeId(2), vote(99, 1)).await;
     assert!(matches!(forged, Err(ServeError::Refused { from: NodeId(2), .. })), "{forged:?}");
     for garbage in [vec![], vec![1], vec![2, 0], vec![1, 77], vec![1; 100]] {
-        assert!(matches!(victim.raft.serve(NodeId(1), garbage.clone()).await, Err(ServeError::Malformed(_))), "{garbage:?}");
+        assert!(
+            matches!(victim.raft.serve(NodeId(1), garbage.clone()).await, Err(ServeError::Malformed(_))),
+            "{garbage:?}"
+        );
     }
     assert_eq!(*victim.raft.view().borrow(), before);
     // The same ballot in the own name is answered.
@@ -220,7 +233,8 @@ async fn a_command_that_is_too_long_is_not_proposed() {
     let dir = tempfile::tempdir().unwrap();
     let (_lines, members) = cluster(1, dir.path()).await;
     let last = members[0].raft.standing().borrow().last_log;
-    let long = Command::Close { sid: crate::command::Sid(1), grants: vec![("x".repeat(70_000), crate::command::Sid(1))] };
+    let long =
+        Command::Close { sid: crate::command::Sid(1), grants: vec![("x".repeat(70_000), crate::command::Sid(1))] };
     assert!(matches!(members[0].raft.propose(long).await, Err(ProposeError::TooLong(length)) if length > 70_000));
     assert_eq!(members[0].raft.standing().borrow().last_log, last);
 }

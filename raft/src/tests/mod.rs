@@ -26,7 +26,7 @@ const TIMING: Timing = Timing {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A command like no other.
-fn invite(id: u64) -> Command {
+pub(crate) fn invite(id: u64) -> Command {
     Command::Invite {
         id: InvitationId(id),
         secret_hash: [7; 32],
@@ -145,11 +145,11 @@ impl Observer for Recorder {
         if log.last_key_value().is_some_and(|(last, _)| *last < view.applied) {
             log.clear(); // a snapshot went past it
         }
-        let memberships = log.values().filter_map(|entry| match &entry.what {
+        let mut memberships = log.values().filter_map(|entry| match &entry.what {
             What::Membership(membership) => Some(membership),
             What::Blank | What::Command(_) => None,
         });
-        let effective = memberships.last().filter(|last| last.index > view.applied).unwrap_or(&view.membership);
+        let effective = memberships.next_back().filter(|last| last.index > view.applied).unwrap_or(&view.membership);
         assert_eq!(&view.effective, effective);
         self.push(Heard::Applied(view.clone()));
     }
@@ -207,6 +207,15 @@ impl Member {
 
 fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
     ids.iter().copied().map(NodeId).collect()
+}
+
+/// Node 1, founded and leading, without others.
+pub(crate) async fn alone(store: Store) -> Raft {
+    let line = Arc::new(Line { me: NodeId(1), lines: Arc::default() });
+    let raft = Raft::start(NodeId(1), store, TIMING, line, Arc::new(Deaf)).await.unwrap();
+    raft.found().await.unwrap();
+    raft.standing().wait_for(|standing| standing.leading.is_some()).await.unwrap();
+    raft
 }
 
 /// Nodes 1 to `n`, all voting, led by 1.

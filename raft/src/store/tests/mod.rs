@@ -62,7 +62,9 @@ fn entries_are_readable_before_they_are_on_disk_and_reports_keep_their_order() {
     let (sender, reports) = mpsc::channel();
     for index in 0..500 {
         let sender = sender.clone();
-        store.append(vec![entry(index)], Box::new(move |result| sender.send((index, result.is_ok())).unwrap())).unwrap();
+        store
+            .append(vec![entry(index)], Box::new(move |result| sender.send((index, result.is_ok())).unwrap()))
+            .unwrap();
         assert_eq!(store.entries(index..).len(), 1);
     }
     assert_eq!(reports.iter().take(500).collect::<Vec<_>>(), (0..500).map(|index| (index, true)).collect::<Vec<_>>());
@@ -128,14 +130,19 @@ impl redb::StorageBackend for Failing {
     }
 }
 
-#[test]
-fn a_failed_flush_is_final_and_no_later_write_is_reported_as_done() {
+/// A store on such a disk, and how many flushes are left to it.
+fn failing() -> (Store, Arc<AtomicUsize>) {
     let left = Arc::new(AtomicUsize::new(usize::MAX));
     let backend = Failing { inner: redb::backends::InMemoryBackend::new(), left: left.clone() };
     let database = redb::Database::builder().create_with_backend(backend).unwrap();
     let path = PathBuf::from("made-up");
     let writer = Writer::start(database, path.clone()).unwrap();
-    let store = Store { inner: Arc::new(Inner { path, memory: Mutex::default(), writer }) };
+    (Store { inner: Arc::new(Inner { path, memory: Mutex::default(), writer }) }, left)
+}
+
+#[test]
+fn a_failed_flush_is_final_and_no_later_write_is_reported_as_done() {
+    let (store, left) = failing();
     flushed(|done| store.append(vec![entry(0)], done)).unwrap();
     left.store(0, Ordering::SeqCst);
     let failure = flushed(|done| store.append(vec![entry(1)], done)).unwrap_err();
@@ -144,6 +151,21 @@ fn a_failed_flush_is_final_and_no_later_write_is_reported_as_done() {
     let vote = Ballot { by: TERM, won: false };
     assert!(matches!(flushed(|done| store.save_vote(vote, done)), Err(StoreError::Failed { .. })));
     assert!(matches!(store.next_incarnation(), Err(StoreError::Failed { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_flush_ends_the_group_here_and_nothing_is_acknowledged_over_it() {
+    let (store, left) = failing();
+    let raft = crate::tests::alone(store).await;
+    raft.propose(crate::tests::invite(1)).await.unwrap();
+    left.store(0, Ordering::SeqCst);
+    let refused = raft.propose(crate::tests::invite(2)).await;
+    assert!(matches!(refused, Err(crate::ProposeError::Stopped(_))), "{refused:?}");
+    left.store(usize::MAX, Ordering::SeqCst);
+    let mut standing = raft.standing();
+    let ended = standing.wait_for(|standing| standing.fatal.is_some()).await.unwrap().clone();
+    assert!(ended.fatal.as_ref().is_some_and(|fatal| fatal.contains("a write failed")), "{ended:?}");
+    assert!(raft.propose(crate::tests::invite(3)).await.is_err());
 }
 
 fn raw(dir: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
@@ -159,19 +181,35 @@ fn a_record_that_cannot_be_read_is_named_with_file_and_key_and_what_to_do() {
     let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
     type Change = Box<dyn FnOnce(&redb::WriteTransaction)>;
     let cases: [(&str, &str, Change); 4] = [
-        ("vote", "layout version 9", Box::new(move |t| {
-            t.open_table(meta).unwrap().insert("vote", &[9u8, 0][..]).unwrap();
-        })),
-        ("log/7", "malformed", Box::new(move |t| {
-            t.open_table(log).unwrap().insert(7, &[1u8, 7, 3, 2, 200][..]).unwrap();
-        })),
-        ("log/8", "entries are missing", Box::new(move |t| {
-            t.open_table(log).unwrap().remove(7).unwrap();
-        })),
-        ("snapshot", "the log begins behind it", Box::new(move |t| {
-            let purged = crate::codec::encode(&at(3));
-            t.open_table(meta).unwrap().insert("purged", purged.as_slice()).unwrap();
-        })),
+        (
+            "vote",
+            "layout version 9",
+            Box::new(move |t| {
+                t.open_table(meta).unwrap().insert("vote", &[9u8, 0][..]).unwrap();
+            }),
+        ),
+        (
+            "log/7",
+            "malformed",
+            Box::new(move |t| {
+                t.open_table(log).unwrap().insert(7, &[1u8, 7, 3, 2, 200][..]).unwrap();
+            }),
+        ),
+        (
+            "log/8",
+            "entries are missing",
+            Box::new(move |t| {
+                t.open_table(log).unwrap().remove(7).unwrap();
+            }),
+        ),
+        (
+            "snapshot",
+            "the log begins behind it",
+            Box::new(move |t| {
+                let purged = crate::codec::encode(&at(3));
+                t.open_table(meta).unwrap().insert("purged", purged.as_slice()).unwrap();
+            }),
+        ),
     ];
     for (key, reason, change) in cases {
         let dir = tempfile::tempdir().unwrap();

@@ -63,11 +63,11 @@ impl Lossy {
         for op in &disk.since {
             match op {
                 Op::Write(at, data) => {
-                    for (i, sector) in data.chunks(SECTOR).enumerate().filter(|_| random() % 2 == 0) {
+                    for (i, sector) in data.chunks(SECTOR).enumerate().filter(|_| random().is_multiple_of(2)) {
                         Op::Write(at + i * SECTOR, sector.to_vec()).run(&mut image);
                     }
                 }
-                Op::Length(_) if random() % 2 == 0 => op.run(&mut image),
+                Op::Length(_) if random().is_multiple_of(2) => op.run(&mut image),
                 Op::Length(_) => {}
             }
         }
@@ -102,8 +102,10 @@ impl StorageBackend for Lossy {
 
 fn store_on(disk: Lossy) -> Store {
     let path = PathBuf::from("made-up");
-    let database =
-        redb::Database::builder().set_check_integrity_on_open(true).create_with_backend(disk).expect("opens after the loss");
+    let database = redb::Database::builder()
+        .set_check_integrity_on_open(true)
+        .create_with_backend(disk)
+        .expect("opens after the loss");
     let memory = Mutex::new(writer::load(&database, &path).expect("is whole after the loss"));
     Store { inner: Arc::new(Inner { path: path.clone(), memory, writer: Writer::start(database, path).unwrap() }) }
 }
@@ -132,12 +134,15 @@ fn after_a_power_loss_every_reported_write_is_there() {
             let entries: Vec<Noted> = (next..=next + random() % 5).map(entry).collect();
             next += entries.len() as u64;
             let (logged, end) = (logged.clone(), next);
-            store.append(entries, Box::new(move |done| logged.store(done.map(|()| end).unwrap(), Ordering::SeqCst))).unwrap();
-            if random() % 4 == 0 {
+            store
+                .append(entries, Box::new(move |done| logged.store(done.map(|()| end).unwrap(), Ordering::SeqCst)))
+                .unwrap();
+            if random().is_multiple_of(4) {
                 terms += 1;
                 let (voted, term) = (voted.clone(), terms);
                 let vote = Ballot { by: Leadership { term, node: NodeId(1) }, won: false };
-                store.save_vote(vote, Box::new(move |done| voted.store(done.map(|()| term).unwrap(), Ordering::SeqCst)));
+                store
+                    .save_vote(vote, Box::new(move |done| voted.store(done.map(|()| term).unwrap(), Ordering::SeqCst)));
             }
         }
         // First what was reported, then the loss: in between only more is flushed.
