@@ -1,1 +1,2 @@
-//! placeholder
+//! hamesh: a high-availability mesh of load-balancer directors.
+pub mod vrrp;
