@@ -1,2 +1,4 @@
 //! hamesh: a high-availability mesh of load-balancer directors.
 pub mod net;
+pub mod config;
+pub mod vrrp;
