@@ -4,9 +4,7 @@
 //! receive queue. So nothing here waits, and an empty queue means that the kernel has said all it will say.
 
 use super::rules::Table;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::nftables::{GenAttribute, GenMessage, NfTablesMessage};
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
@@ -93,7 +91,11 @@ impl Kernel {
     }
 
     /// All the objects that `question` asks for.
-    pub(super) fn dump(&mut self, family: NetfilterProtoFamily, question: &NfTablesMessage) -> io::Result<Vec<NfTablesMessage>> {
+    pub(super) fn dump(
+        &mut self,
+        family: NetfilterProtoFamily,
+        question: &NfTablesMessage,
+    ) -> io::Result<Vec<NfTablesMessage>> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut bytes = Vec::new();
             self.put(&mut bytes, family, 0, question.clone(), NLM_F_DUMP);

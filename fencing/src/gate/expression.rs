@@ -73,7 +73,10 @@ pub(super) fn source_type() -> Expressions {
     const NFTA_FIB_FLAGS: u16 = 3;
     const ADDRESS_TYPE: u32 = 3;
     const OF_SOURCE: u32 = 1;
-    other("fib", &[(NFTA_FIB_DREG, Register::Reg1.into()), (NFTA_FIB_RESULT, ADDRESS_TYPE), (NFTA_FIB_FLAGS, OF_SOURCE)])
+    other(
+        "fib",
+        &[(NFTA_FIB_DREG, Register::Reg1.into()), (NFTA_FIB_RESULT, ADDRESS_TYPE), (NFTA_FIB_FLAGS, OF_SOURCE)],
+    )
 }
 
 /// Turns a number from the host's byte order, in which `cmp` cannot say which is less.
@@ -136,11 +139,7 @@ pub(super) fn lookup(set: &str, membership: Membership) -> Expressions {
         Membership::Inside => 0,
         Membership::Outside => INVERT,
     };
-    Expressions::Lookup(vec![
-        Lookup::Set(set.into()),
-        Lookup::SourceRegister(Register::Reg1),
-        Lookup::Flags(flags),
-    ])
+    Expressions::Lookup(vec![Lookup::Set(set.into()), Lookup::SourceRegister(Register::Reg1), Lookup::Flags(flags)])
 }
 
 fn verdict(attributes: Vec<VerdictAttribute>) -> Expressions {

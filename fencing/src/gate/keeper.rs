@@ -62,8 +62,13 @@ impl Keeper {
         let kept = Contents::of(&held)?;
         let first = self.kernel.clearing_egress().map_err(unread)?;
         let persistent = found.persistent;
+        // A transaction of its own: in one that changes a table's owner the kernel changes no chain of it. The rules
+        // are in force all the time.
+        let abilities = Abilities { persistent, egress: true, fib: true };
+        let owned = Table::ALL.map(|table| rules::table(table, id, abilities));
+        self.kernel.commit(&owned).map_err(|failure| refusal(&owned, failure))?;
         self.write(id, persistent, groups, interfaces, held, |abilities| {
-            let rest = rules::taken_over(id, abilities, interfaces, &guarded, &kept);
+            let rest = rules::taken_over(abilities, interfaces, &guarded, &kept);
             first.iter().cloned().chain(rest).collect()
         })
     }

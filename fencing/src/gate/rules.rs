@@ -162,17 +162,15 @@ pub(super) fn whole(
     Table::ALL.into_iter().flat_map(of).collect()
 }
 
-/// A gate that is there, taken over with another list of groups: its session and its `lease` chain are not touched.
+/// A gate that is there, without its egress chain, with other contents: its session and `lease` chain stay.
 pub(super) fn taken_over(
-    id: GateId,
     abilities: Abilities,
     interfaces: &[String],
     guarded: &Contents,
     held: &Contents,
 ) -> Vec<Request> {
     let of = |table| {
-        let mut requests = vec![self::table(table, id, abilities)];
-        requests.extend(fill(table, guarded, held));
+        let mut requests = fill(table, guarded, held);
         requests.extend(bases(table).iter().filter(|_| table != Table::Netdev).map(|base| empty_chain(table, base.0)));
         requests.extend(ways(table, abilities, interfaces));
         requests
@@ -302,8 +300,7 @@ fn rules(table: Table, abilities: Abilities) -> Vec<Request> {
 fn arp() -> Vec<Request> {
     const REQUEST: [u8; 2] = [0, 1];
     // A request from a VIP is its holder's announcement: it passes, and our answer to it would stop on its way out.
-    let question =
-        vec![arp_operation(), equal(&REQUEST), arp_sender(), lookup(Set::Vip4.name(), Membership::Outside)];
+    let question = vec![arp_operation(), equal(&REQUEST), arp_sender(), lookup(Set::Vip4.name(), Membership::Outside)];
     let asked = gated(Table::Arp, "input", &question, &arp_target(), Set::Vip4, Set::Held4);
     let told = gated(Table::Arp, "output", &[], &arp_sender(), Set::Vip4, Set::Held4);
     [asked, told].concat()
@@ -415,9 +412,7 @@ pub(super) fn flush(table: Table, set: Set) -> Request {
 
 /// Puts contents into a pair of sets; what is in already stays.
 pub(super) fn add(table: Table, addresses: Set, vrids: Set, contents: &Contents) -> Vec<Request> {
-    let message = |set, keys| {
-        request(table, NfTablesMessage::NewSetElement(elements(set, keys)), NLM_F_CREATE)
-    };
+    let message = |set, keys| request(table, NfTablesMessage::NewSetElement(elements(set, keys)), NLM_F_CREATE);
     changes(contents, addresses, vrids, &message)
 }
 

@@ -57,9 +57,7 @@ impl Kernel {
     pub(super) fn clearing_egress(&mut self) -> io::Result<Vec<Request>> {
         let question = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
         let ours = [ChainAttribute::Table(NAME.into()), ChainAttribute::Name(rules::EGRESS.into())];
-        let is_ours = |answer: &NfTablesMessage| {
-            matches!(answer, NfTablesMessage::NewChain(chain) if ours.iter().all(|a| chain.attributes.contains(a)))
-        };
+        let is_ours = |answer: &NfTablesMessage| matches!(answer, NfTablesMessage::NewChain(chain) if ours.iter().all(|a| chain.attributes.contains(a)));
         let there = self.dump(Table::Netdev.family(), &question)?.iter().any(is_ours);
         Ok(there.then(|| rules::delete_chain(Table::Netdev, rules::EGRESS)).into_iter().collect())
     }
@@ -70,9 +68,7 @@ impl Kernel {
         let attributes = vec![RuleAttribute::Table(NAME.into()), RuleAttribute::Chain(LEASE.into())];
         let answers = self.dump(table.family(), &NfTablesMessage::GetRule(RuleMessage { attributes }))?;
         let drops = RuleAttribute::Expressions(vec![drop_it().into()]);
-        let ends_so = |answer: &NfTablesMessage| {
-            matches!(answer, NfTablesMessage::NewRule(rule) if rule.attributes.contains(&drops))
-        };
+        let ends_so = |answer: &NfTablesMessage| matches!(answer, NfTablesMessage::NewRule(rule) if rule.attributes.contains(&drops));
         Ok(answers.len() <= 2 && answers.last().is_some_and(ends_so))
     }
 

@@ -16,12 +16,14 @@ pub(super) struct WallClock(OwnedFd);
 impl WallClock {
     pub(super) fn watch() -> Result<Self, GateError> {
         let failed = |error: Errno| GateError::Io { what: "watch the wall clock", source: error.into() };
-        let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK).map_err(failed)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK).map_err(failed)?;
         let never = Itimerspec {
             it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
             it_value: Timespec { tv_sec: i64::MAX, tv_nsec: 0 },
         };
-        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &never).map_err(failed)?;
+        timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &never)
+            .map_err(failed)?;
         Ok(Self(timer))
     }
 
