@@ -5,3 +5,4 @@ pub mod holder;
 pub mod message;
 pub mod record;
 pub mod voter;
+pub mod gate;
