@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -22,38 +21,6 @@ pub const MESH_PORT: u16 = 7112;
 
 /// A command of the CLI that takes longer has failed.
 const COMMAND: Duration = Duration::from_secs(20);
-
-/// A fencing token as `status` shows it: lineage and index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "serde_json::Value")]
-pub struct Token {
-    lineage: u64,
-    index: u64,
-}
-
-impl TryFrom<serde_json::Value> for Token {
-    type Error = String;
-
-    /// From `"1.42"`, `{"lineage": 1, "index": 42}` or a plain number.
-    fn try_from(value: serde_json::Value) -> Result<Self, String> {
-        let pair = if let Some(text) = value.as_str() {
-            text.split_once('.').and_then(|(lineage, index)| Some((lineage.parse().ok()?, index.parse().ok()?)))
-        } else if let Some(number) = value.as_u64() {
-            Some((0, number))
-        } else {
-            let part = |name| value.get(name).and_then(serde_json::Value::as_u64);
-            part("lineage").zip(part("index"))
-        };
-        let (lineage, index) = pair.ok_or_else(|| format!("not a fencing token: {value}"))?;
-        Ok(Self { lineage, index })
-    }
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.lineage, self.index)
-    }
-}
 
 /// What the laboratory reads of `hamesh status --json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -96,7 +63,9 @@ pub struct VipStatus {
     /// The holder's name.
     pub holder: Option<String>,
     /// The holder's token.
-    pub token: Option<Token>,
+    pub token: Option<u64>,
+    /// The session that the token was given to.
+    pub session: Option<u64>,
 }
 
 impl Status {
@@ -120,6 +89,9 @@ pub struct Cluster {
     nodes: Vec<Node>,
 }
 
+/// Beside every node's `cluster.toml`.
+const PASS_FILE: &str = "vrrp.pass";
+
 /// The number of the witness.
 pub const WITNESS: usize = 3;
 
@@ -129,7 +101,7 @@ pub fn cluster_toml(dialect: Dialect, priorities: &[u8]) -> String {
     let priority: Vec<String> =
         (1..).zip(priorities).map(|(number, priority)| format!("lb{number} = {priority}")).collect();
     let authentication = match dialect {
-        Dialect::V2Pass => format!("authentication = {{ pass = \"{}\" }}\n", Dialect::PASSWORD),
+        Dialect::V2Pass => format!("authentication = {{ pass_file = \"{PASS_FILE}\" }}\n"),
         Dialect::V2 | Dialect::V3 => String::new(),
     };
     format!(
@@ -163,6 +135,8 @@ impl Cluster {
             let file = node.config();
             let text = node_toml(node, role, &format!("{}:{MESH_PORT}", scene.mesh_address(number)), number);
             fs::write(&file, text).with_context(|| file.display().to_string())?;
+            let file = node.host.dir().join(PASS_FILE);
+            fs::write(&file, Dialect::PASSWORD).with_context(|| file.display().to_string())?;
         }
         // Only the first has a cluster.toml; the others get theirs by joining.
         let file = cluster.cluster_file(0);
@@ -180,7 +154,8 @@ impl Cluster {
             let invitation = invitation.context("hamesh token printed nothing")?.trim().to_owned();
             cluster.command(number, &["join", &invitation])?;
             cluster.start(number, &[])?;
-            cluster.wait(number, "the mesh from the new node", Duration::from_secs(15), |status| status.cluster.quorum)?;
+            cluster
+                .wait(number, "the mesh from the new node", Duration::from_secs(15), |status| status.cluster.quorum)?;
         }
         for number in 0..cluster.nodes.len() {
             cluster.wait_whole(number, Duration::from_secs(30))?;

@@ -47,10 +47,14 @@ impl Netns {
     /// The namespace cannot be entered, or what `work` returned.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
-            joined(scope.spawn(|| {
-                setns(&*self.0, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
-                work()
-            }).join())?
+            joined(
+                scope
+                    .spawn(|| {
+                        setns(&*self.0, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
+                        work()
+                    })
+                    .join(),
+            )?
         })
     }
 
@@ -182,7 +186,13 @@ impl Host {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(&self, name: &str, program: &Path, args: &[OsString], environment: &[(&str, String)]) -> Result<Process> {
+    pub fn start(
+        &self,
+        name: &str,
+        program: &Path,
+        args: &[OsString],
+        environment: &[(&str, String)],
+    ) -> Result<Process> {
         let log = self.dir.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         let child = self.spawn(program, args, environment, out.try_clone()?.into(), out.into())?;
@@ -216,7 +226,8 @@ impl Host {
         self.netns.run(|| {
             unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
             let nothing = None::<&str>;
-            mount(Some(&self.dir.join("run")), "/run", nothing, MsFlags::MS_BIND, nothing).context("a /run of its own")?;
+            mount(Some(&self.dir.join("run")), "/run", nothing, MsFlags::MS_BIND, nothing)
+                .context("a /run of its own")?;
             let mut command = Command::new(program);
             command.args(args).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
             command.envs(environment.iter().map(|(key, value)| (key, value)));
@@ -264,7 +275,11 @@ fn wait(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {
 ///
 /// # Errors
 /// As [`Host::output`].
-pub fn local_output<S: AsRef<OsStr>>(program: &Path, args: &[S], timeout: Duration) -> Result<(ExitStatus, String, String)> {
+pub fn local_output<S: AsRef<OsStr>>(
+    program: &Path,
+    args: &[S],
+    timeout: Duration,
+) -> Result<(ExitStatus, String, String)> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     finish(command.spawn().with_context(|| format!("starting {}", program.display()))?, timeout)

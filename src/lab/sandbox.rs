@@ -8,9 +8,8 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, wait};
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::{Pid, getegid, geteuid};
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 
 /// How deep inside the sandbox a process is: absent outside, then [`INIT`], then [`MAIN`].
@@ -39,7 +38,8 @@ fn outside() -> Result<ExitCode> {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
     if let Err(error) = unshare(flags) {
-        let why = if user.is_root() { "root without CAP_SYS_ADMIN" } else { "unprivileged user namespaces are not allowed" };
+        let why =
+            if user.is_root() { "root without CAP_SYS_ADMIN" } else { "unprivileged user namespaces are not allowed" };
         bail!("the laboratory needs root here: {why} ({error})");
     }
     if !user.is_root() {
@@ -64,19 +64,22 @@ fn code(status: ExitStatus) -> ExitCode {
 /// Process 1. It dies with its parent (so Ctrl-C needs no handler: the parent has none and ends), makes the mounts its own, shows
 /// the new PID namespace in /proc, and then buries orphans: a daemon refuses to start while its killed forerunner is a zombie.
 fn init() -> Result<ExitCode> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).context("PR_SET_PDEATHSIG")?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .context("PR_SET_PDEATHSIG")?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).context("making mounts private")?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, nothing)
         .context("mounting /proc for the new PID namespace")?;
-    let main = again(MAIN)?.id();
+    let main = Pid::from_raw(i32::try_from(again(MAIN)?.id()).context("a process id")?);
     loop {
-        match wait().context("waiting for the laboratory")? {
-            WaitStatus::Exited(pid, status) if u32::try_from(pid.as_raw()) == Ok(main) => {
-                return Ok(code(ExitStatus::from_raw(status << 8)));
-            }
-            WaitStatus::Signaled(pid, ..) if u32::try_from(pid.as_raw()) == Ok(main) => return Ok(ExitCode::FAILURE),
-            _ => {}
+        let ended = wait().context("waiting for the laboratory")?;
+        if ended.pid() != Some(main) {
+            continue; // an orphan
         }
+        return Ok(if let WaitStatus::Exited(_, status) = ended {
+            u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
+        } else {
+            ExitCode::FAILURE
+        });
     }
 }

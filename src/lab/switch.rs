@@ -239,9 +239,8 @@ impl Forwarder {
 
     fn wait(&self) -> Vec<usize> {
         let now = Instant::now();
-        let timeout = self.tap.as_ref().map_or(Self::IDLE, |tap| {
-            tap.next_tick().saturating_duration_since(now).min(Self::IDLE)
-        });
+        let timeout =
+            self.tap.as_ref().map_or(Self::IDLE, |tap| tap.next_tick().saturating_duration_since(now).min(Self::IDLE));
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut polled: Vec<PollFd<'_>> =
             self.sockets.iter().map(|socket| PollFd::new(&**socket, PollFlags::IN)).collect();

@@ -96,7 +96,8 @@ pub fn finish_frames(interface: &str) -> io::Result<()> {
 pub fn run_in_real_time() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 10 };
     // SAFETY: thread 0 is the caller, the parameters live through the call.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) } != 0 {
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) } != 0
+    {
         return Err(io::Error::last_os_error());
     }
     Ok(())

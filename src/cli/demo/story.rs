@@ -176,7 +176,11 @@ impl Act<'_> {
         let lost = Instant::now();
         let owners = self.scene.observer.owners();
         let silent = owners.iter().all(|owner| self.scene.director(owner).is_none());
-        let note = format!("{}{}", if silent { "hamesh is silent" } else { "hamesh still answers" }, if owners.is_empty() { "" } else { back });
+        let note = format!(
+            "{}{}",
+            if silent { "hamesh is silent" } else { "hamesh still answers" },
+            if owners.is_empty() { "" } else { back }
+        );
         if !silent {
             self.unrecovered += 1;
         }
@@ -228,7 +232,11 @@ impl Act<'_> {
         let gap = scene.observer.longest_gap(from, to).max(client);
         let late = scene.observer.lateness(from, to);
         if late > NOISE {
-            note = format!("{note}{}this machine paused for {}", if note.is_empty() { "" } else { "; " }, milliseconds(late));
+            note = format!(
+                "{note}{}this machine paused for {}",
+                if note.is_empty() { "" } else { "; " },
+                milliseconds(late)
+            );
         }
         self.story.say(&format!("    longest gap {}, two owners {}; {note}", milliseconds(gap), milliseconds(two)));
         let legacy = with_legacy.then(|| all.saturating_sub(two));
