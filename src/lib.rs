@@ -2,3 +2,6 @@
 pub mod net;
 pub mod config;
 pub mod vrrp;
+
+pub mod cli;
+pub mod lab;

@@ -242,3 +242,6 @@ fn socket(door: &Door) -> Result<PathBuf, Failure> {
         None => Ok(config::load_for_join(&door.file.config)?.admin.socket),
     }
 }
+//! What people type.
+
+pub mod demo;

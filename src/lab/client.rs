@@ -1,0 +1,212 @@
+//! Somebody who uses the VIP through a real kernel and its neighbour cache, and the services that answer.
+
+use super::host::Host;
+use super::lock;
+use anyhow::{Context, Result};
+use nix::cmsg_space;
+use nix::libc::in_pktinfo;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
+};
+use std::collections::BTreeMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The echo service's port.
+const ECHO: u16 = 7777;
+
+/// How often a client asks.
+pub const PERIOD: Duration = Duration::from_millis(5);
+
+/// How long a thread may take to notice that it shall end.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A thread that ends, and is waited for, when this is dropped.
+#[derive(Debug)]
+struct Worker {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Runs `turn` over and over in the host's network namespace, with a socket made there.
+    fn start(host: &Host, local: SocketAddrV4, mut turn: impl FnMut(&UdpSocket) + Send + 'static) -> Result<Self> {
+        let socket = host.netns().run(|| {
+            let socket = UdpSocket::bind(local).context("a UDP socket")?;
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).context("IP_PKTINFO")?;
+            Ok(socket)
+        })?;
+        let ends = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&ends);
+        // A socket stays in the namespace it was made in, whatever thread uses it.
+        let thread = thread::Builder::new().name(format!("udp {}", host.name())).spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                turn(&socket);
+            }
+        })?;
+        Ok(Self { ends, thread: Some(thread) })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("lab: a client or service had panicked");
+        }
+    }
+}
+
+/// Answers every datagram with its content and the host's name, from the address that was asked.
+#[derive(Debug)]
+pub struct Service(#[expect(dead_code, reason = "held for its drop")] Worker);
+
+impl Service {
+    /// Starts one on a host.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn start(host: &Host) -> Result<Self> {
+        let name = host.name().to_owned();
+        let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, ECHO);
+        let mut prepared = false;
+        let worker = Worker::start(host, local, move |socket| {
+            if !prepared {
+                prepared = socket.set_read_timeout(Some(PATIENCE)).is_ok();
+            }
+            // A datagram that cannot be read or answered is lost, and the client counts it.
+            echo(socket, &name).ok();
+        })?;
+        Ok(Self(worker))
+    }
+}
+
+fn echo(socket: &UdpSocket, name: &str) -> nix::Result<()> {
+    let mut content = [0; 64];
+    let mut control = cmsg_space!(in_pktinfo);
+    let (from, length, asked) = {
+        let mut parts = [IoSliceMut::new(&mut content)];
+        let got = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
+        let mut asked = None;
+        for message in got.cmsgs()? {
+            if let ControlMessageOwned::Ipv4PacketInfo(info) = message {
+                asked = Some(info);
+            }
+        }
+        (got.address, got.bytes, asked)
+    };
+    let Some(mut info) = asked else { return Ok(()) };
+    // The way back is routing's choice; only the source is ours.
+    info.ipi_ifindex = 0;
+    info.ipi_spec_dst = info.ipi_addr;
+    let parts = [IoSlice::new(&content[..length]), IoSlice::new(name.as_bytes())];
+    sendmsg(socket.as_raw_fd(), &parts, &[ControlMessage::Ipv4PacketInfo(&info)], MsgFlags::empty(), from.as_ref())?;
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Heard {
+    last: Instant,
+    from: String,
+    outages: Vec<(Instant, Instant)>,
+    answers: BTreeMap<String, u64>,
+}
+
+/// Asks the VIP every [`PERIOD`].
+#[derive(Debug)]
+pub struct Client {
+    name: String,
+    heard: Arc<Mutex<Heard>>,
+    #[expect(dead_code, reason = "held for its drop")]
+    worker: Worker,
+}
+
+/// Silence up to this long, three questions lost or late on a busy machine, is within the resolution.
+const SILENCE: Duration = Duration::from_millis(20);
+
+impl Client {
+    /// Starts one on a host.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn start(host: &Host, vip: Ipv4Addr) -> Result<Self> {
+        let now = Instant::now();
+        let heard = Heard { last: now, from: String::new(), outages: Vec::new(), answers: BTreeMap::new() };
+        let heard = Arc::new(Mutex::new(heard));
+        let record = Arc::clone(&heard);
+        let (mut sequence, mut next) = (0_u64, now);
+        let target = SocketAddr::from((vip, ECHO));
+        let worker = Worker::start(host, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), move |socket| {
+            sequence += 1;
+            // No neighbour, no route: that is an unanswered question.
+            drop(socket.send_to(&sequence.to_be_bytes(), target));
+            next = (next + PERIOD).max(Instant::now());
+            listen(socket, next, sequence, &record);
+        })?;
+        Ok(Self { name: host.name().to_owned(), heard, worker })
+    }
+
+    /// Its host's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The longest time in `[from, to]` without an answer.
+    #[must_use]
+    pub fn outage(&self, from: Instant, to: Instant) -> Duration {
+        let heard = lock(&self.heard);
+        let running = (heard.last, to.max(heard.last));
+        let all = heard.outages.iter().chain(std::iter::once(&running));
+        let inside = all.map(|(start, end)| (*end).min(to).saturating_duration_since((*start).max(from)));
+        inside.filter(|outage| *outage > SILENCE).max().unwrap_or(Duration::ZERO)
+    }
+
+    /// When it was answered last, and by whom.
+    #[must_use]
+    pub fn last_answer(&self) -> (Instant, String) {
+        let heard = lock(&self.heard);
+        (heard.last, heard.from.clone())
+    }
+
+    /// Answers so far, by host.
+    #[must_use]
+    pub fn answers(&self) -> BTreeMap<String, u64> {
+        lock(&self.heard).answers.clone()
+    }
+}
+
+/// Takes answers until `until`. An answer to an old question (it waited in the neighbour queue) says nothing about now.
+fn listen(socket: &UdpSocket, until: Instant, sequence: u64, record: &Mutex<Heard>) {
+    let mut content = [0; 64];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        let Ok((length, _)) = socket.recv_from(&mut content) else { continue };
+        let Some((number, name)) = content[..length].split_first_chunk::<8>() else { continue };
+        if sequence.saturating_sub(u64::from_be_bytes(*number)) > 20 {
+            continue;
+        }
+        let now = Instant::now();
+        let name = String::from_utf8_lossy(name);
+        let mut heard = lock(record);
+        if now.saturating_duration_since(heard.last) > SILENCE {
+            let outage = (heard.last, now);
+            heard.outages.push(outage);
+        }
+        heard.last = now;
+        if heard.from != name {
+            heard.from = name.clone().into_owned();
+        }
+        *heard.answers.entry(name.into_owned()).or_default() += 1;
+    }
+}

@@ -1,0 +1,392 @@
+//! A hamesh cluster on the stage, made and used as a person would: `init`, `token`, `join`, `run`, `status --json`.
+
+use super::host::{Host, Process, local_output};
+use super::legacy::Dialect;
+use super::scene::Scene;
+use super::{ADVERT_SECONDS, LAN_NIC, PREFIX, VIP, VRID};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The VIP group's name.
+pub const GROUP: &str = "web";
+
+/// The mesh endpoints' UDP port.
+pub const MESH_PORT: u16 = 7112;
+
+/// A command of the CLI that takes longer has failed.
+const COMMAND: Duration = Duration::from_secs(20);
+
+/// What the laboratory reads of `hamesh status --json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// The mesh as a whole.
+    pub cluster: ClusterStatus,
+    /// Its members.
+    pub nodes: Vec<NodeStatus>,
+    /// The VIP groups.
+    pub vips: Vec<VipStatus>,
+}
+
+/// `cluster` of the status.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ClusterStatus {
+    /// Whether the node sees a quorum.
+    pub quorum: bool,
+    /// The Raft leader's name.
+    pub leader: Option<String>,
+}
+
+/// One of `nodes` of the status.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether the answering node hears it.
+    pub reachable: bool,
+    /// Whether it counts for quorum.
+    pub voter: bool,
+}
+
+/// One of `vips` of the status.
+#[derive(Clone, Debug, Deserialize)]
+pub struct VipStatus {
+    /// The group's name.
+    pub name: String,
+    /// The VRRP state of the answering node.
+    pub state: String,
+    /// The holder's name.
+    pub holder: Option<String>,
+    /// The holder's token.
+    pub token: Option<u64>,
+    /// The session that the token was given to.
+    pub session: Option<u64>,
+}
+
+impl Status {
+    /// The laboratory's VIP group, if the node knows it.
+    #[must_use]
+    pub fn vip(&self) -> Option<&VipStatus> {
+        self.vips.iter().find(|vip| vip.name == GROUP)
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    host: Host,
+    process: Option<Process>,
+}
+
+/// Nodes lb1, lb2, lb3 and the witness, numbered 0 to 3.
+#[derive(Debug)]
+pub struct Cluster {
+    program: PathBuf,
+    nodes: Vec<Node>,
+}
+
+/// Beside every node's `cluster.toml`.
+const PASS_FILE: &str = "vrrp.pass";
+
+/// The number of the witness.
+pub const WITNESS: usize = 3;
+
+/// The `cluster.toml` of the laboratory. `priorities` as in `PRIORITIES`.
+#[must_use]
+pub fn cluster_toml(dialect: Dialect, priorities: &[u8]) -> String {
+    let priority: Vec<String> =
+        (1..).zip(priorities).map(|(number, priority)| format!("lb{number} = {priority}")).collect();
+    let authentication = match dialect {
+        Dialect::V2Pass => format!("authentication = {{ pass_file = \"{PASS_FILE}\" }}\n"),
+        Dialect::V2 | Dialect::V3 => String::new(),
+    };
+    format!(
+        "[lease]
+profile = \"default\"
+
+[vip.{GROUP}]
+interface = \"{LAN_NIC}\"
+vrid = {VRID}
+version = {version}
+advertisement_interval = \"{ADVERT_SECONDS}s\"
+addresses = [\"{VIP}/{PREFIX}\"]
+priority = {{ {priority} }}
+{authentication}",
+        version = dialect.version(),
+        priority = priority.join(", "),
+    )
+}
+
+impl Cluster {
+    /// Writes the files of every node and forms the cluster; `said` hears each command before it is run.
+    ///
+    /// # Errors
+    /// A command failed or took too long, with what it said.
+    pub fn form(scene: &Scene, program: &Path, cluster_toml: &str, mut said: impl FnMut(&str)) -> Result<Self> {
+        let hosts = scene.directors.iter().map(|director| &director.host).chain([&scene.witness]);
+        let nodes = hosts.map(|host| Node { host: host.clone(), process: None }).collect();
+        let mut cluster = Self { program: program.to_owned(), nodes };
+        for (number, node) in cluster.nodes.iter().enumerate() {
+            let role = if number == WITNESS { "witness" } else { "director" };
+            let file = node.config();
+            let text = node_toml(node, role, &format!("{}:{MESH_PORT}", scene.mesh_address(number)), number);
+            fs::write(&file, text).with_context(|| file.display().to_string())?;
+            let file = node.host.dir().join(PASS_FILE);
+            fs::write(&file, Dialect::PASSWORD).with_context(|| file.display().to_string())?;
+        }
+        // Only the first has a cluster.toml; the others get theirs by joining.
+        let file = cluster.cluster_file(0);
+        fs::write(&file, cluster_toml).with_context(|| file.display().to_string())?;
+        said("lb1: hamesh init");
+        cluster.command(0, &["init"])?;
+        cluster.start(0, &[])?;
+        cluster.wait(0, "a cluster of one", Duration::from_secs(15), |status| status.cluster.quorum)?;
+        for number in 1..cluster.nodes.len() {
+            let role = if number == WITNESS { "witness" } else { "director" };
+            let name = cluster.nodes[number].host.name().to_owned();
+            said(&format!("lb1: hamesh token --role {role}    {name}: hamesh join ..."));
+            let printed = cluster.command(0, &["token", "--role", role])?;
+            let invitation = printed.lines().rev().find(|line| !line.trim().is_empty());
+            let invitation = invitation.context("hamesh token printed nothing")?.trim().to_owned();
+            cluster.command(number, &["join", &invitation])?;
+            cluster.start(number, &[])?;
+            cluster
+                .wait(number, "the mesh from the new node", Duration::from_secs(15), |status| status.cluster.quorum)?;
+        }
+        for number in 0..cluster.nodes.len() {
+            cluster.wait_whole(number, Duration::from_secs(30))?;
+        }
+        Ok(cluster)
+    }
+
+    /// Runs a command of the CLI on a node's host, with the node's configuration.
+    ///
+    /// # Errors
+    /// It failed or took too long, with what it said.
+    pub fn command(&self, node: usize, words: &[&str]) -> Result<String> {
+        let node = &self.nodes[node];
+        let mut args: Vec<OsString> = words.iter().map(OsString::from).collect();
+        args.extend(["--config".into(), node.config().into_os_string()]);
+        node.host.output(&self.program, &args, COMMAND)
+    }
+
+    /// Starts a node's daemon.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(&mut self, node: usize, environment: &[(&str, String)]) -> Result<()> {
+        let node = &mut self.nodes[node];
+        let args: [OsString; 3] = ["run".into(), "--config".into(), node.config().into_os_string()];
+        node.process = Some(node.host.start("hamesh", &self.program, &args, environment)?);
+        Ok(())
+    }
+
+    /// The daemon of a node.
+    ///
+    /// # Errors
+    /// It was not started.
+    pub fn process(&mut self, node: usize) -> Result<&mut Process> {
+        let node = &mut self.nodes[node];
+        node.process.as_mut().with_context(|| format!("hamesh does not run on {}", node.host.name()))
+    }
+
+    /// The planned way: SIGTERM, and its end awaited.
+    ///
+    /// # Errors
+    /// It does not end, or not with exit code 0.
+    pub fn stop(&mut self, node: usize) -> Result<()> {
+        let process = self.process(node)?;
+        process.signal(Signal::SIGTERM)?;
+        let status = process.wait(Duration::from_secs(15))?;
+        self.nodes[node].process = None;
+        match status {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("hamesh on {} ended with {status} after SIGTERM", self.name(node)),
+            None => bail!("hamesh on {} did not end within 15 s of SIGTERM", self.name(node)),
+        }
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// It was not running.
+    pub fn kill(&mut self, node: usize) -> Result<()> {
+        self.process(node)?.kill()?;
+        self.nodes[node].process = None;
+        Ok(())
+    }
+
+    /// SIGSTOP, seen to have stopped it.
+    ///
+    /// # Errors
+    /// It was not running, or does not stop.
+    pub fn freeze(&mut self, node: usize) -> Result<()> {
+        let process = self.process(node)?;
+        process.signal(Signal::SIGSTOP)?;
+        for _ in 0..100 {
+            if process.state() == Some('T') {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        bail!("node {node} is not stopped 100 ms after SIGSTOP")
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// It was not running.
+    pub fn thaw(&mut self, node: usize) -> Result<()> {
+        self.process(node)?.signal(Signal::SIGCONT)
+    }
+
+    /// A node's name.
+    #[must_use]
+    pub fn name(&self, node: usize) -> &str {
+        self.nodes[node].host.name()
+    }
+
+    /// The number of the node with this name.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.host.name() == name)
+    }
+
+    /// How many nodes there are.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether a node's daemon was started and has not ended.
+    #[must_use]
+    pub fn runs(&self, node: usize) -> bool {
+        let state = self.nodes[node].process.as_ref().and_then(Process::state);
+        state.is_some_and(|state| state != 'Z')
+    }
+
+    /// A node's `cluster.toml`.
+    #[must_use]
+    pub fn cluster_file(&self, node: usize) -> PathBuf {
+        self.nodes[node].host.dir().join("cluster.toml")
+    }
+
+    /// How to ask a node for its status, from anywhere: its admin socket is a file.
+    #[must_use]
+    pub fn asker(&self, node: usize) -> Asker {
+        Asker { program: self.program.clone(), socket: self.nodes[node].socket(), name: self.name(node).to_owned() }
+    }
+
+    /// A node's status.
+    ///
+    /// # Errors
+    /// No answer, or not one that can be read.
+    pub fn status(&self, node: usize) -> Result<Status> {
+        self.asker(node).status()
+    }
+
+    /// The Raft leader, by the word of any running node that sees one.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        let running = (0..self.size()).filter(|node| self.runs(*node));
+        running.filter_map(|node| self.status(node).ok()).find_map(|status| self.number(&status.cluster.leader?))
+    }
+
+    /// Waits for a status to become as wished.
+    ///
+    /// # Errors
+    /// It does not within `timeout`; with the last status seen, or why there was none.
+    pub fn wait(&self, node: usize, what: &str, timeout: Duration, wished: impl Fn(&Status) -> bool) -> Result<Status> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let status = self.status(node);
+            match status {
+                Ok(status) if wished(&status) => return Ok(status),
+                Ok(_) | Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
+                Ok(status) => bail!("waited {timeout:?} on {} for {what}; last: {status:?}", self.name(node)),
+                Err(error) => {
+                    return Err(error.context(format!("waited {timeout:?} on {} for {what}", self.name(node))));
+                }
+            }
+        }
+    }
+
+    /// Waits until a node hears all others, sees a leader and as many voters as it should have.
+    ///
+    /// # Errors
+    /// As [`Cluster::wait`].
+    pub fn wait_whole(&self, node: usize, timeout: Duration) -> Result<()> {
+        let size = self.size();
+        // The largest odd number of nodes votes.
+        let voters = size - 1 + size % 2;
+        self.wait(node, "the whole mesh", timeout, |status| {
+            status.cluster.quorum
+                && status.cluster.leader.is_some()
+                && status.nodes.len() == size
+                && status.nodes.iter().all(|node| node.reachable)
+                && status.nodes.iter().filter(|node| node.voter).count() == voters
+        })?;
+        Ok(())
+    }
+}
+
+impl Node {
+    fn config(&self) -> PathBuf {
+        self.host.dir().join("hamesh.toml")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.host.dir().join("hamesh.sock")
+    }
+}
+
+fn node_toml(node: &Node, role: &str, listen: &str, number: usize) -> String {
+    let dir = node.host.dir().display();
+    format!(
+        "[node]
+name = \"{name}\"
+rack = \"r{rack}\"
+role = \"{role}\"
+listen = \"{listen}\"
+data_dir = \"{dir}/data\"
+cluster = \"{dir}/cluster.toml\"
+
+[admin]
+socket = \"{socket}\"
+metrics = \"127.0.0.1:9746\"
+",
+        name = node.host.name(),
+        rack = number + 1,
+        socket = node.socket().display(),
+    )
+}
+
+/// Asks one node for its status.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    program: PathBuf,
+    socket: PathBuf,
+    name: String,
+}
+
+impl Asker {
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `hamesh status --json`. Exit code 4, no quorum, comes with a status too.
+    ///
+    /// # Errors
+    /// No answer within 2 s, or not one that can be read.
+    pub fn status(&self) -> Result<Status> {
+        let args: [OsString; 4] = ["status".into(), "--json".into(), "--socket".into(), (&self.socket).into()];
+        let (exit, out, err) = local_output(&self.program, &args, Duration::from_secs(2))?;
+        serde_json::from_str(&out).with_context(|| format!("status of {}: {exit}: {} {out}", self.name, err.trim()))
+    }
+}

@@ -1,0 +1,187 @@
+//! As much of Ethernet, ARP, IPv4 and VRRP as the laboratory must tell apart. Reads of short frames are `None`.
+
+use std::net::Ipv4Addr;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// Of every host.
+pub const BROADCAST: Mac = [0xff; 6];
+
+const ARP: u16 = 0x0806;
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const VRRP: u8 = 112;
+const UDP: u8 = 17;
+
+/// What a rule of the switch applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Every frame.
+    Any,
+    /// VRRP over IPv4 and IPv6 (protocol 112).
+    Vrrp,
+    /// ARP.
+    Arp,
+    /// UDP over IPv4 from or to this port.
+    Udp(u16),
+}
+
+impl Kind {
+    /// Whether a frame is of this kind.
+    #[must_use]
+    pub fn matches(self, frame: &[u8]) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Vrrp => match ether_type(frame) {
+                Some(IPV4) => frame.get(23) == Some(&VRRP),
+                Some(IPV6) => frame.get(20) == Some(&VRRP),
+                _ => false,
+            },
+            Self::Arp => ether_type(frame) == Some(ARP),
+            Self::Udp(port) => udp_ports(frame).is_some_and(|(from, to)| from == port || to == port),
+        }
+    }
+}
+
+/// Destination address.
+#[must_use]
+pub fn destination(frame: &[u8]) -> Option<Mac> {
+    frame.get(0..6)?.try_into().ok()
+}
+
+/// Source address.
+#[must_use]
+pub fn source(frame: &[u8]) -> Option<Mac> {
+    frame.get(6..12)?.try_into().ok()
+}
+
+fn ether_type(frame: &[u8]) -> Option<u16> {
+    word(frame, 12)
+}
+
+fn word(frame: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn ipv4(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
+    let octets: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
+    Some(Ipv4Addr::from(octets))
+}
+
+/// Where the IPv4 payload starts.
+fn ipv4_payload(frame: &[u8], protocol: u8) -> Option<usize> {
+    let header = usize::from(frame.get(14)? & 0x0f) * 4;
+    (ether_type(frame)? == IPV4 && *frame.get(23)? == protocol).then_some(14 + header)
+}
+
+fn udp_ports(frame: &[u8]) -> Option<(u16, u16)> {
+    let at = ipv4_payload(frame, UDP)?;
+    Some((word(frame, at)?, word(frame, at + 2)?))
+}
+
+/// An ARP packet for IPv4 over Ethernet (RFC 826).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arp {
+    /// 1 request, 2 reply.
+    pub operation: u16,
+    /// Who sends.
+    pub sender: (Mac, Ipv4Addr),
+    /// Who is asked, or answered.
+    pub target: (Mac, Ipv4Addr),
+}
+
+impl Arp {
+    /// Reads one.
+    #[must_use]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        (ether_type(frame)? == ARP && word(frame, 14)? == 1 && word(frame, 16)? == IPV4).then_some(())?;
+        Some(Self {
+            operation: word(frame, 20)?,
+            sender: (frame.get(22..28)?.try_into().ok()?, ipv4(frame, 28)?),
+            target: (frame.get(32..38)?.try_into().ok()?, ipv4(frame, 38)?),
+        })
+    }
+
+    /// The frame that carries it, without padding.
+    #[must_use]
+    pub fn frame(&self, destination: Mac) -> [u8; 42] {
+        let mut frame = [0; 42];
+        let parts: [(usize, &[u8]); 9] = [
+            (0, &destination),
+            (6, &self.sender.0),
+            (12, &[0x08, 0x06, 0, 1, 0x08, 0, 6, 4]),
+            (20, &self.operation.to_be_bytes()),
+            (22, &self.sender.0),
+            (28, &self.sender.1.octets()),
+            (32, &self.target.0),
+            (38, &self.target.1.octets()),
+            (42, &[]),
+        ];
+        for (at, bytes) in parts {
+            frame[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        frame
+    }
+
+    /// An announcement: the sender claims an address for itself, as a request or as a reply (RFC 5227 section 3).
+    #[must_use]
+    pub fn is_announcement(&self) -> bool {
+        self.sender.1 == self.target.1
+    }
+}
+
+/// What the laboratory reads of a VRRP advertisement over IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VrrpHeader {
+    /// 2 or 3.
+    pub version: u8,
+    /// The virtual router.
+    pub vrid: u8,
+    /// 0 means the sender gives up.
+    pub priority: u8,
+    /// Who says so.
+    pub source: Ipv4Addr,
+}
+
+impl VrrpHeader {
+    /// Reads one.
+    #[must_use]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let at = ipv4_payload(frame, VRRP)?;
+        Some(Self {
+            version: frame.get(at)? >> 4,
+            vrid: *frame.get(at + 1)?,
+            priority: *frame.get(at + 2)?,
+            source: ipv4(frame, 26)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arp_frame_reads_back_as_it_was_written() {
+        let arp = Arp {
+            operation: 1,
+            sender: ([2, 0, 0, 0, 0, 1], Ipv4Addr::new(10, 0, 0, 1)),
+            target: ([0; 6], Ipv4Addr::new(10, 0, 0, 2)),
+        };
+        let frame = arp.frame(BROADCAST);
+        assert_eq!(Arp::parse(&frame), Some(arp));
+        assert!(Kind::Arp.matches(&frame) && !Kind::Vrrp.matches(&frame));
+        assert_eq!((destination(&frame), source(&frame)), (Some(BROADCAST), Some(arp.sender.0)));
+    }
+
+    #[test]
+    fn no_short_frame_is_read_past_its_end() {
+        let frame = [0x08; 64];
+        for length in 0..frame.len() {
+            let short = &frame[..length];
+            assert!(Arp::parse(short).is_none() && VrrpHeader::parse(short).is_none());
+            assert!(!Kind::Udp(53).matches(short));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A keepalived on a host of the laboratory.
+
+use super::host::{Host, Process};
+use super::{ADVERT_SECONDS, LAN_NIC, PREFIX, VIP, VRID};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The installed keepalived, if any.
+#[must_use]
+pub fn keepalived() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // sbin is not on every user's PATH.
+    let usual = [PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")];
+    std::env::split_paths(&path).chain(usual).map(|dir| dir.join("keepalived")).find(|file| file.is_file())
+}
+
+/// How a keepalived speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// VRRPv3.
+    V3,
+    /// VRRPv2 without authentication.
+    V2,
+    /// VRRPv2 with a password in clear.
+    V2Pass,
+}
+
+impl Dialect {
+    /// The password of [`Dialect::V2Pass`].
+    pub const PASSWORD: &'static str = "k4l1m3ra";
+
+    /// 2 or 3.
+    #[must_use]
+    pub fn version(self) -> u8 {
+        match self {
+            Self::V3 => 3,
+            Self::V2 | Self::V2Pass => 2,
+        }
+    }
+}
+
+/// Starts keepalived as a candidate for the laboratory's VIP.
+///
+/// # Errors
+/// Its file cannot be written, or it cannot be started.
+pub fn start(host: &Host, program: &Path, dialect: Dialect, priority: u8) -> Result<Process> {
+    let authentication = match dialect {
+        Dialect::V2Pass => {
+            format!("    authentication {{\n        auth_type PASS\n        auth_pass {}\n    }}\n", Dialect::PASSWORD)
+        }
+        Dialect::V2 | Dialect::V3 => String::new(),
+    };
+    let version = dialect.version();
+    let configuration = format!(
+        "global_defs {{
+    router_id {name}
+    vrrp_version {version}
+}}
+vrrp_instance web {{
+    state BACKUP
+    interface {LAN_NIC}
+    virtual_router_id {VRID}
+    priority {priority}
+    advert_int {ADVERT_SECONDS}
+{authentication}    virtual_ipaddress {{
+        {VIP}/{PREFIX}
+    }}
+}}
+",
+        name = host.name(),
+    );
+    let file = host.dir().join("keepalived.conf");
+    fs::write(&file, configuration).with_context(|| file.display().to_string())?;
+    let run = |name: &str| host.dir().join("run").join(name).into_os_string();
+    let args: [OsString; 11] = [
+        "-n".into(),
+        "-l".into(),
+        "-P".into(),
+        "-f".into(),
+        file.into_os_string(),
+        "-p".into(),
+        run("keepalived.pid"),
+        "-r".into(),
+        run("vrrp.pid"),
+        "-c".into(),
+        run("checkers.pid"),
+    ];
+    host.start("keepalived", program, &args, &[])
+}

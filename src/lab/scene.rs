@@ -1,0 +1,215 @@
+//! The stage: who stands on the LAN 10.77.0.0/24 and on the mesh network 10.78.0.0/24.
+
+use super::client::{Client, Service};
+use super::host::Host;
+use super::observer::{Observer, observer};
+use super::switch::{Port, Switch};
+use super::{LAN_NIC, MESH_NIC, PREFIX, SECOND_NIC, VIP};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The directors' VRRP priorities, of lb1 and on.
+pub const PRIORITIES: [u8; 3] = [200, 150, 100];
+
+/// A machine that can hold the VIP, with a service behind it.
+#[derive(Debug)]
+pub struct Director {
+    /// The machine.
+    pub host: Host,
+    /// Its port in the LAN's switch.
+    pub lan: Port,
+    /// The port of its second NIC in the LAN's switch, unplugged at first.
+    pub second: Port,
+    /// Its port in the mesh network's switch.
+    pub mesh: Port,
+    /// VRRP priority.
+    pub priority: u8,
+    #[expect(dead_code, reason = "held for its drop")]
+    service: Service,
+}
+
+/// A LAN with three directors, two clients, an observer and a place for a legacy peer; a mesh network with a witness.
+#[derive(Debug)]
+pub struct Scene {
+    /// Where every host keeps its files.
+    pub dir: PathBuf,
+    /// The LAN's switch.
+    pub lan: Switch,
+    /// The mesh network's switch.
+    pub mesh: Switch,
+    /// lb1 to lb3.
+    pub directors: Vec<Director>,
+    /// The machine of the witness.
+    pub witness: Host,
+    /// Its port in the mesh network's switch.
+    pub witness_mesh: Port,
+    /// The machine of a legacy peer.
+    pub legacy: Host,
+    /// Its port in the LAN's switch.
+    pub legacy_lan: Port,
+    /// Two machines that use the VIP, with their ports in the LAN's switch. A LAN partition puts one on each side.
+    pub clients: Vec<(Client, Port)>,
+    /// The judge.
+    pub observer: Observer,
+    #[expect(dead_code, reason = "held for its drop")]
+    legacy_service: Service,
+}
+
+/// The number of a machine: the last byte of its addresses and MACs.
+const DIRECTORS: u8 = 11;
+const WITNESS: u8 = 14;
+const LEGACY: u8 = 15;
+const CLIENTS: u8 = 31;
+/// Added for a second NIC.
+const SECOND: u8 = 100;
+
+fn on_lan(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, number)
+}
+
+/// Where a machine with this number is on the mesh network.
+fn on_mesh(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, 0, number)
+}
+
+impl Scene {
+    /// Sets the stage below `dir`. `seed` decides what lossy cables lose.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn set(dir: &Path, seed: u64) -> Result<Self> {
+        let (observer, tap) = observer(VIP);
+        let lan = Switch::new("lan", seed, Some(tap)).context("the LAN")?;
+        let mesh = Switch::new("mesh", seed.wrapping_add(1), None).context("the mesh network")?;
+        let join_lan = |host: &Host, number: u8| -> Result<Port> {
+            let port = lan.attach(host, LAN_NIC, [2, 0, 10, 77, 0, number])?;
+            host.address(LAN_NIC, on_lan(number), PREFIX)?;
+            Ok(port)
+        };
+        let join_mesh = |host: &Host, number: u8| -> Result<Port> {
+            let port = mesh.attach(host, MESH_NIC, [2, 0, 10, 78, 0, number])?;
+            host.address(MESH_NIC, on_mesh(number), PREFIX)?;
+            Ok(port)
+        };
+        let mut directors = Vec::new();
+        for (number, priority) in (DIRECTORS..).zip(PRIORITIES) {
+            let host = Host::new(&format!("lb{}", number - DIRECTORS + 1), dir)?;
+            let port = join_lan(&host, number)?;
+            let second = lan.attach(&host, SECOND_NIC, [2, 0, 10, 77, 1, number])?;
+            // A /32 brings no second route to the LAN, which would make the way out ambiguous.
+            host.address(SECOND_NIC, on_lan(number + SECOND), 32)?;
+            lan.plug(second, false);
+            let mesh = join_mesh(&host, number)?;
+            let service = Service::start(&host)?;
+            directors.push(Director { host, lan: port, second, mesh, priority, service });
+        }
+        let witness = Host::new("witness", dir)?;
+        let witness_mesh = join_mesh(&witness, WITNESS)?;
+        let legacy = Host::new("legacy", dir)?;
+        let legacy_lan = join_lan(&legacy, LEGACY)?;
+        let legacy_service = Service::start(&legacy)?;
+        let mut clients = Vec::new();
+        for number in CLIENTS..CLIENTS + 2 {
+            let host = Host::new(&format!("client{}", number - CLIENTS + 1), dir)?;
+            let port = join_lan(&host, number)?;
+            clients.push((Client::start(&host, VIP)?, port));
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            lan,
+            mesh,
+            directors,
+            witness,
+            witness_mesh,
+            legacy,
+            legacy_lan,
+            clients,
+            observer,
+            legacy_service,
+        })
+    }
+
+    /// Where the mesh endpoint of a director (0 and on) or of the witness (as many as there are directors) listens.
+    #[must_use]
+    pub fn mesh_address(&self, node: usize) -> Ipv4Addr {
+        let number = u8::try_from(node).map_or(WITNESS, |node| DIRECTORS + node);
+        on_mesh(if node < self.directors.len() { number } else { WITNESS })
+    }
+
+    /// The director with this name.
+    #[must_use]
+    pub fn director(&self, name: &str) -> Option<usize> {
+        self.directors.iter().position(|director| director.host.name() == name)
+    }
+
+    /// Every port of the LAN but those of `director` and of `with`.
+    #[must_use]
+    pub fn lan_without(&self, director: usize, with: &[Port]) -> Vec<Port> {
+        let others = self.directors.iter().enumerate().filter(|(index, _)| *index != director);
+        let others = others.flat_map(|(_, other)| [other.lan, other.second]);
+        let all = others.chain([self.legacy_lan]).chain(self.clients.iter().map(|(_, port)| *port));
+        all.filter(|port| !with.contains(port)).collect()
+    }
+
+    /// Every port of the mesh network but that of `node`, counted as in [`Scene::mesh_address`].
+    #[must_use]
+    pub fn mesh_without(&self, node: usize) -> Vec<Port> {
+        let all = (0..=self.directors.len()).filter(|other| *other != node);
+        all.map(|other| self.mesh_port(other)).collect()
+    }
+
+    /// The port of a node in the mesh network's switch, counted as in [`Scene::mesh_address`].
+    #[must_use]
+    pub fn mesh_port(&self, node: usize) -> Port {
+        self.directors.get(node).map_or(self.witness_mesh, |director| director.mesh)
+    }
+
+    /// Waits until exactly one host has owned the VIP without a gap for `steady`, and both clients hear it: its name.
+    ///
+    /// # Errors
+    /// That does not come about within `timeout`.
+    pub fn settled(&self, steady: Duration, timeout: Duration) -> Result<String> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let now = Instant::now();
+            let from = now.checked_sub(steady).unwrap_or(now);
+            let hosts = self.observer.hosts();
+            let spans = self.observer.spans(from, now);
+            let clients = self.clients.iter().all(|(client, _)| {
+                let (at, by) = client.last_answer();
+                now.saturating_duration_since(at) < Duration::from_millis(50) && self.observer.owners().contains(&by)
+            });
+            // One span that covers the time: one owner, and no gap that would have split it.
+            if let [only] = spans.as_slice()
+                && only.from <= from
+                && now.saturating_duration_since(only.to) < Duration::from_millis(20)
+                && clients
+            {
+                return Ok(hosts[only.host].clone());
+            }
+            if now >= deadline {
+                bail!(
+                    "no single owner of {VIP} for {steady:?} within {timeout:?}; answering now: [{}]",
+                    self.observer.owners().join(", ")
+                );
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A new directory for the files of one laboratory.
+///
+/// # Errors
+/// It cannot be made.
+pub fn fresh_dir(purpose: &str) -> Result<PathBuf> {
+    // The process id is 1 in every sandbox; the clock tells them apart.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let dir = std::env::temp_dir().join(format!("hamesh-{purpose}-{}", now.as_millis()));
+    fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+    Ok(dir)
+}

@@ -1,0 +1,292 @@
+//! The faults. Each makes its fault, proves that it bit, and heals it.
+
+use crate::bench::{Bench, Seen};
+use anyhow::{Context, Result, ensure};
+use hamesh::lab::cluster::{WITNESS, cluster_toml};
+use hamesh::lab::frame::Kind;
+use hamesh::lab::legacy::Dialect;
+use hamesh::lab::scene::PRIORITIES;
+use hamesh::lab::switch::{Fault as Cut, Port};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub struct Fault {
+    pub name: &'static str,
+    pub run: fn(&mut Bench, u32) -> Result<Seen>,
+}
+
+/// The order is that of the least to the most disturbing.
+pub const CATALOGUE: [Fault; 18] = [
+    Fault { name: "sigterm", run: sigterm },
+    Fault { name: "kill", run: kill },
+    Fault { name: "kill-restart", run: kill_restart },
+    Fault { name: "killed-in-claim", run: killed_in_claim },
+    Fault { name: "killed-in-release", run: killed_in_release },
+    Fault { name: "sigstop", run: sigstop },
+    Fault { name: "lan-cut", run: lan_cut },
+    Fault { name: "mesh-cut-holder", run: mesh_cut_holder },
+    Fault { name: "mesh-cut-leader", run: mesh_cut_leader },
+    Fault { name: "one-way-from-holder", run: one_way_from_holder },
+    Fault { name: "one-way-to-holder", run: one_way_to_holder },
+    Fault { name: "pair-cut", run: pair_cut },
+    Fault { name: "loss-30-percent", run: loss },
+    Fault { name: "leader-kill", run: leader_kill },
+    Fault { name: "leader-and-holder-kill", run: leader_and_holder_kill },
+    Fault { name: "all-killed", run: all_killed },
+    Fault { name: "two-nics", run: two_nics },
+    Fault { name: "cluster-toml", run: edited },
+];
+
+/// No packet lost, as far as client and observer can tell.
+const NOTHING: Duration = Duration::from_millis(20);
+/// L3, as the issue puts it.
+const PLANNED: Duration = Duration::from_millis(50);
+/// L1 of the default profile: max(L, 2 x election) + 0.5 s.
+const CRASH: Duration = Duration::from_millis(1500);
+/// 2 L + 1 s.
+const PARTITION: Duration = Duration::from_secs(3);
+
+fn seen(from: Instant, bound: Duration, bite: String) -> Seen {
+    Seen { from, to: Instant::now(), bound, healed: None, bite, blind: None }
+}
+
+fn sigterm(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let from = Instant::now();
+    bench.cluster.stop(holder)?;
+    bench.wait_takeover(from, holder, Duration::from_secs(10))?;
+    sleep(Duration::from_secs(1));
+    Ok(seen(from, PLANNED, "ended with code 0".to_owned()))
+}
+
+fn kill(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let from = Instant::now();
+    bench.cluster.kill(holder)?;
+    bench.wait_takeover(from, holder, Duration::from_secs(10))?;
+    sleep(Duration::from_secs(2));
+    Ok(seen(from, CRASH, "killed".to_owned()))
+}
+
+fn kill_restart(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let from = Instant::now();
+    bench.cluster.kill(holder)?;
+    bench.cluster.start(holder, &[])?;
+    let down = from.elapsed();
+    sleep(Duration::from_secs(4));
+    Ok(seen(from, NOTHING, format!("started again {} ms after the kill", down.as_millis())))
+}
+
+/// Where a daemon can be told to kill itself: before, between and after the steps, and around the may-act record.
+const IN_CLAIM: [&str; 5] = ["claim:1", "claim:2", "claim:3", "record:1", "record:2"];
+const IN_RELEASE: [&str; 3] = ["release:1", "release:2", "release:3"];
+
+fn killed_in_claim(bench: &mut Bench, number: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let point = point(bench, number, &IN_CLAIM);
+    bench.cluster.stop(holder)?;
+    // It comes back, takes the VIP by its priority, and dies while claiming it.
+    let from = Instant::now();
+    bench.cluster.start(holder, &[("HAMESH_KILL_POINT", point.clone())])?;
+    let bite = died(bench, holder, &point)?;
+    sleep(Duration::from_secs(3));
+    Ok(seen(from, CRASH, bite))
+}
+
+fn killed_in_release(bench: &mut Bench, number: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let point = point(bench, number, &IN_RELEASE);
+    // A restart within L keeps the VIP; the second life dies while giving it up.
+    bench.cluster.kill(holder)?;
+    bench.cluster.start(holder, &[("HAMESH_KILL_POINT", point.clone())])?;
+    bench.whole()?;
+    let from = Instant::now();
+    bench.cluster.process(holder)?.signal(Signal::SIGTERM)?;
+    let bite = died(bench, holder, &point)?;
+    sleep(Duration::from_secs(3));
+    Ok(seen(from, CRASH, bite))
+}
+
+/// The runs go through all points; the seed says where they begin.
+fn point(bench: &Bench, number: u32, of: &[&str]) -> String {
+    let first = bench.random.clone().usize(0..of.len());
+    of[(first + usize::try_from(number).unwrap_or(0)) % of.len()].to_owned()
+}
+
+fn died(bench: &mut Bench, node: usize, point: &str) -> Result<String> {
+    let status = bench.cluster.process(node)?.wait(Duration::from_secs(20))?;
+    let signal = status.with_context(|| format!("still alive 20 s later: {point} was not reached"))?.signal();
+    ensure!(signal == Some(9), "ended by {signal:?}, not killed at {point}");
+    Ok(format!("died at {point}"))
+}
+
+fn sigstop(bench: &mut Bench, _: u32) -> Result<Seen> {
+    frozen(bench, |_, _| {})
+}
+
+fn two_nics(bench: &mut Bench, _: u32) -> Result<Seen> {
+    frozen(bench, |bench, holder| bench.scene.lan.plug(bench.scene.directors[holder].second, true))
+}
+
+fn frozen(bench: &mut Bench, prepare: impl FnOnce(&Bench, usize)) -> Result<Seen> {
+    let holder = bench.holder()?;
+    prepare(bench, holder);
+    sleep(Duration::from_millis(200));
+    let lasting = bench.lasting(10);
+    let from = Instant::now();
+    bench.cluster.freeze(holder)?;
+    sleep(lasting);
+    let state = bench.cluster.process(holder)?.state();
+    ensure!(state == Some('T'), "in state {state:?} at the end, not stopped");
+    let healed = Instant::now();
+    bench.cluster.thaw(holder)?;
+    let bite = format!("stopped for {lasting:?}");
+    Ok(Seen { from, to: healed, bound: CRASH, healed: Some(healed), bite, blind: None })
+}
+
+fn lan_cut(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let scene = &bench.scene;
+    let near = [scene.directors[holder].lan, scene.clients[0].1];
+    let far = scene.lan_without(holder, &near);
+    let mut seen = cut(bench, PARTITION, |bench| bench.scene.lan.cut(&near, &far, Kind::Any))?;
+    seen.blind = Some(0);
+    Ok(seen)
+}
+
+fn mesh_cut_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (own, others) = mesh_sides(bench, bench.holder()?);
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any))
+}
+
+fn mesh_cut_leader(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let leader = bench.leader()?;
+    let bound = if leader == bench.holder()? { PARTITION } else { NOTHING };
+    let (own, others) = mesh_sides(bench, leader);
+    let mut seen = cut(bench, bound, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any))?;
+    seen.bite += &format!(", leader was {}", bench.cluster.name(leader));
+    Ok(seen)
+}
+
+fn one_way_from_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (own, others) = mesh_sides(bench, bench.holder()?);
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut_one_way(&own, &others, Kind::Any))
+}
+
+fn one_way_to_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (own, others) = mesh_sides(bench, bench.holder()?);
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut_one_way(&others, &own, Kind::Any))
+}
+
+/// The holder and one other node, each of them in turn.
+fn pair_cut(bench: &mut Bench, number: u32) -> Result<Seen> {
+    let (own, others) = mesh_sides(bench, bench.holder()?);
+    let turn = usize::try_from(number).unwrap_or(0) % others.len();
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&own, &others[turn..=turn], Kind::Any))
+}
+
+fn mesh_sides(bench: &Bench, node: usize) -> (Vec<Port>, Vec<Port>) {
+    (vec![bench.scene.mesh_port(node)], bench.scene.mesh_without(node))
+}
+
+fn cut(bench: &mut Bench, bound: Duration, make: impl FnOnce(&Bench) -> Cut) -> Result<Seen> {
+    let lasting = bench.lasting(8);
+    let from = Instant::now();
+    let cut = make(bench);
+    sleep(lasting);
+    let dropped = cut.dropped();
+    ensure!(dropped > 0, "the cut took no frame");
+    drop(cut);
+    let healed = Instant::now();
+    let bite = format!("{dropped} frames cut");
+    Ok(Seen { from, to: healed, bound, healed: Some(healed), bite, blind: None })
+}
+
+fn loss(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let lasting = if bench.short { Duration::from_secs(8) } else { Duration::from_secs(40) };
+    let ports: Vec<Port> = (0..=WITNESS).map(|node| bench.scene.mesh_port(node)).collect();
+    let from = Instant::now();
+    let loss = bench.scene.mesh.lossy(&ports, 300);
+    sleep(lasting);
+    let dropped = loss.dropped();
+    ensure!(dropped > 0, "no frame was lost");
+    drop(loss);
+    let healed = Instant::now();
+    let bite = format!("{dropped} frames lost");
+    Ok(Seen { from, to: healed, bound: PARTITION, healed: Some(healed), bite, blind: None })
+}
+
+fn leader_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let leader = bench.leader()?;
+    let bound = if leader == bench.holder()? { CRASH } else { NOTHING };
+    let from = Instant::now();
+    bench.cluster.kill(leader)?;
+    sleep(Duration::from_secs(3));
+    let new = bench.leader().context("3 s after the leader's end")?;
+    ensure!(new != leader, "the killed node is still called the leader");
+    let names = format!("{} killed, {} leads", bench.cluster.name(leader), bench.cluster.name(new));
+    Ok(seen(from, bound, names))
+}
+
+fn leader_and_holder_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (leader, holder) = (bench.leader()?, bench.holder()?);
+    let from = Instant::now();
+    bench.cluster.kill(holder)?;
+    // Two of three voters may be gone: then only their restart brings the quorum back.
+    let (bound, down) = if leader == holder {
+        (CRASH, Duration::from_secs(3))
+    } else {
+        bench.cluster.kill(leader)?;
+        (Duration::from_secs(2) + PARTITION, Duration::from_secs(2))
+    };
+    sleep(down);
+    for node in [leader, holder] {
+        if !bench.cluster.runs(node) {
+            bench.cluster.start(node, &[])?;
+        }
+    }
+    sleep(PARTITION);
+    let names = format!("{} and {} killed", bench.cluster.name(leader), bench.cluster.name(holder));
+    Ok(seen(from, bound, names))
+}
+
+fn all_killed(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let from = Instant::now();
+    for node in 0..bench.cluster.size() {
+        bench.cluster.kill(node)?;
+    }
+    sleep(Duration::from_secs(2));
+    let silent = bench.scene.observer.owners();
+    ensure!(silent.is_empty(), "{silent:?} still answers 2 s after every node was killed");
+    for node in 0..bench.cluster.size() {
+        bench.cluster.start(node, &[])?;
+    }
+    sleep(Duration::from_secs(8));
+    // Start, election, a fence and the ages of the sessions of before.
+    Ok(seen(from, Duration::from_secs(8), "all nodes killed, the VIP went dark".to_owned()))
+}
+
+/// Adds an address to the group, or removes it again, on one node after the other; the holder comes last.
+fn edited(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    bench.edited = !bench.edited;
+    let mut text = cluster_toml(Dialect::V3, &PRIORITIES);
+    if bench.edited {
+        text = text.replace("10.77.0.100/24\"", "10.77.0.100/24\", \"10.77.0.101/24\"");
+    }
+    let from = Instant::now();
+    let backups = (0..bench.cluster.size()).filter(|node| *node != holder);
+    for node in backups.chain([holder]) {
+        let file = bench.cluster.cluster_file(node);
+        fs::write(&file, &text).with_context(|| file.display().to_string())?;
+        bench.cluster.stop(node)?;
+        bench.cluster.start(node, &[])?;
+        bench.cluster.wait_whole(node, Duration::from_secs(20))?;
+    }
+    sleep(Duration::from_secs(2));
+    Ok(seen(from, PARTITION, "edited and restarted node by node".to_owned()))
+}

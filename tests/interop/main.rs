@@ -1,0 +1,174 @@
+//! hamesh beside a real keepalived on one LAN: `interop [--short]`.
+//!
+//! In VRRPv2 without and with a password and in VRRPv3: each side backs up the other, priorities decide, nothing flaps, and when a
+//! higher priority preempts, both answer for at most one advertisement interval.
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use hamesh::lab::cluster::{Cluster, cluster_toml};
+use hamesh::lab::host::Process;
+use hamesh::lab::legacy::{self, Dialect};
+use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir};
+use hamesh::lab::{ADVERT_SECONDS, VRID, sandbox};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// hamesh and keepalived on one LAN, in every dialect.
+#[derive(Parser, Debug)]
+struct Options {
+    /// Watch for flapping for 15 s instead of 60 s
+    #[arg(long)]
+    short: bool,
+}
+
+const DIALECTS: [(&str, Dialect); 3] = [("v3", Dialect::V3), ("v2", Dialect::V2), ("v2 PASS", Dialect::V2Pass)];
+const BELOW: u8 = 50;
+const ABOVE: u8 = 250;
+const ADVERT: Duration = Duration::from_secs(ADVERT_SECONDS as u64);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match sandbox::enter() {
+        Ok(Some(code)) => return code,
+        Ok(None) => {}
+        Err(error) => {
+            eprintln!("interop: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let (mut passed, mut failed) = (0, 0);
+    for (name, dialect) in DIALECTS {
+        match beside(dialect, if options.short { 15 } else { 60 }) {
+            Ok(figures) => {
+                passed += 1;
+                println!("{name}: ok, {figures}");
+            }
+            Err(error) => {
+                failed += 1;
+                println!("{name}: FAILED {error:#}");
+            }
+        }
+    }
+    println!("interop: hamesh beside keepalived in {} dialects, {passed} passed, {failed} failed", DIALECTS.len());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn beside(dialect: Dialect, watch: u64) -> Result<String> {
+    let dir = fresh_dir("interop")?;
+    let done = play(dialect, Duration::from_secs(watch), &dir);
+    if done.is_ok() {
+        fs::remove_dir_all(&dir)?;
+    }
+    done.with_context(|| format!("logs are kept in {}", dir.display()))
+}
+
+struct Stage {
+    cluster: Cluster,
+    scene: Scene,
+    dialect: Dialect,
+}
+
+fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
+    let keepalived = legacy::keepalived().context("keepalived is not installed")?;
+    let scene = Scene::set(dir, 1)?;
+    let hamesh = Path::new(env!("CARGO_BIN_EXE_hamesh"));
+    let cluster = Cluster::form(&scene, hamesh, &cluster_toml(dialect, &PRIORITIES), |_| {})?;
+    let mut stage = Stage { scene, cluster, dialect };
+    stage.owned_by("lb1")?;
+
+    // A weaker keepalived keeps quiet, and serves when there is no hamesh.
+    let weak = legacy::start(&stage.scene.legacy, &keepalived, dialect, BELOW)?;
+    stage.no_flapping("lb1", PRIORITIES[0], watch)?;
+    let from = Instant::now();
+    for node in 0..PRIORITIES.len() {
+        stage.cluster.stop(node)?;
+    }
+    stage.owned_by("legacy").context("with every director stopped")?;
+    let backed_up = stage.scene.observer.longest_gap(from, Instant::now());
+
+    // hamesh preempts it by priority.
+    let from = Instant::now();
+    for node in 0..PRIORITIES.len() {
+        stage.cluster.start(node, &[])?;
+    }
+    stage.owned_by("lb1").context("with the directors back")?;
+    let to_hamesh = stage.overlap(from)?;
+    end(weak)?;
+
+    // A stronger keepalived preempts hamesh, and hamesh backs it up.
+    let from = Instant::now();
+    let strong = legacy::start(&stage.scene.legacy, &keepalived, dialect, ABOVE)?;
+    stage.owned_by("legacy").context("with a stronger keepalived")?;
+    let to_keepalived = stage.overlap(from)?;
+    stage.no_flapping("legacy", ABOVE, watch)?;
+    let from = Instant::now();
+    end(strong)?;
+    stage.owned_by("lb1").context("with the stronger keepalived stopped")?;
+    let backs_up = stage.scene.observer.longest_gap(from, Instant::now());
+    ensure!(stage.overlap(from)?.is_zero(), "two owners after keepalived had released");
+    Ok(format!(
+        "overlap at preempt {} ms by hamesh, {} ms by keepalived; gap {} ms when keepalived backs up, {} ms when hamesh does",
+        to_hamesh.as_millis(),
+        to_keepalived.as_millis(),
+        backed_up.as_millis(),
+        backs_up.as_millis()
+    ))
+}
+
+fn end(mut keepalived: Process) -> Result<()> {
+    keepalived.signal(Signal::SIGTERM)?;
+    keepalived.wait(PATIENCE)?.context("keepalived does not end")?;
+    Ok(())
+}
+
+impl Stage {
+    fn owned_by(&self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let owner = self.scene.settled(Duration::from_secs(1), PATIENCE)?;
+            if owner == name {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{owner} owns the VIP, not {name}");
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Two owners since `from`, of whatever kind.
+    fn overlap(&self, from: Instant) -> Result<Duration> {
+        let two = self.scene.observer.two_owners(from, Instant::now(), |_| true);
+        ensure!(two <= ADVERT, "two owners for {} ms, more than one advertisement interval", two.as_millis());
+        Ok(two)
+    }
+
+    /// For a while one owner answers without a gap and is the only one who advertises, in the right dialect.
+    fn no_flapping(&self, owner: &str, priority: u8, watch: Duration) -> Result<()> {
+        let observer = &self.scene.observer;
+        // The other one may have said a word before it heard the MASTER.
+        sleep(ADVERT * 2);
+        let from = Instant::now();
+        sleep(watch);
+        let to = Instant::now();
+        let hosts = observer.hosts();
+        for span in observer.spans(from, to) {
+            ensure!(hosts[span.host] == owner, "{} answered while {owner} is MASTER", hosts[span.host]);
+        }
+        let gap = observer.longest_gap(from, to);
+        ensure!(gap < Duration::from_secs(1), "nobody answered for {} ms while {owner} is MASTER", gap.as_millis());
+        let adverts = observer.adverts(from, to);
+        for advert in &adverts {
+            let header = advert.header;
+            let right = (header.version, header.vrid, header.priority) == (self.dialect.version(), VRID, priority);
+            ensure!(advert.host == owner && right, "while {owner} is MASTER, {} said {header:?}", advert.host);
+        }
+        // Intervals of one second, with room for a busy machine.
+        let least = watch.as_secs() * 8 / 10;
+        ensure!(u64::try_from(adverts.len())? >= least, "{} adverts in {watch:?}", adverts.len());
+        Ok(())
+    }
+}
