@@ -107,7 +107,7 @@ enum Task {
         what: ConfigTask,
     },
     /// Three directors, a witness, a client, and faults, in namespaces of this machine. Needs no configuration.
-    Demo(demo::Demo),
+    Demo(demo::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -159,7 +159,10 @@ pub fn main() -> ExitCode {
         Task::Run { file } => run(&file.config),
         Task::Status { door, json } => socket(&door).and_then(|socket| status::show(&Client::new(socket), json)),
         Task::Config { what: ConfigTask::Check { file } } => check(&file),
-        Task::Demo(demo) => demo.run(),
+        Task::Demo(options) => return demo::run(&options).unwrap_or_else(|error| {
+            eprintln!("hamesh: {error:#}");
+            ExitCode::FAILURE
+        }),
     };
     match done {
         Ok(exit) => ExitCode::from(exit as u8),
@@ -242,6 +245,3 @@ fn socket(door: &Door) -> Result<PathBuf, Failure> {
         None => Ok(config::load_for_join(&door.file.config)?.admin.socket),
     }
 }
-//! What people type.
-
-pub mod demo;

@@ -1,4 +1,4 @@
-//! The mesh: how the nodes of one cluster find, prove and hear each other, and nobody else.
+//! Sockets. The mesh: how the nodes of one cluster find, prove and hear each other, and nobody else.
 //!
 //! ```text
 //! authority   the cluster's own CA: names, pins, certificates
@@ -10,7 +10,10 @@
 //! mesh        the stream plane: calls and tells          lease   the datagram plane: renewals and acks
 //! invitation  the join string      join   the joiner's side      admit   the member's side
 //! ```
+//!
+//! The LAN: [`vrrp`] and [`arp`], on raw sockets; [`sys`] holds what is unsafe about them.
 pub mod admit;
+pub mod arp;
 pub mod authority;
 pub mod frame;
 pub mod hello;
@@ -20,6 +23,8 @@ pub mod join;
 pub mod lease;
 pub mod mesh;
 mod plane;
+pub(crate) mod sys;
 mod tls;
+pub mod vrrp;
 
 pub use plane::{Link, Reach, Timing};

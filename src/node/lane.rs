@@ -6,7 +6,7 @@
 use super::core::lock;
 use super::director::Director;
 use super::lan::Neighbours;
-use crate::net::lease::LeasePlane;
+use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
 use bytes::Bytes;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor};
@@ -21,8 +21,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// The largest datagram.
-const DATAGRAM: usize = 1100;
 /// The grantor and the ears look around this often.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -86,6 +84,7 @@ pub(crate) struct Lane {
     pub(crate) voter: Arc<Mutex<Voter>>,
     pub(crate) grantor: Arc<Mutex<Grantor>>,
     pub(crate) plane: LeasePlane,
+    pub(crate) datagrams: mpsc::Receiver<Datagram>,
     pub(crate) director: Option<Director>,
     pub(crate) view: watch::Receiver<View>,
     pub(crate) standing: watch::Receiver<Standing>,
@@ -105,8 +104,8 @@ impl Lane {
             let director = self.director.is_some();
             tokio::select! {
                 biased;
-                heard = self.plane.recv() => match heard {
-                    Some(heard) => self.heard(heard.from, &heard.via, &heard.body).await,
+                heard = self.datagrams.recv() => match heard {
+                    Some(heard) => self.heard(heard.from, &heard.via, &heard.bytes).await,
                     None => return,
                 },
                 changed = self.view.changed() => match changed {
@@ -127,15 +126,15 @@ impl Lane {
         }
     }
 
-    async fn heard(&mut self, from: NodeId, via: &crate::net::lease::Via, body: &[u8]) {
-        let Ok(message) = codec::decode::<Message>(body, DATAGRAM) else {
+    async fn heard(&mut self, from: NodeId, via: &Via, body: &[u8]) {
+        let Ok(message) = codec::decode::<Message>(body, DATAGRAM_LIMIT) else {
             tracing::debug!(%from, "undecodable datagram on the lease plane");
             return;
         };
         match message {
             Message::Renew(_) | Message::Ask(_) => {
                 if let Some(answer) = answer(&self.voter, from, &message) {
-                    self.plane.reply(via, Bytes::from(codec::encode(&answer)));
+                    self.sent(self.plane.reply(via, Bytes::from(codec::encode(&answer))));
                 }
             }
             Message::Ack(ack) => self.holder(holder::Event::Heard(from, ack)).await,
@@ -145,12 +144,7 @@ impl Lane {
 
     async fn applied(&mut self) {
         let View { state, applied, membership, effective } = self.view.borrow_and_update().clone();
-        let peers = state.members.iter().filter(|(node, _)| **node != self.me);
-        self.plane.set_peers(peers.map(|(node, member)| (*node, crate::net::hello::Peer {
-            address: member.address,
-            key: member.key,
-            incarnation: member.incarnation,
-        })).collect());
+        self.plane.set_peers(super::service::peers(&state));
         self.grantor(grantor::Event::Applied(state.clone(), membership));
         self.holder(holder::Event::Applied(applied, state, effective)).await;
     }
@@ -225,7 +219,7 @@ impl Lane {
             let body = Bytes::from(codec::encode(&message));
             for node in voters {
                 if node != self.me {
-                    self.plane.send(node, body.clone());
+                    self.sent(self.plane.send(node, body.clone()));
                 } else if let Some(Message::Ack(ack)) = answer(&self.voter, self.me, &message) {
                     acks.push(ack);
                 }
@@ -253,7 +247,7 @@ impl Lane {
                         let body = Bytes::from(codec::encode(&message));
                         for node in voters {
                             if node != self.me {
-                                self.plane.send(node, body.clone());
+                                self.sent(self.plane.send(node, body.clone()));
                             } else if let Some(Message::Tell(tell)) = answer(&self.voter, self.me, &message) {
                                 events.push_back(grantor::Event::Told(self.me, tell));
                             }
@@ -261,6 +255,14 @@ impl Lane {
                     }
                 }
             }
+        }
+    }
+
+    /// A datagram that was not sent is like one that was lost: there will be a next one.
+    fn sent(&self, result: Result<(), SendError>) {
+        match result {
+            Ok(()) | Err(SendError::NotConnected) => {}
+            Err(error @ SendError::TooLong) => tracing::error!(%error, "lease datagram"),
         }
     }
 

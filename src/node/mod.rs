@@ -14,9 +14,11 @@ mod director;
 mod lan;
 mod lane;
 mod members;
+mod prepare;
 mod requests;
 mod service;
 mod status;
 
-pub use daemon::run;
+pub(crate) use core::Core;
+pub use daemon::{mark_founding, run};
 pub use status::Picture;

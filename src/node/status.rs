@@ -126,7 +126,7 @@ impl Core {
         let reach = self.mesh.reachable().borrow().clone();
         let lane = lock(&self.lane_status).clone();
         let state = &view.state;
-        let here = |node: NodeId| node == self.me || reach.get(&node).is_some_and(crate::net::plane::Reach::is_up);
+        let here = |node: NodeId| node == self.me || reach.get(&node).is_some_and(crate::net::Reach::is_up);
         let name = |node: NodeId| state.members.get(&node).map_or_else(|| node.to_string(), |m| m.name.clone());
         let reachable: BTreeSet<NodeId> = state.members.keys().copied().filter(|node| here(*node)).collect();
         let leader = standing.leader.filter(|leader| here(*leader));

@@ -8,6 +8,7 @@
 
 pub mod advert;
 pub mod checksum;
+pub mod hearing;
 pub mod router;
 pub mod schedule;
 
