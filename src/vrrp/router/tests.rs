@@ -331,11 +331,7 @@ proptest! {
             now += passed;
             let before = router.status();
             // The caller's side: what it holds by the lease, after the kernel's steps.
-            held = match event {
-                Event::Granted => true,
-                Event::Revoked => false,
-                _ => held,
-            };
+            held = (held || event == Event::Granted) && event != Event::Revoked;
             let actions = router.handle(at(now), event);
             let after = router.status();
             let was_master = matches!(before.state, State::Master(_));
