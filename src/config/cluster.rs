@@ -136,7 +136,7 @@ fn read_priority(section: &Section<'_>, group: &str, director: Option<&str>, log
     let director = director?;
     let mine = nodes.iter().find(|(node, _)| node == director).map(|(_, priority)| *priority);
     if mine.is_none() {
-        let message = format!("this node, `{}`, has no priority for `{group}` and will never hold it", director);
+        let message = format!("this node, `{director}`, has no priority for `{group}` and will never hold it");
         log.add(Diagnostic::warning(&place, message));
     }
     mine

@@ -86,7 +86,7 @@ pub struct Diagnostic {
     /// What, in one sentence without a full stop.
     pub message: String,
     label: Option<String>,
-    help: Option<String>,
+    pub(super) help: Option<String>,
     /// Another place that has to do with it.
     other: Option<(Place, String)>,
 }

@@ -197,6 +197,7 @@ fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<Soc
         if let Some(twin) = draft.addresses[..i].iter().find(is_twin) {
             let error = Diagnostic::error(place, format!("`{ip}` is listed twice"));
             log.add(error.see(&twin.place, "here already"));
+            continue;
         }
         let found = earlier.iter().find_map(|group| Some((group, group.addresses.iter().find(is_twin)?)));
         if let Some((group, twin)) = found {

@@ -1,8 +1,8 @@
 //! Configuration: text to types, once, at the door. Everything that is wrong is reported at the same time, each with
 //! its file, line and column, and nothing starts until all of it is right.
 //!
-//! `hamesh.toml` ([`node`]) describes this node and names `cluster.toml` ([`cluster`]), the same on every node, or
-//! an unmodified `keepalived.conf` ([`keepalived`]), or both. The only I/O is reading the files that are named.
+//! `hamesh.toml` ([`node`]) describes this node and names `cluster.toml`, the same on every node, or
+//! a `keepalived.conf` (used unmodified), or both. The only I/O is reading the files that are named.
 
 pub mod diagnostic;
 pub mod group;

@@ -72,7 +72,7 @@ impl<'a> Section<'a> {
         self.get(key)?.section(self.table.get_key_value(key)?.0.span())
     }
 
-    /// Every key with its value, whatever they are called.
+    /// Every key with its value, whatever they are called, in the order of the file.
     pub fn entries(&self) -> Vec<(Located<String>, Value<'a>)> {
         let entry = |(key, value): (&'a toml::Spanned<toml::de::DeString<'a>>, &'a toml::Spanned<DeValue<'a>>)| {
             let at = |span| Place::at(&self.place.source, span);
@@ -84,7 +84,9 @@ impl<'a> Section<'a> {
             };
             (Located { value: key.get_ref().to_string(), place: at(key.span()) }, value)
         };
-        self.table.iter().map(entry).collect()
+        let mut entries: Vec<_> = self.table.iter().map(entry).collect();
+        entries.sort_by_key(|(key, _)| key.place.span.as_ref().map(|span| span.start));
+        entries
     }
 
     /// The sections under each key, with their names.

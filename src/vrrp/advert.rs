@@ -250,5 +250,4 @@ fn centiseconds(interval: Duration) -> u16 {
 }
 
 #[cfg(test)]
-#[path = "advert_tests.rs"]
 mod tests;

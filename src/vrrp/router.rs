@@ -81,7 +81,8 @@ pub enum Event {
         /// Whether that is a member of the mesh.
         member: bool,
     },
-    /// The lease is held and the claim's kernel steps are done.
+    /// The lease is held and the claim's kernel steps are done. A grant that comes while [`Status::candidate`] is
+    /// false is better given back before any step: here it can only be answered with [`Action::Yield`].
     Granted,
     /// The addresses are unclaimed: the lease ended, moved, or a step failed.
     Revoked,
@@ -374,5 +375,4 @@ impl fmt::Display for State {
 }
 
 #[cfg(test)]
-#[path = "router_tests.rs"]
 mod tests;

@@ -85,6 +85,7 @@ impl Globals {
                 "router_id" | "vrrp_skip_check_adv_addr" => {}
                 _ => unknown(&line.keyword, &KNOWN, log),
             }
+            check_leaf(line, &KNOWN, log);
         }
     }
 }
@@ -148,6 +149,9 @@ impl Instance {
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
                 "skip_check_adv_addr" => {}
                 _ => unknown(&line.keyword, &Self::KNOWN, log),
+            }
+            if !matches!(keyword, "authentication" | "virtual_ipaddress") {
+                check_leaf(line, &Self::KNOWN, log);
             }
         }
         for (keyword, missing) in [
@@ -264,6 +268,14 @@ fn block<'a>(statement: &'a Statement, log: &Log) -> &'a [Statement] {
     &[]
 }
 
+/// A block behind a known word that has none would be skipped.
+fn check_leaf(statement: &Statement, known: &[&str], log: &Log) {
+    let keyword = &statement.keyword;
+    if statement.block.is_some() && known.contains(&keyword.text.as_str()) {
+        log.add(Diagnostic::error(&keyword.place, format!("`{}` has no block", keyword.text)));
+    }
+}
+
 /// The one argument of a statement.
 fn argument(statement: &Statement, log: &Log) -> Option<Located<String>> {
     let Statement { keyword, arguments, .. } = statement;
@@ -345,6 +357,7 @@ fn authentication(statement: &Statement, log: &Log) -> Option<Located<Auth>> {
             "auth_pass" => pass = argument(line, log),
             _ => unknown(&line.keyword, &KNOWN, log),
         }
+        check_leaf(line, &KNOWN, log);
     }
     let place = statement.keyword.place.clone();
     let (Some(kind), Some(pass)) = (kind, pass) else {

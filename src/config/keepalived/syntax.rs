@@ -19,7 +19,7 @@ pub(super) struct Word {
 pub(super) struct Statement {
     pub keyword: Word,
     pub arguments: Vec<Word>,
-    pub block: Option<Vec<Statement>>,
+    pub block: Option<Vec<Self>>,
 }
 
 enum Token {

@@ -29,39 +29,38 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 /// (what, format, priority, VRRP message): sent to the group from 10.77.0.11.
-fn golden() -> Vec<(&'static str, Format, u8, &'static str)> {
+fn golden() -> Vec<(&'static str, Format, u8, String)> {
+    let zeros = "0000000000000000";
     let ten = "0a4d00640a4d00650a4d00660a4d00670a4d00680a4d00690a4d006a0a4d006b0a4d006c0a4d006d";
-    let v2_ten = Box::leak(format!("2133960a0001dda9{ten}0000000000000000").into_boxed_str());
-    let v2_ten_stop = Box::leak(format!("2133000a000173aa{ten}0000000000000000").into_boxed_str());
-    let v3_ten = Box::leak(format!("3133960a0064e23b{ten}").into_boxed_str());
-    let v3_ten_stop = Box::leak(format!("3133000a0064783c{ten}").into_boxed_str());
+    let (v2_ten, v2_ten_stop) = (format!("2133960a0001dda9{ten}{zeros}"), format!("2133000a000173aa{ten}{zeros}"));
+    let (v3_ten, v3_ten_stop) = (format!("3133960a0064e23b{ten}"), format!("3133000a0064783c{ten}"));
     let many = |format: Format| Format { addresses: vips(10), ..format };
     vec![
-        ("v2 none", v2(Auth::None), 150, "2133960100013e190a4d00640000000000000000"),
-        ("v2 none, stop", v2(Auth::None), 0, "213300010001d4190a4d00640000000000000000"),
-        ("v2 pass", v2(pass("hunter22")), 150, "213396010101ce8a0a4d006468756e7465723232"),
-        ("v2 pass, stop", v2(pass("hunter22")), 0, "213300010101648b0a4d006468756e7465723232"),
-        ("v2 short pass", v2(pass("abc")), 150, "21339601010178b60a4d00646162630000000000"),
-        ("v2 short pass, stop", v2(pass("abc")), 0, "2133000101010eb70a4d00646162630000000000"),
-        ("v2 long pass", v2(pass("averylongpassword")), 150, "2133960101018d550a4d006461766572796c6f6e"),
-        ("v2 long pass, stop", v2(pass("averylongpassword")), 0, "21330001010123560a4d006461766572796c6f6e"),
+        ("v2 none", v2(Auth::None), 150, "2133960100013e190a4d00640000000000000000".into()),
+        ("v2 none, stop", v2(Auth::None), 0, "213300010001d4190a4d00640000000000000000".into()),
+        ("v2 pass", v2(pass("hunter22")), 150, "213396010101ce8a0a4d006468756e7465723232".into()),
+        ("v2 pass, stop", v2(pass("hunter22")), 0, "213300010101648b0a4d006468756e7465723232".into()),
+        ("v2 short pass", v2(pass("abc")), 150, "21339601010178b60a4d00646162630000000000".into()),
+        ("v2 short pass, stop", v2(pass("abc")), 0, "2133000101010eb70a4d00646162630000000000".into()),
+        ("v2 long pass", v2(pass("averylongpassword")), 150, "2133960101018d550a4d006461766572796c6f6e".into()),
+        ("v2 long pass, stop", v2(pass("averylongpassword")), 0, "21330001010123560a4d006461766572796c6f6e".into()),
         ("v2 ten VIPs", many(v2(Auth::None)), 150, v2_ten),
         ("v2 ten VIPs, stop", many(v2(Auth::None)), 0, v2_ten_stop),
-        ("v3", v3(1000), 150, "31339601006442cf0a4d0064"),
-        ("v3, stop", v3(1000), 0, "313300010064d8cf0a4d0064"),
+        ("v3", v3(1000), 150, "31339601006442cf0a4d0064".into()),
+        ("v3, stop", v3(1000), 0, "313300010064d8cf0a4d0064".into()),
         ("v3 ten VIPs", many(v3(1000)), 150, v3_ten),
         ("v3 ten VIPs, stop", many(v3(1000)), 0, v3_ten_stop),
-        ("v3 10 ms", v3(10), 150, "31339601000143320a4d0064"),
-        ("v3 10 ms, stop", v3(10), 0, "313300010001d9320a4d0064"),
-        ("v3 40.95 s", v3(40_950), 255, "3133ff010fffca330a4d0064"),
-        ("v3 40.95 s, stop", v3(40_950), 0, "313300010fffc9340a4d0064"),
+        ("v3 10 ms", v3(10), 150, "31339601000143320a4d0064".into()),
+        ("v3 10 ms, stop", v3(10), 0, "313300010001d9320a4d0064".into()),
+        ("v3 40.95 s", v3(40_950), 255, "3133ff010fffca330a4d0064".into()),
+        ("v3 40.95 s, stop", v3(40_950), 0, "313300010fffc9340a4d0064".into()),
     ]
 }
 
 #[test]
 fn we_send_what_keepalived_sends_and_read_what_it_sends() {
     for (what, format, priority, hex) in golden() {
-        let captured = bytes(hex);
+        let captured = bytes(&hex);
         assert_eq!(format.encode(priority, HERE, GROUP), captured, "{what}");
         let advert = format.decode(&captured, &HEADER).unwrap();
         assert_eq!((advert.priority, advert.interval), (priority, format.interval), "{what}");
