@@ -10,7 +10,7 @@ use crate::config;
 use crate::net::hello::wall_now;
 use crate::net::identity::Identity;
 use crate::net::invitation::JoinString;
-use crate::net::join::{Joiner, join};
+use crate::net::join::{JoinError, Joiner, join};
 use crate::node;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
@@ -206,7 +206,7 @@ fn join_cluster(joinstring: &str, file: &Path) -> Result<Exit, Failure> {
     };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let joined = runtime.block_on(join(&invited, &joiner)).map_err(|error| Failure {
-        exit: if error.is_refusal() { Exit::Refused } else { Exit::Failed },
+        exit: if matches!(error, JoinError::Refused(_)) { Exit::Refused } else { Exit::Failed },
         message: error.to_string(),
     })?;
     println!("joined cluster {} as {} ({}, {})", joined.record.cluster_name, node.name, joined.record.id, node.role);

@@ -60,6 +60,14 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
     load_node(path, true)
 }
 
+/// A duration as the command line and the files have it: `"1s"`, `"200ms"`, `"2h"`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, &'static str> {
+    duration::parse(text)
+}
+
 /// Like [`load`], for a node that joins: `cluster.toml` may be absent, the join copies it there.
 pub fn load_for_join(path: &Path) -> Result<Config, Errors> {
     load_node(path, false)

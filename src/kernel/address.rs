@@ -58,7 +58,8 @@ impl Addresses {
         // A broadcast address of its own would be one more thing to keep equal on all directors.
         attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
         attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        let life = CacheInfo { ifa_preferred: seconds, ifa_valid: seconds, ..CacheInfo::default() };
+        let mut life = CacheInfo::default();
+        (life.ifa_preferred, life.ifa_valid) = (seconds, seconds);
         attributes.push(AddressAttribute::CacheInfo(life));
         request.execute().await.map_err(|error| fail(error.to_string()))
     }

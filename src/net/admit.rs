@@ -102,6 +102,11 @@ pub async fn answer(body: &[u8], registrar: &dyn Registrar) -> Vec<u8> {
     codec::encode(&answer)
 }
 
+/// The answer of a node that cannot look at a request yet.
+pub fn not_ready(why: &str) -> Vec<u8> {
+    codec::encode(&JoinAnswer::Refused(Refusal::NotReady { why: why.to_owned() }))
+}
+
 /// Decides on a join request, and carries it out.
 pub async fn admit(request: &JoinRequest, registrar: &dyn Registrar) -> JoinAnswer {
     match registrar.leader() {

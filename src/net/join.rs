@@ -187,7 +187,7 @@ pub struct Joiner {
     /// Where the identity goes.
     pub data_dir: PathBuf,
     /// Where cluster.toml goes when there is none yet.
-    pub cluster_file: PathBuf,
+    pub cluster_file: Option<PathBuf>,
     /// `[node] name`.
     pub name: String,
     /// `[node] role`.
@@ -280,10 +280,11 @@ pub async fn join(invited: &JoinString, joiner: &Joiner) -> Result<Joined, JoinE
     let (address, admitted) = asked?;
     let (record, certificate, ca) = check(invited, joiner, &key, &admitted)
         .map_err(|error| JoinError::WrongCluster { address, what: error.to_string() })?;
-    let copied_cluster_file = !joiner.cluster_file.exists();
-    if copied_cluster_file {
-        write_file(&joiner.cluster_file, admitted.cluster_toml.as_bytes(), 0o644)?;
-    }
+    let missing = joiner.cluster_file.as_ref().filter(|file| !file.exists());
+    let copied_cluster_file = match missing {
+        Some(file) => write_file(file, admitted.cluster_toml.as_bytes(), 0o644).map(|()| true)?,
+        None => false,
+    };
     install(&joiner.data_dir, &record, &certificate, &ca, &admitted.members)?;
     Ok(Joined { record, members: admitted.members, copied_cluster_file })
 }

@@ -54,6 +54,13 @@ impl Timing {
     };
 }
 
+impl Reach {
+    /// Whether it is connected, both ways.
+    pub fn is_up(&self) -> bool {
+        self.outgoing.is_some() && self.incoming.is_some()
+    }
+}
+
 /// A connection that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {

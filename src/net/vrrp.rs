@@ -32,7 +32,6 @@ impl VrrpSocket {
         socket.bind_device(Some(interface.as_bytes()))?;
         socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(ifindex))?;
         socket.set_multicast_all_v4(false)?;
-        socket.set_multicast_if_v4_n(&InterfaceIndexOrAddress::Index(ifindex))?;
         socket.set_multicast_ttl_v4(u32::from(TTL))?;
         socket.set_multicast_loop_v4(false)?;
         socket.set_tos_v4(TOS)?;

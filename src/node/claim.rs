@@ -4,7 +4,6 @@
 //! priority-0 advert, the record, the Release. What counts is the shut gate: an address that cannot be removed is tried
 //! again and shown.
 
-use super::lane::LaneStatus;
 use crate::config::VipGroup;
 use crate::kernel::address::Addresses;
 use crate::kernel::link::Link;

@@ -8,7 +8,6 @@ use crate::net::frame::Kind;
 use crate::net::identity::Identity;
 use crate::net::mesh::Mesh;
 use hamesh_fencing::grantor::Grantor;
-use hamesh_fencing::voter::Voter;
 use hamesh_gossip::Gossip;
 use hamesh_raft::codec;
 use hamesh_raft::command::{Command, NodeId, Outcome, Sid};
@@ -33,7 +32,6 @@ pub(crate) struct Core {
     pub(crate) raft: Raft,
     pub(crate) mesh: Mesh,
     pub(crate) gossip: Gossip,
-    pub(crate) voter: Arc<Mutex<Voter>>,
     pub(crate) grantor: Arc<Mutex<Grantor>>,
     pub(crate) lane: mpsc::Sender<LaneInput>,
     pub(crate) lane_status: Arc<Mutex<LaneStatus>>,

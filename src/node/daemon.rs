@@ -123,7 +123,7 @@ async fn node(config: Config) -> anyhow::Result<()> {
     let parts = LaneParts {
         me,
         identity: identity.clone(),
-        voter: voter.clone(),
+        voter,
         grantor: grantor.clone(),
         view: raft.view(),
         standing: raft.standing(),

@@ -124,6 +124,10 @@ pub(crate) async fn keep(core: Arc<Core>) {
         if let Some(newcomer) = view.state.members.keys().find(|node| !members.contains(node)) {
             tracing::info!(node = %newcomer, "adding as learner");
             report("add a learner", timeout(CHANGE, core.raft.add_learner(*newcomer)).await);
+        } else if let [_, wanted] = view.effective.halves.as_slice() {
+            // A leader that was lost half-way left this.
+            tracing::info!(to = ?wanted, "finishing a change of voters");
+            report("change voters", timeout(CHANGE, core.raft.change_voters(wanted.clone(), &view.effective)).await);
         } else if let [half] = view.effective.halves.as_slice()
             && let Some(next) = voters::next(&view.state, half, &ready, &gone)
             && lock(&core.grantor).may_change_voters()

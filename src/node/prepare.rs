@@ -22,7 +22,6 @@ use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, GateId, GroupName, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
