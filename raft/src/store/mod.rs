@@ -7,7 +7,6 @@
 
 mod writer;
 
-use crate::codec::DecodeError;
 use crate::entry::{Ballot, Noted, Position, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
@@ -287,10 +286,6 @@ pub(crate) fn awaited() -> (Done, oneshot::Receiver<Result<(), StoreError>>) {
 impl StoreError {
     fn damaged(path: &Path, key: impl Into<String>, reason: impl ToString) -> Self {
         Self::Damaged { path: path.to_owned(), key: key.into(), reason: reason.to_string() }
-    }
-
-    fn undecodable(path: &Path, key: impl Into<String>, error: &DecodeError) -> Self {
-        Self::damaged(path, key, error)
     }
 
     fn io(path: &Path, error: std::io::Error) -> Self {
