@@ -2,7 +2,7 @@
 //!
 //! Everything is read into memory when the file is opened: a snapshot replaces the log every thousand entries, so it
 //! stays small, and damage shows at the start and not in the middle of an election. After that the disk is written
-//! only, by one thread (see [`writer`]), in the order in which writes were asked for. What is in memory is therefore
+//! only, by one thread, in the order in which writes were asked for. What is in memory is therefore
 //! ahead of the disk by the writes that have not reported yet.
 
 mod writer;
