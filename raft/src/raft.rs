@@ -305,7 +305,8 @@ impl Raft {
     }
 
     /// Makes exactly `voters` vote, in one change by way of a joint membership; returns when that is committed. They
-    /// must be members; who votes no more is a learner. Also finishes a change that a lost leader left half-way.
+    /// must be members; who votes no more is a learner. Goes on when the caller stops waiting. A change that a lost
+    /// leader left half-way, in a joint membership, is finished by the same call with its second half.
     ///
     /// # Errors
     /// `Changed` unless `expect` is the last membership in the log. A change that fails later, with the leadership,
@@ -335,7 +336,11 @@ impl Raft {
         let expected = Position { by: expect.by, index: expect.index };
         let last: Option<LogIdOf<Group>> = (*expect != Membership::default()).then(|| group::log_id(expected));
         let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: last };
-        let written = self.inner.change_membership_if(members, retain, [unchanged]).await.map_err(change_error)?;
+        let raft = self.inner.clone();
+        // A task of its own: who gives up waiting must not leave the change half-way.
+        let change = self.runtime.spawn(async move { raft.change_membership_if(members, retain, [unchanged]).await });
+        let ended = |_| ChangeError::Propose(Stopped("the runtime ends".into()).into());
+        let written = change.await.map_err(ended)?.map_err(change_error)?;
         Ok(Applied { index: written.log_id.index, outcome: written.data.0 })
     }
 
@@ -346,6 +351,11 @@ impl Raft {
     /// When Raft has stopped here.
     pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), Stopped> {
         Ok(self.inner.trigger().transfer_leader(to.0).await?)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn openraft(&self) -> &OpenRaft {
+        &self.inner
     }
 
     /// What this node knows of the cluster, now and from now on.

@@ -2,12 +2,11 @@
 //!
 //! Everything is read into memory when the file is opened: a snapshot replaces the log every thousand entries, so it
 //! stays small, and damage shows at the start and not in the middle of an election. After that the disk is written
-//! only, by one thread (see [`writer`]), in the order in which writes were asked for. What is in memory is therefore
+//! only, by one thread, in the order in which writes were asked for. What is in memory is therefore
 //! ahead of the disk by the writes that have not reported yet.
 
 mod writer;
 
-use crate::codec::DecodeError;
 use crate::entry::{Ballot, Noted, Position, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
@@ -287,10 +286,6 @@ pub(crate) fn awaited() -> (Done, oneshot::Receiver<Result<(), StoreError>>) {
 impl StoreError {
     fn damaged(path: &Path, key: impl Into<String>, reason: impl ToString) -> Self {
         Self::Damaged { path: path.to_owned(), key: key.into(), reason: reason.to_string() }
-    }
-
-    fn undecodable(path: &Path, key: impl Into<String>, error: &DecodeError) -> Self {
-        Self::damaged(path, key, error)
     }
 
     fn io(path: &Path, error: std::io::Error) -> Self {

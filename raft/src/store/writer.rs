@@ -240,22 +240,23 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Memory, StoreErro
     let unread = |error: &dyn std::fmt::Display| StoreError::damaged(path, "file", error);
     let transaction = database.begin_read().map_err(|error| unread(&error))?;
     let meta = transaction.open_table(META).map_err(|error| unread(&error))?;
-    let get = |key: &str| meta.get(key).map_err(|error| StoreError::damaged(path, key, error));
-    let snapshot: Option<Snapshot> = record(path, SNAPSHOT, get(SNAPSHOT)?.map(|value| value.value().to_vec()))?;
+    let get = |key: &str| match meta.get(key) {
+        Ok(value) => Ok(value.map(|value| value.value().to_vec())),
+        Err(error) => Err(StoreError::damaged(path, key, error)),
+    };
     let mut memory = Memory {
-        vote: record(path, VOTE, get(VOTE)?.map(|value| value.value().to_vec()))?,
-        purged: record(path, PURGED, get(PURGED)?.map(|value| value.value().to_vec()))?,
-        committed: record::<Option<Position>>(path, COMMITTED, get(COMMITTED)?.map(|value| value.value().to_vec()))?
-            .flatten(),
-        incarnation: record(path, INCARNATION, get(INCARNATION)?.map(|value| value.value().to_vec()))?.unwrap_or(0),
-        snapshot: snapshot.map(Arc::new),
+        vote: record(path, VOTE, get(VOTE)?)?,
+        purged: record(path, PURGED, get(PURGED)?)?,
+        committed: record::<Option<Position>>(path, COMMITTED, get(COMMITTED)?)?.flatten(),
+        incarnation: record(path, INCARNATION, get(INCARNATION)?)?.unwrap_or(0),
+        snapshot: record::<Snapshot>(path, SNAPSHOT, get(SNAPSHOT)?)?.map(Arc::new),
         ..Memory::default()
     };
     let log = transaction.open_table(LOG).map_err(|error| unread(&error))?;
     for item in log.iter().map_err(|error| unread(&error))? {
         let (index, value) = item.map_err(|error| unread(&error))?;
         let key = format!("log/{}", index.value());
-        let entry: Noted = decode(value.value(), RECORD_LIMIT).map_err(|e| StoreError::undecodable(path, &key, &e))?;
+        let entry: Noted = decode(value.value(), RECORD_LIMIT).map_err(|e| StoreError::damaged(path, &key, e))?;
         if entry.index != index.value() {
             return Err(StoreError::damaged(path, key, format!("it holds entry {}", entry.index)));
         }
@@ -281,15 +282,12 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Memory, StoreErro
     for item in marks.iter().map_err(|error| unread(&error))? {
         let (key, value) = item.map_err(|error| unread(&error))?;
         let name = format!("marks/{}", key.value());
-        let value: Vec<u8> =
-            decode(value.value(), RECORD_LIMIT).map_err(|e| StoreError::undecodable(path, &name, &e))?;
+        let value: Vec<u8> = decode(value.value(), RECORD_LIMIT).map_err(|e| StoreError::damaged(path, &name, e))?;
         memory.marks.insert(key.value().to_owned(), value);
     }
     Ok(memory)
 }
 
 fn record<T: DeserializeOwned>(path: &Path, key: &str, bytes: Option<Vec<u8>>) -> Result<Option<T>, StoreError> {
-    bytes
-        .map(|bytes| decode(&bytes, RECORD_LIMIT).map_err(|error| StoreError::undecodable(path, key, &error)))
-        .transpose()
+    bytes.map(|bytes| decode(&bytes, RECORD_LIMIT).map_err(|error| StoreError::damaged(path, key, error))).transpose()
 }

@@ -77,6 +77,30 @@ async fn two_learners_are_promoted_in_one_joint_change_and_a_stale_expectation_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_voters_left_half_way_is_finished_by_the_next_leader() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lines, mut members) = cluster(3, dir.path()).await;
+    for id in [4, 5] {
+        members.push(start(&lines, id, dir.path()).await);
+        members[0].raft.add_learner(NodeId(id)).await.unwrap();
+    }
+    let joint = vec![[1, 2, 3].into(), [1, 2, 3, 4, 5].into()];
+    let joint = openraft::Membership::new_with_defaults(joint, []);
+    members[0].raft.openraft().append_membership(joint, openraft::EntryPayload::Blank, []).await.unwrap();
+    members[1].sees(|view| view.membership.halves.len() == 2).await;
+    members.remove(0).stop(&lines).await;
+    let new = tokio::select! {
+        new = members[0].leads() => new, new = members[1].leads() => new,
+        new = members[2].leads() => new, new = members[3].leads() => new,
+    };
+    let leader = &members[usize::try_from(new.node.0 - 2).unwrap()].raft;
+    let now = leader.view().borrow().effective.clone();
+    assert_eq!(now.halves, [ids(&[1, 2, 3]), ids(&[1, 2, 3, 4, 5])]);
+    leader.change_voters(now.halves[1].clone(), &now).await.unwrap();
+    assert_eq!(leader.view().borrow().membership.halves, [ids(&[1, 2, 3, 4, 5])]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_the_loss_of_the_leader_the_others_go_on_and_the_old_one_takes_back_what_never_counted() {
     let dir = tempfile::tempdir().unwrap();
     let (lines, members) = cluster(3, dir.path()).await;
