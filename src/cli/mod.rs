@@ -223,7 +223,7 @@ fn join_cluster(joinstring: &str, file: &Path) -> Result<Exit, Failure> {
 fn run(file: &Path) -> Result<Exit, Failure> {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("HAMESH_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,chitchat=warn,quinn=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=error,chitchat=warn,quinn=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let config = config::load(file)?;
     node::run(config)?;
