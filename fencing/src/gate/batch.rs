@@ -173,10 +173,12 @@ impl fmt::Display for Request {
 
 fn object(answer: NetlinkMessage<NetfilterMessage>) -> Option<io::Result<NfTablesMessage>> {
     match answer.payload {
-        NetlinkPayload::InnerMessage(message) => match message.inner {
-            NetfilterMessageInner::NfTables(message) => Some(Ok(message)),
-            other => Some(Err(io::Error::other(format!("not an answer of nf_tables: {other:?}")))),
-        },
+        NetlinkPayload::InnerMessage(NetfilterMessage { inner: NetfilterMessageInner::NfTables(message), .. }) => {
+            Some(Ok(message))
+        }
+        NetlinkPayload::InnerMessage(other) => {
+            Some(Err(io::Error::other(format!("not an answer of nf_tables: {other:?}"))))
+        }
         NetlinkPayload::Error(error) => error.code.map(|code| Err(io::Error::from_raw_os_error(-code.get()))),
         NetlinkPayload::Overrun(_) => Some(Err(io::Error::other("the kernel lost an answer"))),
         NetlinkPayload::Done(_) | NetlinkPayload::Noop | _ => None,

@@ -53,8 +53,11 @@ fn authenticated(vrid: u8, priority: u8) -> Vec<u8> {
     [header, advert(vrid, priority)].concat()
 }
 
-/// Which (VRID, priority) of these adverts reach the client: first by a raw socket, then by a packet socket.
-fn adverts_that_pass(lan: &Lan) -> (Vec<(u8, u8)>, Vec<(u8, u8)>) {
+/// (VRID, priority) of adverts.
+type Adverts = Vec<(u8, u8)>;
+
+/// Which adverts reach the client: first those of a raw socket, then those of a packet socket.
+fn adverts_that_pass(lan: &Lan) -> (Adverts, Adverts) {
     let wire = lan.client.wire("p0", ALL);
     let raw = lan.director.run(|| {
         use socket2::{Domain, Protocol, Socket, Type};
