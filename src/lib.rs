@@ -1,1 +1,4 @@
-//! placeholder
+//! hamesh: a high-availability mesh of load-balancer directors.
+
+pub mod kernel;
+pub mod net;

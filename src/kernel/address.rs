@@ -1,0 +1,177 @@
+//! VIPs on an interface.
+//!
+//! They have a lifetime, the second line behind the gate: if nobody refreshes them the kernel removes them, up to half a
+//! second late. So they also go when hamesh does.
+
+use super::{KernelError, answer};
+use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::Handle;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// `IFA_PROTO` of our addresses, shown by `ip address` as `proto 0x70`: VRRP's own number. Kernels before 5.18 ignore it.
+const PROTOCOL: u8 = 112;
+
+/// A VIP as it is on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of the network, at most 32 or 128.
+    pub prefix: u8,
+}
+
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// An address that is on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The address.
+    pub vip: Vip,
+    /// Whether hamesh put it there. Kernels before 5.18 do not tell: false.
+    pub ours: bool,
+    /// Whether another address of the same network precedes it.
+    pub secondary: bool,
+    /// What the kernel leaves of its life, in whole seconds; nothing if it stays for ever.
+    pub lifetime: Option<Duration>,
+}
+
+/// The interface's place in the kernel, and its name for errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The interface's index.
+    pub index: u32,
+    /// The interface's name.
+    pub name: String,
+}
+
+/// Puts addresses on interfaces and takes them off.
+#[derive(Clone, Debug)]
+pub struct Addresses(Handle);
+
+impl Addresses {
+    /// Works through a connection of [`rtnetlink`], which must be running.
+    pub fn new(handle: Handle) -> Self {
+        Self(handle)
+    }
+
+    /// Adds `vips`, or refreshes what is there: they live for `ttl`, rounded up to whole seconds, and one second more.
+    /// All are sent before the first answer is awaited.
+    ///
+    /// # Errors
+    /// The first refusal, after all have been tried: it names the address and the interface.
+    pub async fn set(&self, interface: &Interface, vips: &[Vip], ttl: Duration) -> Result<(), KernelError> {
+        let send = |vip: &Vip| {
+            let mut message = message(interface.index, *vip);
+            message.attributes.extend(life(ttl));
+            let message = RouteNetlinkMessage::NewAddress(message);
+            self.request(message, NLM_F_CREATE | NLM_F_REPLACE, format!("add {vip} to {}", interface.name))
+        };
+        join_all(vips.iter().map(send)).await.into_iter().collect()
+    }
+
+    /// Takes `vips` off. One that is not there is off already.
+    ///
+    /// # Errors
+    /// The first refusal, after all have been tried: it names the address and the interface.
+    pub async fn remove(&self, interface: &Interface, vips: &[Vip]) -> Result<(), KernelError> {
+        let send = async |vip: &Vip| {
+            let message = RouteNetlinkMessage::DelAddress(message(interface.index, *vip));
+            let result = self.request(message, 0, format!("remove {vip} from {}", interface.name)).await;
+            result.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
+        };
+        join_all(vips.iter().map(send)).await.into_iter().collect()
+    }
+
+    /// What is on the interface, in the kernel's order.
+    ///
+    /// # Errors
+    /// The kernel could not be asked; it names the interface.
+    pub async fn list(&self, interface: &Interface) -> Result<Vec<Present>, KernelError> {
+        let answers = self.0.address().get().set_link_index_filter(interface.index).execute();
+        let messages: Vec<_> = answers.try_collect().await.map_err(|error| {
+            KernelError::new(format_args!("list the addresses of {}", interface.name), answer(error))
+        })?;
+        Ok(messages.iter().filter_map(present).collect())
+    }
+
+    async fn request(&self, message: RouteNetlinkMessage, flags: u16, what: String) -> Result<(), KernelError> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = self.0.clone().request(request).map_err(|error| KernelError::new(&what, answer(error)))?;
+        while let Some(message) = answers.next().await {
+            if let NetlinkPayload::Error(error) = message.payload
+                && let Some(code) = error.code
+            {
+                return Err(KernelError::new(&what, io::Error::from_raw_os_error(-code.get())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The address is gone, or its interface is and took it along.
+fn is_gone(error: &KernelError) -> bool {
+    matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV))
+}
+
+fn message(index: u32, vip: Vip) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = match vip.address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.prefix_len = vip.prefix;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = index;
+    // Behind a shut gate, duplicate address detection would wait a second and find nothing.
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![AddressAttribute::Local(vip.address), AddressAttribute::Address(vip.address)];
+    message
+}
+
+fn life(ttl: Duration) -> [AddressAttribute; 3] {
+    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0) + 1;
+    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX - 1);
+    let mut life = CacheInfo::default();
+    (life.ifa_preferred, life.ifa_valid) = (seconds, seconds);
+    [
+        AddressAttribute::CacheInfo(life),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+        AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
+    ]
+}
+
+fn present(message: &AddressMessage) -> Option<Present> {
+    let (mut local, mut address, mut ours, mut lifetime) = (None, None, false, None);
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(is) = attribute {
+            local = Some(*is);
+        } else if let AddressAttribute::Address(is) = attribute {
+            address = Some(*is);
+        } else if let AddressAttribute::Protocol(protocol) = attribute {
+            ours = *protocol == AddressProtocol::Other(PROTOCOL);
+        } else if let AddressAttribute::CacheInfo(life) = attribute {
+            lifetime = (life.ifa_valid != u32::MAX).then(|| Duration::from_secs(life.ifa_valid.into()));
+        }
+    }
+    Some(Present {
+        // IPv6 has no local address beside the one; a point-to-point link has the peer's in the other.
+        vip: Vip { address: local.or(address)?, prefix: message.header.prefix_len },
+        ours,
+        secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
+        lifetime,
+    })
+}

@@ -1,0 +1,117 @@
+//! Interfaces: what they are, and when they change.
+
+use super::address::{Addresses, Interface};
+use super::{KernelError, answer};
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// An interface, as it was when asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index and name.
+    pub interface: Interface,
+    /// Its hardware address, if it is of the length that Ethernet has.
+    pub mac: Option<[u8; 6]>,
+    /// Whether it is up and has carrier.
+    pub up: bool,
+    /// The first of its IPv4 addresses that is not one of the VIPs: the source of adverts.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// Asks for interfaces.
+#[derive(Clone, Debug)]
+pub struct Links(Handle);
+
+/// Opens a connection for [`Links`] and [`Addresses`], served by a task of the current tokio runtime.
+///
+/// # Errors
+/// The socket's.
+pub fn connect() -> io::Result<(Links, Addresses)> {
+    let (connection, handle, _) = new_connection()?;
+    tokio::spawn(connection);
+    Ok((Links(handle.clone()), Addresses::new(handle)))
+}
+
+impl Links {
+    /// Looks an interface up by its name. `vips` are not taken for its own address, wherever they stand.
+    ///
+    /// # Errors
+    /// There is no such interface ([`KernelError::kind`] is `NotFound` or the kernel's `ENODEV`), or the kernel could
+    /// not be asked.
+    pub async fn get(&self, name: &str, vips: &[IpAddr]) -> Result<Link, KernelError> {
+        let failed = |source: io::Error| KernelError::new(format_args!("look up interface {name}"), source);
+        let mut found = self.0.link().get().match_name(name.to_owned()).execute();
+        let message = found.try_next().await.map_err(|error| failed(answer(error)))?;
+        let message = message.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let mac = message.attributes.iter().find_map(|attribute| {
+            if let LinkAttribute::Address(mac) = attribute { mac[..].try_into().ok() } else { None }
+        });
+        let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+        let interface = Interface { index: message.header.index, name: name.to_owned() };
+        let present = Addresses::new(self.0.clone()).list(&interface).await?;
+        let address = present.iter().filter(|present| !present.ours).find_map(|present| match present.vip.address {
+            IpAddr::V4(address) if !vips.contains(&present.vip.address) => Some(address),
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        });
+        Ok(Link { interface, mac, up, address })
+    }
+}
+
+/// What has changed. It says where to look again, not what is to be seen there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The interface with this index came, went, or changed.
+    Link(u32),
+    /// An address of the interface with this index came or went.
+    Address(u32),
+    /// The kernel had more to tell than there was room for: look at everything again.
+    Everything,
+}
+
+/// Tells of changes to interfaces and addresses.
+pub struct Watch {
+    messages: futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
+}
+
+impl Watch {
+    /// Starts to watch, by a task of the current tokio runtime.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn start() -> io::Result<Self> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, _, messages) = new_multicast_connection(&groups)?;
+        tokio::spawn(connection);
+        Ok(Self { messages: messages.map(|(message, _)| message).boxed() })
+    }
+
+    /// The next change, or nothing when the connection has ended.
+    pub async fn next(&mut self) -> Option<Change> {
+        loop {
+            let change = match self.messages.next().await?.payload {
+                NetlinkPayload::InnerMessage(message) => change(&message),
+                NetlinkPayload::Overrun(_) => Some(Change::Everything),
+                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) | NetlinkPayload::Noop | _ => None,
+            };
+            if change.is_some() {
+                return change;
+            }
+        }
+    }
+}
+
+fn change(message: &RouteNetlinkMessage) -> Option<Change> {
+    if let RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) = message {
+        Some(Change::Link(link.header.index))
+    } else if let RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) = message {
+        Some(Change::Address(address.header.index))
+    } else {
+        None
+    }
+}
