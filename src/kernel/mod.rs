@@ -34,10 +34,9 @@ impl KernelError {
 
 /// The kernel's answer in rtnetlink's error, as far as it is one.
 fn answer(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(ErrorMessage { code: Some(code), .. }) => {
-            io::Error::from_raw_os_error(-code.get())
-        }
-        other => io::Error::other(other),
+    if let rtnetlink::Error::NetlinkError(ErrorMessage { code: Some(code), .. }) = error {
+        io::Error::from_raw_os_error(-code.get())
+    } else {
+        io::Error::other(error)
     }
 }

@@ -15,8 +15,8 @@ use std::{fmt, io};
 
 /// `NFNL_SUBSYS_NFTABLES`, which the begin and end of a batch name in `res_id`.
 const NFTABLES: u16 = 10;
-/// Room for a batch with some ten thousand addresses; the kernel's own limit needs CAP_NET_ADMIN to be passed.
-const SEND_BUFFER: usize = 8 << 20;
+/// Room for a batch with a hundred thousand addresses, and for as many refusals.
+const BUFFER: usize = 8 << 20;
 /// A dump during somebody else's commit is asked for again, this often at most.
 const DUMP_ATTEMPTS: usize = 16;
 
@@ -53,7 +53,8 @@ impl Kernel {
         socket.set_non_blocking(true)?;
         // Answers without a copy of the question, so that the receive queue never overflows.
         socket.set_cap_ack(true)?;
-        sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER)?;
+        sockopt::set_socket_send_buffer_size_force(&socket, BUFFER)?;
+        sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)?;
         Ok(Self { socket, sequence: 0 })
     }
 

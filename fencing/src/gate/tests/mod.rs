@@ -89,19 +89,24 @@ fn adverts_that_pass(lan: &Lan) -> (Adverts, Adverts) {
 }
 
 #[test]
-fn a_shut_gate_lets_no_vip_answer_on_either_interface() {
+fn a_shut_gate_lets_no_vip_answer() {
     let lan = Lan::new();
     assert_eq!(lan.answers(VIP), 3, "without a gate the VIP answers, or this test shows nothing");
     assert!(lan.echoes(VIP));
-    let gate = installed(&lan);
+    let _gate = installed(&lan);
     assert_eq!(lan.answers(VIP), 0);
     assert!(!lan.echoes(VIP));
     assert_eq!(lan.answers(DIRECTOR), 3, "the director's own address is not guarded");
     assert!(lan.echoes(DIRECTOR));
-    lan.director.ip("link set eth0 down");
-    lan.director.ip("addr add 10.9.0.2/24 dev eth1");
-    assert_eq!(lan.answers(VIP), 0, "nor by the other interface");
-    drop(gate);
+}
+
+#[test]
+fn nor_does_it_by_another_interface_on_the_same_lan() {
+    let lan = Lan::new();
+    lan.client.ip("link set p0 down");
+    assert!((0..100).any(|_| lan.answers(VIP) == 3), "without a gate eth1 answers for the address of eth0");
+    let _gate = installed(&lan);
+    assert_eq!(lan.answers(VIP), 0);
 }
 
 #[test]
