@@ -126,7 +126,7 @@ impl Keeper {
 }
 
 /// What is left to try when the kernel refused something that older ones do not have.
-fn weaker(abilities: Abilities, requests: &[Request], failure: &Failure) -> Option<Abilities> {
+pub(super) fn weaker(abilities: Abilities, requests: &[Request], failure: &Failure) -> Option<Abilities> {
     let Failure::Refused(refused) = failure else { return None };
     let (place, errno) = refused.iter().min_by_key(|(place, _)| *place)?;
     let request = requests.get(*place)?;
