@@ -56,9 +56,13 @@ async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
             let remaining = Duration::from_millis(vip.lease_remaining_ms.unwrap_or(0));
             gauge!("hamesh_lease_remaining_seconds", &labels).set(remaining.as_secs_f64());
         }
-        for (group, adverts, heard) in core.adverts() {
-            counter!("hamesh_vrrp_adverts_sent_total", "vip" => group.clone()).absolute(adverts);
-            counter!("hamesh_vrrp_adverts_heard_total", "vip" => group).absolute(heard);
+        for (group, local) in core.vrrp() {
+            counter!("hamesh_vrrp_adverts_sent_total", "vip" => group.clone()).absolute(local.vrrp.sent);
+            counter!("hamesh_vrrp_adverts_heard_total", "vip" => group.clone()).absolute(local.vrrp.heard);
+            for (reason, count) in local.discarded {
+                let labels = [("vip", group.clone()), ("reason", reason.to_owned())];
+                counter!("hamesh_vrrp_discarded_total", &labels).absolute(count);
+            }
         }
         handle.run_upkeep();
     }

@@ -68,13 +68,11 @@ pub(crate) fn serve(core: Arc<Core>) -> anyhow::Result<Doors> {
     }
     // One that a killed predecessor left; another running hamesh holds the mesh's port, so it was no living one's.
     fs::remove_file(&socket).ok();
-    let listener =
-        UnixListener::bind(&socket).with_context(|| format!("cannot listen on the admin socket {}", socket.display()))?;
+    let listener = UnixListener::bind(&socket)
+        .with_context(|| format!("cannot listen on the admin socket {}", socket.display()))?;
     fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
-    let router = Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/invitations", post(invite))
-        .with_state(core.clone());
+    let router =
+        Router::new().route("/v1/status", get(status)).route("/v1/invitations", post(invite)).with_state(core.clone());
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the admin socket has ended");

@@ -62,7 +62,8 @@ impl Client {
             .body(Full::new(body))?;
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), LIMIT).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let body =
+            Limited::new(response.into_body(), LIMIT).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?;
         connection.abort();
         let body = body.to_bytes();
         match status {

@@ -159,10 +159,12 @@ pub fn main() -> ExitCode {
         Task::Run { file } => run(&file.config),
         Task::Status { door, json } => socket(&door).and_then(|socket| status::show(&Client::new(socket), json)),
         Task::Config { what: ConfigTask::Check { file } } => check(&file),
-        Task::Demo(options) => return demo::run(&options).unwrap_or_else(|error| {
-            eprintln!("hamesh: {error:#}");
-            ExitCode::FAILURE
-        }),
+        Task::Demo(options) => {
+            return demo::run(&options).unwrap_or_else(|error| {
+                eprintln!("hamesh: {error:#}");
+                ExitCode::FAILURE
+            });
+        }
     };
     match done {
         Ok(exit) => ExitCode::from(exit as u8),

@@ -20,7 +20,10 @@ fn print(picture: &Picture) {
     let cluster = &picture.cluster;
     let quorum = if cluster.quorum { "quorum" } else { "NO QUORUM" };
     let leader = cluster.leader.as_deref().unwrap_or("none");
-    println!("cluster {}   {quorum}   leader {leader}   term {}   seen from {}", cluster.name, cluster.term, picture.node);
+    println!(
+        "cluster {}   {quorum}   leader {leader}   term {}   seen from {}",
+        cluster.name, cluster.term, picture.node
+    );
     println!();
     let mut nodes = table(&["NODE", "ROLE", "RACK", "ADDRESS", "REACHABLE", "VOTER", "VERSION", "INTERFACES", ""]);
     for node in &picture.nodes {

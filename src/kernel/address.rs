@@ -1,130 +1,177 @@
-//! VIPs on interfaces.
+//! VIPs on an interface.
 //!
-//! Every VIP carries a lifetime (`valid_lft`): the second line behind the gate. The kernel counts it in whole seconds and
-//! may be half a second late.
+//! They have a lifetime, the second line behind the gate: if nobody refreshes them the kernel removes them, up to half a
+//! second late. So they also go when hamesh does.
 
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
-use futures_util::TryStreamExt;
+use super::{KernelError, answer};
+use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::Handle;
-use std::collections::BTreeMap;
-use std::fs;
+use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-/// Why an address is not as it should be.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {what} {address}/{prefix} on {interface}: {why}")]
-pub struct AddressError {
-    what: &'static str,
-    address: Ipv4Addr,
-    prefix: u8,
-    interface: String,
-    why: String,
+/// `IFA_PROTO` of our addresses, shown by `ip address` as `proto 0x70`: VRRP's own number. Kernels before 5.18 ignore it.
+const PROTOCOL: u8 = 112;
+
+/// A VIP as it is on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of the network, at most 32 or 128.
+    pub prefix: u8,
 }
 
-/// The addresses of this network namespace.
-pub struct Addresses {
-    handle: Handle,
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
 }
+
+/// An address that is on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The address.
+    pub vip: Vip,
+    /// Whether hamesh put it there. Kernels before 5.18 do not tell: false.
+    pub ours: bool,
+    /// Whether another address of the same network precedes it.
+    pub secondary: bool,
+    /// What the kernel leaves of its life, in whole seconds; nothing if it stays for ever.
+    pub lifetime: Option<Duration>,
+}
+
+/// The interface's place in the kernel, and its name for errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The interface's index.
+    pub index: u32,
+    /// The interface's name.
+    pub name: String,
+}
+
+/// Puts addresses on interfaces and takes them off.
+#[derive(Clone, Debug)]
+pub struct Addresses(Handle);
 
 impl Addresses {
-    /// Opens a netlink socket, served by the runtime that this is called in.
-    ///
-    /// # Errors
-    /// No netlink here.
-    pub fn open() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+    /// Works through a connection of [`rtnetlink`], which must be running.
+    pub fn new(handle: Handle) -> Self {
+        Self(handle)
     }
 
-    /// Adds an address, or extends the life of the one that is there.
+    /// Adds `vips`, or refreshes what is there: they live for `ttl`, rounded up to whole seconds, and one second more.
+    /// All are sent before the first answer is awaited.
     ///
     /// # Errors
-    /// The interface is gone, or the kernel refused.
-    pub async fn put(
-        &self,
-        interface: &str,
-        address: Ipv4Addr,
-        prefix: u8,
-        lifetime: Duration,
-    ) -> Result<(), AddressError> {
-        let fail = |why: String| AddressError { what: "add", address, prefix, interface: interface.to_owned(), why };
-        let index = index_of(interface).map_err(|error| fail(error.to_string()))?;
-        let mut request = self.handle.address().add(index, IpAddr::V4(address), prefix).replace();
-        let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
-        let attributes = &mut request.message_mut().attributes;
-        // A broadcast address of its own would be one more thing to keep equal on all directors.
-        attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
-        attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        let mut life = CacheInfo::default();
-        (life.ifa_preferred, life.ifa_valid) = (seconds, seconds);
-        attributes.push(AddressAttribute::CacheInfo(life));
-        request.execute().await.map_err(|error| fail(error.to_string()))
+    /// The first refusal, after all have been tried: it names the address and the interface.
+    pub async fn set(&self, interface: &Interface, vips: &[Vip], ttl: Duration) -> Result<(), KernelError> {
+        let send = |vip: &Vip| {
+            let mut message = message(interface.index, *vip);
+            message.attributes.extend(life(ttl));
+            let message = RouteNetlinkMessage::NewAddress(message);
+            self.request(message, NLM_F_CREATE | NLM_F_REPLACE, format!("add {vip} to {}", interface.name))
+        };
+        join_all(vips.iter().map(send)).await.into_iter().collect()
     }
 
-    /// Removes an address. One that is not there, or whose interface is gone, is removed.
+    /// Takes `vips` off. One that is not there is off already.
     ///
     /// # Errors
-    /// The kernel refused.
-    pub async fn remove(&self, interface: &str, address: Ipv4Addr, prefix: u8) -> Result<(), AddressError> {
-        let fail = |why: String| AddressError { what: "remove", address, prefix, interface: interface.to_owned(), why };
-        let Ok(index) = index_of(interface) else { return Ok(()) };
-        for message in self.list(index).await.map_err(|error| fail(error.to_string()))? {
-            if local(&message) == Some(address) && message.header.prefix_len == prefix {
-                match self.handle.address().del(message).execute().await {
-                    Ok(()) => {}
-                    Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EADDRNOTAVAIL => {}
-                    Err(error) => return Err(fail(error.to_string())),
-                }
+    /// The first refusal, after all have been tried: it names the address and the interface.
+    pub async fn remove(&self, interface: &Interface, vips: &[Vip]) -> Result<(), KernelError> {
+        let send = async |vip: &Vip| {
+            let message = RouteNetlinkMessage::DelAddress(message(interface.index, *vip));
+            let result = self.request(message, 0, format!("remove {vip} from {}", interface.name)).await;
+            result.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
+        };
+        join_all(vips.iter().map(send)).await.into_iter().collect()
+    }
+
+    /// What is on the interface, in the kernel's order.
+    ///
+    /// # Errors
+    /// The kernel could not be asked; it names the interface.
+    pub async fn list(&self, interface: &Interface) -> Result<Vec<Present>, KernelError> {
+        let answers = self.0.address().get().set_link_index_filter(interface.index).execute();
+        let messages: Vec<_> = answers.try_collect().await.map_err(|error| {
+            KernelError::new(format_args!("list the addresses of {}", interface.name), answer(error))
+        })?;
+        Ok(messages.iter().filter_map(present).collect())
+    }
+
+    async fn request(&self, message: RouteNetlinkMessage, flags: u16, what: String) -> Result<(), KernelError> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = self.0.clone().request(request).map_err(|error| KernelError::new(&what, answer(error)))?;
+        while let Some(message) = answers.next().await {
+            if let NetlinkPayload::Error(error) = message.payload
+                && let Some(code) = error.code
+            {
+                return Err(KernelError::new(&what, io::Error::from_raw_os_error(-code.get())));
             }
         }
         Ok(())
     }
-
-    /// Every IPv4 address of an interface with its prefix length, in the kernel's order.
-    ///
-    /// # Errors
-    /// The interface is gone, or the kernel refused.
-    pub async fn on(&self, interface: &str) -> Result<Vec<(Ipv4Addr, u8)>, rtnetlink::Error> {
-        let Ok(index) = index_of(interface) else { return Ok(Vec::new()) };
-        let messages = self.list(index).await?;
-        Ok(messages.iter().filter_map(|m| Some((local(m)?, m.header.prefix_len))).collect())
-    }
-
-    async fn list(&self, index: u32) -> Result<Vec<AddressMessage>, rtnetlink::Error> {
-        self.handle.address().get().set_link_index_filter(index).execute().try_collect().await
-    }
 }
 
-/// Lets an address outlive the one that was first in its subnet: without it, removing one group's VIP takes another's
-/// along (V11).
-///
-/// # Errors
-/// The file and what is wrong with it.
-pub fn keep_secondaries(interface: &str) -> io::Result<()> {
-    let path = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
-    fs::write(&path, "1").map_err(|error| io::Error::new(error.kind(), format!("cannot set {path} to 1: {error}")))
+/// The address is gone, or its interface is and took it along.
+fn is_gone(error: &KernelError) -> bool {
+    matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV))
 }
 
-/// The index of an interface of this network namespace.
-///
-/// # Errors
-/// There is none of this name.
-pub fn index_of(interface: &str) -> io::Result<u32> {
-    nix::net::if_::if_nametoindex(interface)
-        .map_err(|_| io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {interface}")))
+fn message(index: u32, vip: Vip) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = match vip.address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.prefix_len = vip.prefix;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = index;
+    // Behind a shut gate, duplicate address detection would wait a second and find nothing.
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![AddressAttribute::Local(vip.address), AddressAttribute::Address(vip.address)];
+    message
 }
 
-fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
-    let mut found: BTreeMap<u8, Ipv4Addr> = BTreeMap::new();
+fn life(ttl: Duration) -> [AddressAttribute; 3] {
+    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0) + 1;
+    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX - 1);
+    let mut life = CacheInfo::default();
+    (life.ifa_preferred, life.ifa_valid) = (seconds, seconds);
+    [
+        AddressAttribute::CacheInfo(life),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+        AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
+    ]
+}
+
+fn present(message: &AddressMessage) -> Option<Present> {
+    let (mut local, mut address, mut ours, mut lifetime) = (None, None, false, None);
     for attribute in &message.attributes {
-        if let AddressAttribute::Local(IpAddr::V4(address)) = attribute {
-            found.insert(0, *address);
-        } else if let AddressAttribute::Address(IpAddr::V4(address)) = attribute {
-            found.insert(1, *address);
+        if let AddressAttribute::Local(is) = attribute {
+            local = Some(*is);
+        } else if let AddressAttribute::Address(is) = attribute {
+            address = Some(*is);
+        } else if let AddressAttribute::Protocol(protocol) = attribute {
+            ours = *protocol == AddressProtocol::Other(PROTOCOL);
+        } else if let AddressAttribute::CacheInfo(life) = attribute {
+            lifetime = (life.ifa_valid != u32::MAX).then(|| Duration::from_secs(life.ifa_valid.into()));
         }
     }
-    found.into_values().next()
+    Some(Present {
+        // IPv6 has no local address beside the one; a point-to-point link has the peer's in the other.
+        vip: Vip { address: local.or(address)?, prefix: message.header.prefix_len },
+        ours,
+        secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
+        lifetime,
+    })
 }

@@ -1,112 +1,117 @@
-//! Interfaces: whether they work, and the address that adverts come from.
+//! Interfaces: what they are, and when they change.
 
-use super::address::index_of;
-use futures_util::{StreamExt, TryStreamExt};
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
-use rtnetlink::{Handle, MulticastGroup};
-use std::collections::BTreeSet;
+use super::address::{Addresses, Interface};
+use super::{KernelError, answer};
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use tokio::sync::mpsc;
 
-/// An interface as it is now.
+/// An interface, as it was when asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its name.
-    pub name: String,
-    /// Administratively up, with carrier, and with an address of its own.
+    /// Its index and name.
+    pub interface: Interface,
+    /// Its hardware address, if it is of the length that Ethernet has.
+    pub mac: Option<[u8; 6]>,
+    /// Whether it is up and has carrier.
     pub up: bool,
-    /// Its hardware address.
-    pub mac: [u8; 6],
-    /// Its first IPv4 address that is no VIP.
+    /// The first of its IPv4 addresses that is not one of the VIPs: the source of adverts.
     pub address: Option<Ipv4Addr>,
 }
 
-/// Reads interfaces, and watches them.
-pub struct Links {
-    handle: Handle,
-    vips: BTreeSet<Ipv4Addr>,
+/// Asks for interfaces.
+#[derive(Clone, Debug)]
+pub struct Links(Handle);
+
+/// Opens a connection for [`Links`] and [`Addresses`], served by a task of the current tokio runtime.
+///
+/// # Errors
+/// The socket's.
+pub fn connect() -> io::Result<(Links, Addresses)> {
+    let (connection, handle, _) = new_connection()?;
+    tokio::spawn(connection);
+    Ok((Links(handle.clone()), Addresses::new(handle)))
 }
 
 impl Links {
-    /// Opens a netlink socket, served by the runtime that this is called in. `vips` are never an interface's own.
+    /// Looks an interface up by its name. `vips` are not taken for its own address, wherever they stand.
     ///
     /// # Errors
-    /// No netlink here.
-    pub fn open(vips: BTreeSet<Ipv4Addr>) -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
+    /// There is no such interface ([`KernelError::kind`] is `NotFound` or the kernel's `ENODEV`), or the kernel could
+    /// not be asked.
+    pub async fn get(&self, name: &str, vips: &[IpAddr]) -> Result<Link, KernelError> {
+        let failed = |source: io::Error| KernelError::new(format_args!("look up interface {name}"), source);
+        let mut found = self.0.link().get().match_name(name.to_owned()).execute();
+        let message = found.try_next().await.map_err(|error| failed(answer(error)))?;
+        let message = message.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let mac = message.attributes.iter().find_map(|attribute| {
+            if let LinkAttribute::Address(mac) = attribute { mac[..].try_into().ok() } else { None }
+        });
+        let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+        let interface = Interface { index: message.header.index, name: name.to_owned() };
+        let present = Addresses::new(self.0.clone()).list(&interface).await?;
+        let address = present.iter().filter(|present| !present.ours).find_map(|present| match present.vip.address {
+            IpAddr::V4(address) if !vips.contains(&present.vip.address) => Some(address),
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        });
+        Ok(Link { interface, mac, up, address })
+    }
+}
+
+/// What has changed. It says where to look again, not what is to be seen there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The interface with this index came, went, or changed.
+    Link(u32),
+    /// An address of the interface with this index came or went.
+    Address(u32),
+    /// The kernel had more to tell than there was room for: look at everything again.
+    Everything,
+}
+
+/// Tells of changes to interfaces and addresses.
+pub struct Watch {
+    messages: futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
+}
+
+impl Watch {
+    /// Starts to watch, by a task of the current tokio runtime.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn start() -> io::Result<Self> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, _, messages) = new_multicast_connection(&groups)?;
         tokio::spawn(connection);
-        Ok(Self { handle, vips })
+        Ok(Self { messages: messages.map(|(message, _)| message).boxed() })
     }
 
-    /// An interface as it is now; one that is not there is down.
-    ///
-    /// # Errors
-    /// The kernel could not be asked.
-    pub async fn read(&self, name: &str) -> Result<Link, rtnetlink::Error> {
-        let mut link = Link { name: name.to_owned(), up: false, mac: [0; 6], address: None };
-        let Ok(index) = index_of(name) else { return Ok(link) };
-        let Ok(Some(message)) = self.handle.link().get().match_index(index).execute().try_next().await else {
-            return Ok(link);
-        };
-        for attribute in &message.attributes {
-            if let LinkAttribute::Address(mac) = attribute {
-                link.mac = mac.as_slice().try_into().unwrap_or_default();
+    /// The next change, or nothing when the connection has ended.
+    pub async fn next(&mut self) -> Option<Change> {
+        loop {
+            let change = match self.messages.next().await?.payload {
+                NetlinkPayload::InnerMessage(message) => change(&message),
+                NetlinkPayload::Overrun(_) => Some(Change::Everything),
+                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) | NetlinkPayload::Noop | _ => None,
+            };
+            if change.is_some() {
+                return change;
             }
         }
-        let mut addresses = self.handle.address().get().set_link_index_filter(index).execute();
-        while let Some(message) = addresses.try_next().await? {
-            let own = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            });
-            if message.header.family == AddressFamily::Inet
-                && let Some(own) = own.filter(|own| !self.vips.contains(own))
-            {
-                link.address = link.address.or(Some(own));
-            }
-        }
-        let flags = message.header.flags;
-        link.up = flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp) && link.address.is_some();
-        Ok(link)
     }
+}
 
-    /// Says what becomes of `names` until the receiver is gone: each one now, and again after whatever changes.
-    ///
-    /// # Errors
-    /// No netlink here.
-    pub fn watch(self, names: BTreeSet<String>, tell: impl Fn(Link) -> bool + Send + 'static) -> io::Result<()> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
-        let (connection, _, mut changes) = rtnetlink::new_multicast_connection(&groups)?;
-        tokio::spawn(connection);
-        let (wake, mut woken) = mpsc::channel::<()>(1);
-        tokio::spawn(async move {
-            // What changed is read anew, so a lost message (an overrun) costs nothing.
-            while changes.next().await.is_some() {
-                if wake.try_send(()).is_err() && wake.is_closed() {
-                    return;
-                }
-            }
-        });
-        tokio::spawn(async move {
-            loop {
-                for name in &names {
-                    match self.read(name).await {
-                        Ok(link) => {
-                            if !tell(link) {
-                                return;
-                            }
-                        }
-                        Err(error) => tracing::warn!(interface = %name, %error, "interface not read"),
-                    }
-                }
-                if woken.recv().await.is_none() {
-                    return;
-                }
-            }
-        });
-        Ok(())
+fn change(message: &RouteNetlinkMessage) -> Option<Change> {
+    if let RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) = message {
+        Some(Change::Link(link.header.index))
+    } else if let RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) = message {
+        Some(Change::Address(address.header.index))
+    } else {
+        None
     }
 }

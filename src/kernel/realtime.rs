@@ -11,7 +11,8 @@ const PRIORITY: i32 = 20;
 pub fn raise() {
     let parameters = libc::sched_param { sched_priority: PRIORITY };
     // SAFETY: the pointer is to a live, initialised struct; pid 0 is the calling thread.
-    let refused = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
+    let refused =
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
     if refused != 0 {
         let error = std::io::Error::last_os_error();
         tracing::warn!(%error, "no real-time priority for leases and adverts (CAP_SYS_NICE or LimitRTPRIO)");

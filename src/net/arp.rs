@@ -1,119 +1,119 @@
-//! ARP on one interface: announcements of VIPs, probes of neighbours, and what is heard.
+//! ARP over Ethernet (RFC 826): announcements of VIPs, probes of neighbours, and what the LAN says.
 
 use super::sys;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{LinkAddr, bind};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, Read};
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
 
-const ETH_P_ARP: u16 = 0x0806;
-const BROADCAST: [u8; 6] = [0xff; 6];
-/// Ethernet header and ARP for IPv4.
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+const BROADCAST: Mac = [0xff; 6];
+/// `ETH_P_ARP`.
+const ETHERTYPE: u16 = 0x0806;
 const FRAME: usize = 42;
+/// Ethernet, IPv4, and the lengths of their addresses.
+const KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
+const REQUEST: [u8; 2] = [0, 1];
 
-/// Sends and hears ARP on one interface.
-pub struct ArpSocket {
-    socket: AsyncFd<Socket>,
-    mac: [u8; 6],
+/// The announcement of a VIP, in the form of a request from it for itself, byte for byte as keepalived sends.
+pub fn gratuitous(mac: Mac, vip: Ipv4Addr) -> [u8; FRAME] {
+    request(mac, vip, BROADCAST, vip)
 }
 
-impl ArpSocket {
-    /// Opens the socket; frames go out from `mac`.
-    ///
-    /// # Errors
-    /// No such interface, or no CAP_NET_RAW.
-    pub fn open(ifindex: u32, mac: [u8; 6]) -> io::Result<Self> {
-        let protocol = Protocol::from(i32::from(ETH_P_ARP.to_be()));
-        let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
-        socket.bind(&sys::link_address(ifindex, ETH_P_ARP)?)?;
-        Ok(Self { socket: sys::register(socket)?, mac })
-    }
-
-    /// Tells every host on the LAN that `vip` is here: a gratuitous request in keepalived's form, with a broadcast target.
-    ///
-    /// # Errors
-    /// The kernel's own.
-    pub fn announce(&self, vip: Ipv4Addr) -> io::Result<()> {
-        self.send(&request(self.mac, vip, BROADCAST, vip))
-    }
-
-    /// Asks who has `target`, from our own address `source`.
-    ///
-    /// # Errors
-    /// The kernel's own.
-    pub fn probe(&self, source: Ipv4Addr, target: Ipv4Addr) -> io::Result<()> {
-        self.send(&request(self.mac, source, [0; 6], target))
-    }
-
-    /// The sender of the next ARP frame on the interface, our own frames left out.
-    ///
-    /// # Errors
-    /// The socket is broken.
-    pub async fn receive(&self) -> io::Result<Ipv4Addr> {
-        let mut buffer = [0; 128];
-        loop {
-            let mut ready = self.socket.readable().await?;
-            match ready.try_io(|socket| { let mut socket: &Socket = socket.get_ref(); socket.read(&mut buffer) }) {
-                Ok(Ok(length)) => {
-                    if let Some(sender) = buffer.get(..length).and_then(|frame| self.sender(frame)) {
-                        return Ok(sender);
-                    }
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkDown => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
-            }
-        }
-    }
-
-    fn sender(&self, frame: &[u8]) -> Option<Ipv4Addr> {
-        let arp = frame.get(14..FRAME)?;
-        let ipv4_over_ethernet = arp.get(..6)? == [0, 1, 8, 0, 6, 4];
-        let address: [u8; 4] = arp.get(14..18)?.try_into().ok()?;
-        let sender = Ipv4Addr::from(address);
-        (ipv4_over_ethernet && arp.get(8..14)? != self.mac && !sender.is_unspecified()).then_some(sender)
-    }
-
-    fn send(&self, frame: &[u8; FRAME]) -> io::Result<()> {
-        self.socket.get_ref().send(frame).map(|_| ())
-    }
+/// Asks whether `neighbour` is there, from an address of our own that is no VIP: it passes a shut gate, and moves
+/// nobody's cache.
+pub fn probe(mac: Mac, own: Ipv4Addr, neighbour: Ipv4Addr) -> [u8; FRAME] {
+    request(mac, own, [0; 6], neighbour)
 }
 
-/// An ARP request to everybody (RFC 826).
-fn request(mac: [u8; 6], source: Ipv4Addr, target_mac: [u8; 6], target: Ipv4Addr) -> [u8; FRAME] {
+fn request(mac: Mac, sender: Ipv4Addr, target_mac: Mac, target: Ipv4Addr) -> [u8; FRAME] {
+    let mut frame = [0; FRAME];
+    let mut place = 0;
     let parts: [&[u8]; 9] = [
         &BROADCAST,
         &mac,
-        &ETH_P_ARP.to_be_bytes(),
-        &[0, 1, 8, 0, 6, 4, 0, 1],
+        &ETHERTYPE.to_be_bytes(),
+        &KIND,
+        &REQUEST,
         &mac,
-        &source.octets(),
+        &sender.octets(),
         &target_mac,
         &target.octets(),
-        &[],
     ];
-    let mut frame = [0; FRAME];
-    for (slot, byte) in frame.iter_mut().zip(parts.concat()) {
-        *slot = byte;
+    for part in parts {
+        frame[place..place + part.len()].copy_from_slice(part);
+        place += part.len();
     }
     frame
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fmt::Write;
+/// Who spoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The sender's address, as it says. Zero in a probe for a duplicate (RFC 5227).
+    pub ip: Ipv4Addr,
+    /// The sender's hardware address, as it says.
+    pub mac: Mac,
+}
 
-    #[test]
-    fn an_announcement_is_keepaliveds_byte_for_byte() {
-        let vip = Ipv4Addr::new(10, 77, 0, 100);
-        let frame = request([2, 0, 0, 0, 0, 1], vip, BROADCAST, vip);
-        let mut hex = String::new();
-        for byte in frame {
-            write!(hex, "{byte:02x}").unwrap();
-        }
-        // Captured from keepalived 2.2.7.
-        let golden = "ffffffffffff0200000000010806000108000604000102000000000 10a4d0064ffffffffffff0a4d0064";
-        assert_eq!(hex, golden.replace(' ', ""));
+/// Reads the sender out of a frame, if it is ARP for IPv4 over Ethernet. Longer frames are padded.
+pub fn parse(frame: &[u8]) -> Option<Heard> {
+    let frame = frame.get(..FRAME)?;
+    let is_arp = frame[12..14] == ETHERTYPE.to_be_bytes() && frame[14..20] == KIND;
+    let ip = <[u8; 4]>::try_from(&frame[28..32]).ok()?;
+    is_arp.then_some(Heard { ip: ip.into(), mac: frame[22..28].try_into().ok()? })
+}
+
+/// Sends ARP on one interface and hears all of it, except what this host sends.
+#[derive(Debug)]
+pub struct ArpSocket(AsyncFd<Socket>);
+
+impl ArpSocket {
+    /// Opens a socket, in a tokio runtime.
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW; `NotFound` when there is no such interface.
+    pub fn open(interface: &str) -> io::Result<Self> {
+        let protocol = Protocol::from(i32::from(ETHERTYPE.to_be()));
+        let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
+        // The address of a packet socket as the kernel itself gives it. Without a protocol, which keeps the socket's.
+        let address = link_address(interface)?.ok_or(io::ErrorKind::NotFound)?;
+        bind(socket.as_raw_fd(), &address)?;
+        Ok(Self(sys::register(socket)?))
     }
+
+    /// Sends a frame at once, or not at all.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when the gate is shut for its sender, or the queue is full; the interface is down or gone.
+    pub fn send(&self, frame: &[u8; FRAME]) -> io::Result<()> {
+        self.0.get_ref().send(frame).map(drop)
+    }
+
+    /// The sender of the next ARP packet.
+    ///
+    /// # Errors
+    /// The socket's: the interface is down or gone.
+    pub async fn heard(&self) -> io::Result<Heard> {
+        let mut frame = [0; 64];
+        loop {
+            let mut ready = self.0.readable().await?;
+            let read = ready.try_io(|socket| rustix::io::read(socket.get_ref(), &mut frame[..]).map_err(Into::into));
+            if let Ok(length) = read
+                && let Some(heard) = parse(&frame[..length?])
+            {
+                return Ok(heard);
+            }
+        }
+    }
+}
+
+fn link_address(interface: &str) -> io::Result<Option<LinkAddr>> {
+    let mut all = getifaddrs()?.filter(|of| of.interface_name == interface);
+    Ok(all.find_map(|of| of.address?.as_link_addr().copied()))
 }

@@ -112,7 +112,9 @@ pub enum Refusal {
         by: String,
     },
     /// Another role than invited.
-    #[error("the invitation is for a {invited}, this node's role is {asked}: change `role` in [node], or use `hamesh token --role {asked}`")]
+    #[error(
+        "the invitation is for a {invited}, this node's role is {asked}: change `role` in [node], or use `hamesh token --role {asked}`"
+    )]
     WrongRole {
         /// What the invitation says.
         invited: Role,
@@ -128,7 +130,9 @@ pub enum Refusal {
         node: NodeId,
     },
     /// Addresses are unique.
-    #[error("the address {address} belongs to {name} already: choose another `listen` in [node], or remove that node first")]
+    #[error(
+        "the address {address} belongs to {name} already: choose another `listen` in [node], or remove that node first"
+    )]
     AddressInUse {
         /// The address.
         address: SocketAddr,
@@ -144,7 +148,9 @@ pub enum Refusal {
         ahead: bool,
     },
     /// The member cannot reach the joiner.
-    #[error("the cluster cannot reach this node at {address}: {why}; check `listen` in [node], and that UDP to it is open on this node's firewall and on the way (its port and the next)")]
+    #[error(
+        "the cluster cannot reach this node at {address}: {why}; check `listen` in [node], and that UDP to it is open on this node's firewall and on the way (its port and the next)"
+    )]
     NoWayBack {
         /// The joiner's `listen`.
         address: SocketAddr,
@@ -216,7 +222,9 @@ pub enum JoinError {
     #[error("{0}")]
     Refused(Refusal),
     /// Whoever answers does not belong to the cluster that made the join string.
-    #[error("{address} belongs to another cluster than the join string, or somebody stands in between: its CA does not match the pin. Nothing was sent to it")]
+    #[error(
+        "{address} belongs to another cluster than the join string, or somebody stands in between: its CA does not match the pin. Nothing was sent to it"
+    )]
     WrongCa {
         /// Who answers.
         address: SocketAddr,
@@ -233,7 +241,9 @@ pub enum JoinError {
         what: String,
     },
     /// The connection was lost after the request: it may have counted.
-    #[error("the connection to {address} was lost before its answer ({why}): run the same command again, it continues where this one ended")]
+    #[error(
+        "the connection to {address} was lost before its answer ({why}): run the same command again, it continues where this one ended"
+    )]
     AnswerLost {
         /// Who was asked.
         address: SocketAddr,

@@ -121,13 +121,7 @@ impl Mesh {
     ///
     /// # Errors
     /// See [`CallError`]. It fails at once when there is no connection.
-    pub async fn call(
-        &self,
-        to: NodeId,
-        kind: Kind,
-        body: Vec<u8>,
-        deadline: Duration,
-    ) -> Result<Vec<u8>, CallError> {
+    pub async fn call(&self, to: NodeId, kind: Kind, body: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, CallError> {
         if body.len() > kind.limit() {
             return Err(CallError::TooLong { len: body.len(), limit: kind.limit() });
         }

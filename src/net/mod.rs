@@ -20,6 +20,8 @@ pub mod hello;
 pub mod identity;
 pub mod invitation;
 pub mod join;
+#[cfg(test)]
+mod lan_tests;
 pub mod lease;
 pub mod mesh;
 mod plane;

@@ -314,8 +314,7 @@ impl Plane {
 
     async fn dial(&self, node: NodeId, address: SocketAddr) -> Result<(Connection, Hello), DialError> {
         let cluster = self.identity.record.cluster;
-        let connection =
-            self.endpoint.connect_with(self.client.clone(), address, &node_name(node, cluster))?.await?;
+        let connection = self.endpoint.connect_with(self.client.clone(), address, &node_name(node, cluster))?.await?;
         let shown = Presented::of(&connection, cluster).map_err(HelloError::Refused)?;
         let hello = hello::introduce(&connection, &self.hello(), |hello| self.judge(shown, hello)).await?;
         Ok((connection, hello))

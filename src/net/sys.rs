@@ -1,47 +1,27 @@
-#![allow(unsafe_code, reason = "a link-layer address and tokio's registration have no safe wrappers")]
-//! The two unsafe steps of raw sockets.
+//! The one promise that the LAN's sockets owe tokio.
+#![allow(unsafe_code, reason = "tokio 1.54 deprecates the safe constructor of AsyncFd")]
 
-use socket2::{SockAddr, Socket};
+use socket2::Socket;
 use std::io;
-use std::mem::size_of;
 use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The address of a whole interface for packet sockets of one Ethernet protocol.
+/// Has tokio tell when the socket is readable. The socket must be non-blocking.
 ///
 /// # Errors
-/// The index or the protocol do not fit.
-pub(super) fn link_address(ifindex: u32, protocol: u16) -> io::Result<SockAddr> {
-    let index = i32::try_from(ifindex).map_err(io::Error::other)?;
-    // SAFETY: the storage is larger than and aligned for sockaddr_ll, is zeroed, and `len` is set to what was written.
-    let (_, address) = unsafe {
-        SockAddr::try_init(|storage, len| {
-            let link = &mut *storage.cast::<libc::sockaddr_ll>();
-            link.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-            link.sll_protocol = protocol.to_be();
-            link.sll_ifindex = index;
-            *len = u32::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
-            Ok(())
-        })
-    }?;
-    Ok(address)
-}
-
-/// Registers a nonblocking socket with the current runtime.
-///
-/// # Errors
-/// There is no room for it.
+/// Outside a tokio runtime, or the kernel's.
 pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: the socket owns its descriptor for its whole life and never exchanges it.
-    unsafe { AsyncFd::register(socket) }.map_err(Into::into)
+    // SAFETY: a `socket2::Socket` owns its descriptor, gives the same one for all its life, and closes it only when it
+    // is dropped, which `AsyncFd` does after it has deregistered it.
+    Ok(unsafe { AsyncFd::register(socket)? })
 }
 
-/// Registers a descriptor of another kind with the current runtime.
+/// Has tokio tell when a descriptor of another kind is readable.
 ///
 /// # Errors
-/// There is no room for it.
-pub(crate) fn register_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: as above.
-    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
+/// As above.
+pub(crate) fn register_descriptor(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is its descriptor, and closes it only when it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE)? })
 }

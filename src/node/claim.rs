@@ -5,9 +5,9 @@
 //! again and shown.
 
 use crate::config::VipGroup;
-use crate::kernel::address::Addresses;
+use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::Link;
-use crate::net::arp::ArpSocket;
+use crate::net::arp::{self, ArpSocket};
 use crate::net::vrrp::VrrpSocket;
 use crate::vrrp::advert::{Advert, Format};
 use crate::vrrp::hearing::Ear;
@@ -36,6 +36,7 @@ pub(crate) struct Served {
     pub(crate) router: Router,
     pub(crate) ear: Ear,
     pub(crate) link: Link,
+    pub(crate) vips: Vec<Vip>,
     pub(crate) vrrp: Arc<VrrpSocket>,
     pub(crate) arp: Arc<ArpSocket>,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
@@ -43,6 +44,11 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
+    pub(crate) fn is_up(&self) -> bool {
+        self.link.up && self.link.address.is_some()
+    }
+
     /// A list other than ours is logged once a sender, and changes nothing (RFC 9568 section 7.1).
     pub(crate) fn notice_list(&mut self, advert: &Advert, source: Ipv4Addr) {
         if self.format.lists_the_same(advert) {
@@ -63,7 +69,7 @@ pub(crate) struct Hands {
     ttl: Duration,
     refreshed: Option<Moment>,
     held: Vec<Definition>,
-    leftovers: BTreeSet<(String, Ipv4Addr, u8)>,
+    leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
     retried: Option<Moment>,
     trouble: Option<String>,
 }
@@ -78,7 +84,7 @@ impl Hands {
             ttl,
             refreshed: None,
             held,
-            leftovers: BTreeSet::new(),
+            leftovers: BTreeMap::new(),
             retried: None,
             trouble: None,
         }
@@ -90,10 +96,9 @@ impl Hands {
         if *granted != served.definition {
             return Err("the group was granted with other addresses than this node's".to_owned());
         }
-        for (address, prefix) in &served.config.addresses {
-            self.leftovers.remove(&(served.config.interface.clone(), *address, *prefix));
-            self.put(served, *address, *prefix).await?;
-        }
+        self.leftovers.remove(&served.name);
+        let put = self.addresses.set(&served.link.interface, &served.vips, self.ttl).await;
+        put.map_err(|error| error.to_string())?;
         kill_point("claim", 2);
         if let Some(gate) = &mut self.gate {
             gate.hold(std::slice::from_ref(granted)).map_err(|error| error.to_string())?;
@@ -113,12 +118,10 @@ impl Hands {
         };
         self.held.retain(|held| *held != served.definition);
         kill_point("release", 2);
-        for (address, prefix) in &served.config.addresses {
-            let interface = &served.config.interface;
-            if let Err(error) = self.addresses.remove(interface, *address, *prefix).await {
-                tracing::error!(%error, "trying again; nothing answers for it meanwhile");
-                self.leftovers.insert((interface.clone(), *address, *prefix));
-            }
+        let interface = &served.link.interface;
+        if let Err(error) = self.addresses.remove(interface, &served.vips).await {
+            tracing::error!(%error, "trying again; nothing answers for it meanwhile");
+            self.leftovers.insert(served.name.clone(), (interface.clone(), served.vips.clone()));
         }
         kill_point("release", 3);
         tracing::info!(group = %served.name, %token, "unclaimed");
@@ -143,10 +146,8 @@ impl Hands {
         self.refreshed = Some(now);
         let held = self.held.clone();
         for served in groups.values().filter(|served| held.contains(&served.definition)) {
-            for (address, prefix) in &served.config.addresses {
-                if let Err(error) = self.put(served, *address, *prefix).await {
-                    tracing::error!(%error, "address not refreshed");
-                }
+            if let Err(error) = self.addresses.set(&served.link.interface, &served.vips, self.ttl).await {
+                tracing::error!(%error, "addresses not refreshed");
             }
         }
     }
@@ -179,16 +180,17 @@ impl Hands {
     pub(crate) fn advert(&self, served: &Served, priority: u8) {
         let Some(source) = served.link.address else { return };
         let payload = served.format.encode(priority, source, crate::vrrp::GROUP);
-        if let Err(error) = served.vrrp.send(&payload) {
+        if let Err(error) = served.vrrp.send(source, crate::vrrp::GROUP, &payload) {
             tracing::warn!(group = %served.name, %error, "advert not sent");
         }
     }
 
     /// A burst of gratuitous ARP: round by round over all addresses, as keepalived does.
     pub(crate) fn announce(&self, served: &Served) {
+        let Some(mac) = served.link.mac else { return };
         for _ in 0..ANNOUNCEMENTS {
             for (address, _) in &served.config.addresses {
-                if let Err(error) = served.arp.announce(*address) {
+                if let Err(error) = served.arp.send(&arp::gratuitous(mac, *address)) {
                     tracing::warn!(group = %served.name, %address, %error, "gratuitous ARP not sent");
                 }
             }
@@ -197,9 +199,9 @@ impl Hands {
 
     /// Asks by ARP who is there.
     pub(crate) fn probe(&self, served: &Served, targets: &[Ipv4Addr]) {
-        let Some(source) = served.link.address else { return };
+        let (Some(mac), Some(source)) = (served.link.mac, served.link.address) else { return };
         for target in targets {
-            if let Err(error) = served.arp.probe(source, *target) {
+            if let Err(error) = served.arp.send(&arp::probe(mac, source, *target)) {
                 tracing::debug!(group = %served.name, %target, %error, "ARP probe not sent");
             }
         }
@@ -212,9 +214,9 @@ impl Hands {
             return;
         }
         self.retried = Some(now);
-        for (interface, address, prefix) in self.leftovers.clone() {
-            if self.addresses.remove(&interface, address, prefix).await.is_ok() {
-                self.leftovers.remove(&(interface, address, prefix));
+        for (group, (interface, vips)) in self.leftovers.clone() {
+            if self.addresses.remove(&interface, &vips).await.is_ok() {
+                self.leftovers.remove(&group);
             }
         }
     }
@@ -241,8 +243,8 @@ impl Hands {
         self.held.contains(definition)
     }
 
-    pub(crate) fn leftovers(&self, definition: &Definition) -> usize {
-        self.leftovers.iter().filter(|(_, address, _)| definition.addresses.contains(&(*address).into())).count()
+    pub(crate) fn leftovers(&self, group: &str) -> usize {
+        self.leftovers.get(group).map_or(0, |(_, vips)| vips.len())
     }
 
     pub(crate) fn is_persistent(&self) -> bool {
@@ -256,13 +258,6 @@ impl Hands {
     /// What a person should know.
     pub(crate) fn warnings(&self) -> Vec<String> {
         self.trouble.iter().cloned().collect()
-    }
-
-    async fn put(&self, served: &Served, address: Ipv4Addr, prefix: u8) -> Result<(), String> {
-        // Whole seconds, and the second line behind the gate: never shorter than the lease.
-        let lifetime = Duration::from_secs(self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0) + 1);
-        let interface = &served.config.interface;
-        self.addresses.put(interface, address, prefix, lifetime).await.map_err(|error| error.to_string())
     }
 }
 

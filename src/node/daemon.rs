@@ -12,20 +12,20 @@ use super::requests::Request;
 use super::service::Ear;
 use crate::admin;
 use crate::config::Config;
+use crate::net::Timing;
 use crate::net::frame::Kind;
 use crate::net::identity::{self, Identity};
 use crate::net::lease::LeasePlane;
 use crate::net::mesh::Mesh;
-use crate::net::Timing;
 use anyhow::{Context, bail};
 use futures_util::future::BoxFuture;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::Grantor;
 use hamesh_fencing::voter::{self, Voter};
 use hamesh_gossip::{Gossip, Wire};
+use hamesh_raft::Store;
 use hamesh_raft::command::{Applicant, Command, NodeId, Role};
 use hamesh_raft::entry::{Noted, What};
-use hamesh_raft::Store;
 use hamesh_raft::{Observer, Peers, ProposeError, Raft, Standing, Unreachable, View};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -82,8 +82,12 @@ async fn node(config: Config) -> anyhow::Result<()> {
     let identity = Arc::new(Identity::load(&data_dir)?);
     let record = &identity.record;
     if record.name != config.node.name {
-        bail!("{} holds the identity of {}, and this node is called {}: one of the two is wrong",
-            data_dir.display(), record.name, config.node.name);
+        bail!(
+            "{} holds the identity of {}, and this node is called {}: one of the two is wrong",
+            data_dir.display(),
+            record.name,
+            config.node.name
+        );
     }
     let me = record.id;
     // Before anything that can take long: what a killed predecessor left.
@@ -98,8 +102,10 @@ async fn node(config: Config) -> anyhow::Result<()> {
     let store = Store::open(&data_dir)?;
     let incarnation = store.next_incarnation()?;
     if incarnation == 1 && me == NodeId(1) && !founding {
-        bail!("{} has no Raft log, but this node is a member: its disk was lost. Remove the directory and `hamesh join` anew",
-            data_dir.display());
+        bail!(
+            "{} has no Raft log, but this node is a member: its disk was lost. Remove the directory and `hamesh join` anew",
+            data_dir.display()
+        );
     }
     let ear = Arc::new(Ear::default());
     let mesh = Mesh::bind(config.node.listen, identity.clone(), incarnation, Timing::MESH, ear.clone())?;
@@ -138,13 +144,24 @@ async fn node(config: Config) -> anyhow::Result<()> {
         Some(_) | None => String::new(),
     };
     let core = Arc::new(Core {
-        me, incarnation, config, identity, raft, mesh, gossip, grantor,
-        lane: lane_in, lane_status, authority, cluster_toml,
+        me,
+        incarnation,
+        config,
+        identity,
+        raft,
+        mesh,
+        gossip,
+        grantor,
+        lane: lane_in,
+        lane_status,
+        authority,
+        cluster_toml,
     });
     ear.open(core.clone());
     if founding {
         found(&core).await?;
-        std::fs::remove_file(data_dir.join(FOUNDING)).context("the cluster is founded, but its mark cannot be removed")?;
+        std::fs::remove_file(data_dir.join(FOUNDING))
+            .context("the cluster is founded, but its mark cannot be removed")?;
     }
     if parts_in.send(parts).is_err() {
         bail!("the lane's thread ended");
@@ -186,12 +203,8 @@ async fn found(core: &Core) -> anyhow::Result<()> {
         address: node.listen,
         key: core.identity.key.hash(),
     };
-    let found = Command::Found {
-        cluster: record.cluster,
-        name: record.cluster_name.clone(),
-        lineage: record.lineage,
-        founder,
-    };
+    let found =
+        Command::Found { cluster: record.cluster, name: record.cluster_name.clone(), lineage: record.lineage, founder };
     while core.state().cluster.is_none() {
         match timeout(Duration::from_secs(5), core.raft.propose(found.clone())).await {
             Ok(Ok(_)) => {}
@@ -261,7 +274,8 @@ fn lane_thread(
         let (plane, datagrams) = LeasePlane::bind(config.node.listen, identity, incarnation, Timing::LEASE)?;
         let director = director.map(|prepared| prepared.begin(me, incarnation)).transpose()?;
         let heartbeat = config.lease.raft.heartbeat;
-        let lane = Lane { me, voter, grantor, plane, datagrams, director, view, standing, inputs, outputs, status, heartbeat };
+        let lane =
+            Lane { me, voter, grantor, plane, datagrams, director, view, standing, inputs, outputs, status, heartbeat };
         lane.run().await;
         Ok(())
     })

@@ -27,8 +27,10 @@ pub(crate) enum Occurred {
     Packet { interface: String, header: Header, payload: Vec<u8> },
     /// An ARP frame of this sender.
     Arp { interface: String, sender: Ipv4Addr },
-    /// An interface has changed.
+    /// An interface as it is now.
     Link(Link),
+    /// An interface is not there.
+    LinkGone(String),
     /// The wall clock was set.
     WallClock,
 }
@@ -68,7 +70,7 @@ impl Director {
         for (name, served) in &groups {
             let start = router::Event::Start { resumed: resumed.contains(name) };
             queue.push_back(Happened::Router(name.clone(), start));
-            if !served.link.up {
+            if !served.is_up() {
                 queue.push_back(Happened::Router(name.clone(), router::Event::LinkDown));
             }
         }
@@ -144,7 +146,7 @@ impl Director {
             self.queue.push_back(Happened::Ear(name.clone(), event));
             let place = Place {
                 interface: served.config.interface.clone(),
-                up: served.link.up,
+                up: served.is_up(),
                 address: served.link.address,
                 hears: served.ear.hearing(now).into(),
             };
@@ -199,9 +201,9 @@ impl Director {
             let status = GroupStatus {
                 vrrp: served.router.status(),
                 open: live && self.hands.holds(&served.definition),
-                link_up: served.link.up,
+                link_up: served.is_up(),
                 discarded: served.discarded.clone(),
-                leftovers: self.hands.leftovers(&served.definition),
+                leftovers: self.hands.leftovers(name),
             };
             (name.clone(), status)
         });
@@ -219,11 +221,13 @@ impl Director {
         match occurred {
             Occurred::Packet { interface, header, payload } => {
                 let vrid = crate::vrrp::advert::vrid(&payload);
-                let addressed = |served: &&mut Served| served.config.interface == interface && Some(served.config.vrid) == vrid;
+                let addressed =
+                    |served: &&mut Served| served.config.interface == interface && Some(served.config.vrid) == vrid;
                 let Some(served) = self.groups.values_mut().find(addressed) else { return };
                 match served.format.decode(&payload, &header) {
                     Ok(advert) => {
-                        let member = self.neighbours.addresses(&served.name).any(|(_, address)| address == header.source);
+                        let member =
+                            self.neighbours.addresses(&served.name).any(|(_, address)| address == header.source);
                         served.notice_list(&advert, header.source);
                         served.ear.handle(now, hearing::Event::Advert);
                         let heard = router::Event::Heard { advert, source: header.source, member };
@@ -238,24 +242,26 @@ impl Director {
                     served.ear.handle(now, hearing::Event::Arp(sender));
                 }
             }
-            Occurred::Link(link) => self.link(&link),
+            Occurred::Link(link) => self.link(&link.interface.name, Some(&link)),
+            Occurred::LinkGone(name) => self.link(&name, None),
             Occurred::WallClock => self.hands.wall_clock(),
         }
     }
 
-    fn link(&mut self, link: &Link) {
-        for served in self.groups.values_mut().filter(|served| served.config.interface == link.name) {
-            if served.link == *link {
-                continue;
+    fn link(&mut self, name: &str, link: Option<&Link>) {
+        for served in self.groups.values_mut().filter(|served| served.config.interface == name) {
+            let was_up = served.is_up();
+            match link {
+                Some(link) => served.link = link.clone(),
+                None => (served.link.up, served.link.address) = (false, None),
             }
-            let was_up = served.link.up;
-            served.link = link.clone();
-            tracing::info!(interface = %link.name, up = link.up, address = ?link.address, "interface changed");
-            match (was_up, link.up) {
-                (true, false) => self.queue.push_back(Happened::Router(served.name.clone(), router::Event::LinkDown)),
-                (false, true) => self.queue.push_back(Happened::Router(served.name.clone(), router::Event::LinkUp)),
-                (true, true) | (false, false) => {}
-            }
+            let event = match (was_up, served.is_up()) {
+                (true, false) => router::Event::LinkDown,
+                (false, true) => router::Event::LinkUp,
+                (true, true) | (false, false) => continue,
+            };
+            tracing::info!(interface = name, up = served.is_up(), "interface changed");
+            self.queue.push_back(Happened::Router(served.name.clone(), event));
         }
     }
 

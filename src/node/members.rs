@@ -192,7 +192,8 @@ pub(crate) async fn leave_leadership(core: &Core) {
         return;
     }
     let voters = core.raft.view().borrow().membership.voters();
-    let heard = |node: &NodeId| standing.followers.get(node).and_then(|p| p.heard).is_some_and(|at| at.elapsed() < LOOK);
+    let heard =
+        |node: &NodeId| standing.followers.get(node).and_then(|p| p.heard).is_some_and(|at| at.elapsed() < LOOK);
     if let Some(next) = voters.iter().find(|node| **node != core.me && heard(node)) {
         report("hand leadership over", timeout(LOOK, core.raft.transfer_leadership(*next)).await);
         let mut standing = core.raft.standing();

@@ -7,11 +7,13 @@
 use super::claim::{Hands, Served};
 use super::director::{Director, Occurred};
 use crate::config::{Config, VipGroup};
-use crate::kernel::address::{Addresses, index_of, keep_secondaries};
-use crate::kernel::link::Links;
+use crate::kernel::address::{Addresses, Vip};
+use crate::kernel::link::{self, Link, Links, Watch};
+use crate::kernel::sysctl::promote_secondaries;
 use crate::net::arp::ArpSocket;
 use crate::net::authority::random;
-use crate::net::vrrp::VrrpSocket;
+use crate::net::vrrp::{Carries, VrrpSocket};
+use crate::vrrp::advert::Header;
 use crate::vrrp::hearing::Ear;
 use crate::vrrp::router::Router;
 use anyhow::Context;
@@ -23,12 +25,16 @@ use hamesh_raft::command::{Definition, GateId, GroupName, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 /// Packets that wait for the lane; what comes beyond is dropped, as a full socket would.
 const QUEUE: usize = 256;
+/// The largest IPv4 packet.
+const LARGEST: usize = 65_535;
+/// A socket of an interface that is down says so at every read.
+const DEAF_PAUSE: Duration = Duration::from_millis(200);
 /// Switches the gate off, for the experiment that shows what it is for.
 const NO_GATE: &str = "HAMESH_UNSAFE_NO_GATE";
 
@@ -50,19 +56,19 @@ impl Prepared {
         let served: Vec<_> = served.collect();
         let definitions: Vec<Definition> = config.groups.values().map(VipGroup::definition).collect();
         let interfaces: BTreeSet<String> = config.groups.values().map(|group| group.interface.clone()).collect();
-        let vips: BTreeSet<Ipv4Addr> =
-            config.groups.values().flat_map(|group| &group.addresses).map(|(address, _)| *address).collect();
+        let all: BTreeSet<IpAddr> = definitions.iter().flat_map(|group| group.addresses.clone()).collect();
+        let all: Vec<IpAddr> = all.into_iter().collect();
         let directory = config.admin.socket.parent().context("the admin socket is in no directory")?;
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let record_file = RecordFile::in_directory(directory);
         let record = record_file.read().context("cannot read the may-act record")?;
-        let addresses = Addresses::open()?;
-        let links = Links::open(vips.clone())?;
+        let (links, addresses) = link::connect()?;
+        let mut found = BTreeMap::new();
         for interface in &interfaces {
-            index_of(interface)?;
-            keep_secondaries(interface)?;
+            found.insert(interface.clone(), links.get(interface, &all).await?);
+            promote_secondaries(interface)?;
         }
-        let names: Vec<String> = interfaces.iter().cloned().collect();
+        let names: Vec<String> = interfaces.into_iter().collect();
         let (gate, resumed) = take_gate(config, record, &definitions, &names)?;
         let id = match &gate {
             Some(gate) => gate.id(),
@@ -76,19 +82,19 @@ impl Prepared {
         }
         let keeps = |name: &str| resumed.iter().flat_map(|record| &record.pairs).any(|(group, _)| group == name);
         for (name, group) in config.groups.iter().filter(|(name, _)| !keeps(name)) {
-            remove_leftovers(&addresses, name, group).await?;
+            if let Some(link) = found.get(&group.interface) {
+                remove_leftovers(&addresses, name, group, link).await?;
+            }
         }
         let (tell, occurrences) = mpsc::channel(QUEUE);
         if let Some(gate) = &gate {
             watch_wall_clock(gate, tell.clone())?;
         }
         let mut sockets = BTreeMap::new();
-        for interface in &names {
-            let link = links.read(interface).await?;
-            let index = index_of(interface)?;
-            let vrrp = VrrpSocket::open(interface, index).with_context(|| format!("VRRP on {interface}"))?;
-            let arp = ArpSocket::open(index, link.mac).with_context(|| format!("ARP on {interface}"))?;
-            let (vrrp, arp) = (Arc::new(vrrp), Arc::new(arp));
+        for (interface, link) in &found {
+            let vrrp = VrrpSocket::open(&link.interface, Carries::Vrrp);
+            let vrrp = Arc::new(vrrp.with_context(|| format!("cannot speak VRRP on {interface}"))?);
+            let arp = Arc::new(ArpSocket::open(interface).with_context(|| format!("cannot speak ARP on {interface}"))?);
             listen(interface, &vrrp, &arp, &tell);
             sockets.insert(interface.clone(), (link, vrrp, arp));
         }
@@ -98,25 +104,26 @@ impl Prepared {
             let Some((link, vrrp, arp)) = sockets.get(&group.interface) else { continue };
             let source = link.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let Some(parameters) = group.parameters(source) else { continue };
-            groups.insert(name.clone(), Served {
-                name: name.clone(),
-                config: group.clone(),
-                definition: group.definition(),
-                priority,
-                format: group.format(),
-                router: Router::new(parameters),
-                ear: Ear::new(now, group.interval),
-                link: link.clone(),
-                vrrp: vrrp.clone(),
-                arp: arp.clone(),
-                discarded: BTreeMap::new(),
-                other_lists: BTreeSet::new(),
-            });
+            groups.insert(
+                name.clone(),
+                Served {
+                    name: name.clone(),
+                    config: group.clone(),
+                    definition: group.definition(),
+                    priority,
+                    format: group.format(),
+                    router: Router::new(parameters),
+                    ear: Ear::new(now, group.interval),
+                    link: (*link).clone(),
+                    vips: vips(group),
+                    vrrp: vrrp.clone(),
+                    arp: arp.clone(),
+                    discarded: BTreeMap::new(),
+                    other_lists: BTreeSet::new(),
+                },
+            );
         }
-        links.watch(interfaces, move |link| !matches!(
-            tell.try_send(Occurred::Link(link)),
-            Err(mpsc::error::TrySendError::Closed(_))
-        ))?;
+        watch_links(links, names, all, tell)?;
         let hands = Hands::new(gate, addresses, record_file, ttl);
         Ok(Self { hands, gate: id, terms, resumed, groups, occurrences })
     }
@@ -175,13 +182,49 @@ fn take_gate(
     Ok((Some(keeper.install(id, definitions, interfaces)?), None))
 }
 
-async fn remove_leftovers(addresses: &Addresses, name: &str, group: &VipGroup) -> anyhow::Result<()> {
-    let present = addresses.on(&group.interface).await?;
-    let ours = |address: &Ipv4Addr| group.definition().addresses.contains(&IpAddr::V4(*address));
-    for (address, prefix) in present.into_iter().filter(|(address, _)| ours(address)) {
-        tracing::info!(group = name, %address, interface = %group.interface, "removing what an earlier run left");
-        addresses.remove(&group.interface, address, prefix).await?;
+async fn remove_leftovers(addresses: &Addresses, name: &str, group: &VipGroup, link: &Link) -> anyhow::Result<()> {
+    let ours = group.definition().addresses;
+    let present = addresses.list(&link.interface).await?.into_iter().map(|present| present.vip);
+    let left: Vec<Vip> = present.filter(|vip| ours.contains(&vip.address)).collect();
+    if !left.is_empty() {
+        tracing::info!(group = name, ?left, interface = %group.interface, "removing what an earlier run left");
+        addresses.remove(&link.interface, &left).await?;
     }
+    Ok(())
+}
+
+fn vips(group: &VipGroup) -> Vec<Vip> {
+    group.addresses.iter().map(|(address, prefix)| Vip { address: IpAddr::V4(*address), prefix: *prefix }).collect()
+}
+
+/// Says what has become of the interfaces after whatever changes.
+fn watch_links(
+    links: Links,
+    names: Vec<String>,
+    vips: Vec<IpAddr>,
+    tell: mpsc::Sender<Occurred>,
+) -> anyhow::Result<()> {
+    let mut watch = Watch::start()?;
+    tokio::spawn(async move {
+        loop {
+            for name in &names {
+                let occurred = match links.get(name, &vips).await {
+                    Ok(link) => Occurred::Link(link),
+                    Err(error) => {
+                        tracing::warn!(%error, "interface not seen");
+                        Occurred::LinkGone(name.clone())
+                    }
+                };
+                if tell.send(occurred).await.is_err() {
+                    return;
+                }
+            }
+            // Renewals of our own addresses wake it too; what they ask for is cheap.
+            if watch.next().await.is_none() {
+                return tracing::error!("interfaces are not watched any more");
+            }
+        }
+    });
     Ok(())
 }
 
@@ -189,29 +232,39 @@ async fn remove_leftovers(addresses: &Addresses, name: &str, group: &VipGroup) -
 fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, arp: &Arc<ArpSocket>, tell: &mpsc::Sender<Occurred>) {
     let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
     tokio::spawn(async move {
+        let mut buffer = vec![0; LARGEST];
         loop {
-            match vrrp.receive().await {
-                Ok((header, payload)) => {
-                    let packet = Occurred::Packet { interface: name.clone(), header, payload };
+            match vrrp.receive(&mut buffer).await {
+                Ok(received) => {
+                    let header =
+                        Header { source: received.source, destination: received.destination, ttl: received.ttl };
+                    let packet =
+                        Occurred::Packet { interface: name.clone(), header, payload: received.payload.to_vec() };
                     if adverts.try_send(packet).is_err() && adverts.is_closed() {
                         return;
                     }
                 }
-                Err(error) => return tracing::error!(interface = %name, %error, "adverts are not heard any more"),
+                Err(error) => {
+                    tracing::warn!(interface = %name, %error, "no adverts can be heard");
+                    sleep(DEAF_PAUSE).await;
+                }
             }
         }
     });
     let (arp, senders, name) = (arp.clone(), tell.clone(), interface.to_owned());
     tokio::spawn(async move {
         loop {
-            match arp.receive().await {
-                Ok(sender) => {
-                    let heard = Occurred::Arp { interface: name.clone(), sender };
+            match arp.heard().await {
+                Ok(heard) => {
+                    let heard = Occurred::Arp { interface: name.clone(), sender: heard.ip };
                     if senders.try_send(heard).is_err() && senders.is_closed() {
                         return;
                     }
                 }
-                Err(error) => return tracing::error!(interface = %name, %error, "ARP is not heard any more"),
+                Err(error) => {
+                    tracing::debug!(interface = %name, %error, "no ARP can be heard");
+                    sleep(DEAF_PAUSE).await;
+                }
             }
         }
     });
@@ -219,9 +272,8 @@ fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, arp: &Arc<ArpSocket>, tell: &
 
 fn watch_wall_clock(gate: &Gate, tell: mpsc::Sender<Occurred>) -> anyhow::Result<()> {
     let clock = gate.wall_clock().try_clone_to_owned()?;
-    let clock = crate::net::sys::register_fd(clock, Interest::READABLE)?;
+    let clock = crate::net::sys::register_descriptor(clock)?;
     tokio::spawn(async move {
-        let clock: AsyncFd<_> = clock;
         while let Ok(mut ready) = clock.readable().await {
             // The gate reads it; here it only wakes.
             if tell.send(Occurred::WallClock).await.is_err() {

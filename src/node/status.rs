@@ -235,7 +235,9 @@ impl Core {
         let list = |nodes: Vec<String>| nodes.join(", ");
         let mut warnings = Vec::new();
         if let Some(fatal) = fatal {
-            warnings.push(format!("Raft has stopped on this node: {fatal}. Restart hamesh; if it says so again, `hamesh join` anew"));
+            warnings.push(format!(
+                "Raft has stopped on this node: {fatal}. Restart hamesh; if it says so again, `hamesh join` anew"
+            ));
         }
         let away: Vec<String> = voting.difference(reachable).map(name).collect();
         if !quorum {
@@ -297,16 +299,24 @@ impl Core {
                 warnings.push(format!("vip.{group}: its interface is down here, or has no IPv4 address"));
             }
             if local.leftovers > 0 {
-                warnings.push(format!("vip.{group}: {} of its addresses could not be removed here; the gate keeps them silent", local.leftovers));
+                warnings.push(format!(
+                    "vip.{group}: {} of its addresses could not be removed here; the gate keeps them silent",
+                    local.leftovers
+                ));
             }
             if let Some(foreign) = local.vrrp.foreign
                 && now.since(foreign.heard_at) < std::time::Duration::from_secs(10)
             {
                 let held = state.holder(group).is_some();
-                let what = if held { "FOREIGN: it claims the VIP beside our holder" } else { "it is MASTER; the mesh leaves it the VIP" };
+                let what = if held {
+                    "FOREIGN: it claims the VIP beside our holder"
+                } else {
+                    "it is MASTER; the mesh leaves it the VIP"
+                };
                 warnings.push(format!(
                     "vip.{group}: {} outside the mesh sends adverts with priority {}, not fenced. {what}{}",
-                    foreign.source, foreign.priority,
+                    foreign.source,
+                    foreign.priority,
                     if foreign.obeyed { "" } else { " (not in legacy_peers, so it changes nothing)" }
                 ));
             }
@@ -314,7 +324,9 @@ impl Core {
         if lane.gate.as_ref().is_some_and(|gate| gate.off) {
             warnings.push("THE GATE IS OFF (HAMESH_UNSAFE_NO_GATE): nothing keeps a frozen node from answering. For experiments only".to_owned());
         } else if lane.gate.as_ref().is_some_and(|gate| !gate.persistent) {
-            warnings.push("this kernel is older than 6.9: others can flush the gate; a running hamesh puts it back".to_owned());
+            warnings.push(
+                "this kernel is older than 6.9: others can flush the gate; a running hamesh puts it back".to_owned(),
+            );
         }
     }
 
@@ -330,7 +342,8 @@ impl Core {
             }
         }
         for (subject, values) in wishes.into_iter().filter(|(_, values)| values.len() > 1) {
-            let said: Vec<String> = values.iter().map(|(value, nodes)| format!("{} on {}", value, nodes.join(", "))).collect();
+            let said: Vec<String> =
+                values.iter().map(|(value, nodes)| format!("{} on {}", value, nodes.join(", "))).collect();
             warnings.push(format!("configuration files differ: {subject} is {}", said.join("; ")));
         }
         let lead = self.identity.record.lineage;
@@ -341,9 +354,8 @@ impl Core {
 }
 
 impl Core {
-    /// Adverts sent and heard, by group.
-    pub(crate) fn adverts(&self) -> Vec<(String, u64, u64)> {
-        let lane = lock(&self.lane_status);
-        lane.groups.iter().map(|(group, local)| (group.clone(), local.vrrp.sent, local.vrrp.heard)).collect()
+    /// What VRRP has seen on this node, by group.
+    pub(crate) fn vrrp(&self) -> BTreeMap<String, super::lane::GroupStatus> {
+        lock(&self.lane_status).groups.clone()
     }
 }

@@ -15,8 +15,8 @@ use std::{fmt, io};
 
 /// `NFNL_SUBSYS_NFTABLES`, which the begin and end of a batch name in `res_id`.
 const NFTABLES: u16 = 10;
-/// Room for a batch with some ten thousand addresses; the kernel's own limit needs CAP_NET_ADMIN to be passed.
-const SEND_BUFFER: usize = 8 << 20;
+/// Room for a batch with a hundred thousand addresses, and for as many refusals.
+const BUFFER: usize = 8 << 20;
 /// A dump during somebody else's commit is asked for again, this often at most.
 const DUMP_ATTEMPTS: usize = 16;
 
@@ -53,12 +53,17 @@ impl Kernel {
         socket.set_non_blocking(true)?;
         // Answers without a copy of the question, so that the receive queue never overflows.
         socket.set_cap_ack(true)?;
-        sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER)?;
+        sockopt::set_socket_send_buffer_size_force(&socket, BUFFER)?;
+        sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)?;
         Ok(Self { socket, sequence: 0 })
     }
 
     /// Commits `requests` in their order, as one transaction over all tables.
     pub(super) fn commit(&mut self, requests: &[Request]) -> Result<(), Failure> {
+        if requests.is_empty() {
+            // The kernel answers no empty batch.
+            return Ok(());
+        }
         let mut bytes = Vec::new();
         let begin = self.put(&mut bytes, NetfilterProtoFamily::Unspec, NFTABLES, ControlMessage::BatchBegin, 0);
         for (place, request) in requests.iter().enumerate() {
@@ -173,10 +178,12 @@ impl fmt::Display for Request {
 
 fn object(answer: NetlinkMessage<NetfilterMessage>) -> Option<io::Result<NfTablesMessage>> {
     match answer.payload {
-        NetlinkPayload::InnerMessage(message) => match message.inner {
-            NetfilterMessageInner::NfTables(message) => Some(Ok(message)),
-            other => Some(Err(io::Error::other(format!("not an answer of nf_tables: {other:?}")))),
-        },
+        NetlinkPayload::InnerMessage(NetfilterMessage { inner: NetfilterMessageInner::NfTables(message), .. }) => {
+            Some(Ok(message))
+        }
+        NetlinkPayload::InnerMessage(other) => {
+            Some(Err(io::Error::other(format!("not an answer of nf_tables: {other:?}"))))
+        }
         NetlinkPayload::Error(error) => error.code.map(|code| Err(io::Error::from_raw_os_error(-code.get()))),
         NetlinkPayload::Overrun(_) => Some(Err(io::Error::other("the kernel lost an answer"))),
         NetlinkPayload::Done(_) | NetlinkPayload::Noop | _ => None,

@@ -126,23 +126,22 @@ impl Keeper {
 }
 
 /// What is left to try when the kernel refused something that older ones do not have.
-fn weaker(abilities: Abilities, requests: &[Request], failure: &Failure) -> Option<Abilities> {
+pub(super) fn weaker(abilities: Abilities, requests: &[Request], failure: &Failure) -> Option<Abilities> {
     let Failure::Refused(refused) = failure else { return None };
     let (place, errno) = refused.iter().min_by_key(|(place, _)| *place)?;
     let request = requests.get(*place)?;
     let unknown = matches!(*errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOENT);
-    match request.message {
-        NfTablesMessage::NewTable(_) if unknown && abilities.persistent => {
-            Some(Abilities { persistent: false, ..abilities })
-        }
-        NfTablesMessage::NewChain(_) if request.table == Table::Netdev && *errno == Errno::OPNOTSUPP => {
-            abilities.egress.then_some(Abilities { egress: false, ..abilities })
-        }
-        NfTablesMessage::NewRule(_) if request.table == Table::Inet && unknown && abilities.fib => {
-            Some(Abilities { fib: false, ..abilities })
-        }
-        _ => None,
+    let message = &request.message;
+    if matches!(message, NfTablesMessage::NewTable(_)) && unknown && abilities.persistent {
+        return Some(Abilities { persistent: false, ..abilities });
     }
+    if matches!(message, NfTablesMessage::NewChain(_)) && request.table == Table::Netdev && abilities.egress {
+        return (*errno == Errno::OPNOTSUPP).then_some(Abilities { egress: false, ..abilities });
+    }
+    if matches!(message, NfTablesMessage::NewRule(_)) && request.table == Table::Inet && unknown && abilities.fib {
+        return Some(Abilities { fib: false, ..abilities });
+    }
+    None
 }
 
 impl fmt::Debug for Keeper {

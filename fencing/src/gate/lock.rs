@@ -18,9 +18,8 @@ impl Lock {
     pub(super) fn take() -> Result<Self, GateError> {
         let failed = |source| GateError::Io { what: "take the lock of this network namespace", source };
         let name = SocketAddr::from_abstract_name(NAME).map_err(failed)?;
-        UnixDatagram::bind_addr(&name).map(Self).map_err(|error| match error.kind() {
-            ErrorKind::AddrInUse => GateError::Locked,
-            _ => failed(error),
-        })
+        UnixDatagram::bind_addr(&name)
+            .map(Self)
+            .map_err(|error| if error.kind() == ErrorKind::AddrInUse { GateError::Locked } else { failed(error) })
     }
 }

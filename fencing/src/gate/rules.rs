@@ -371,7 +371,7 @@ fn gated(
 }
 
 /// The one element of [`Set::Session`].
-const ALIVE: [u8; 4] = 1u32.to_ne_bytes();
+const ALIVE: [u8; 4] = 1u32.to_be_bytes();
 
 /// Renews the session: its element lives for `span` from now, and until `wall` on the wall clock at most.
 ///

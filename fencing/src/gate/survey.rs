@@ -94,10 +94,11 @@ impl Kernel {
                 let SetElementList::Elements(elements) = attribute else { continue };
                 for element in elements {
                     let ListAttribute::Element(attributes) = element else { continue };
-                    keys.extend(attributes.into_iter().filter_map(|attribute| match attribute {
-                        SetElementAttribute::Key(DataAttribute::Value(key)) => Some(key),
-                        _ => None,
-                    }));
+                    for attribute in attributes {
+                        if let SetElementAttribute::Key(DataAttribute::Value(key)) = attribute {
+                            keys.push(key);
+                        }
+                    }
                 }
             }
         }

@@ -130,9 +130,8 @@ impl Wire {
             else {
                 return frames;
             };
-            let stamp = message.cmsgs().unwrap().find_map(|control| match control {
-                ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
-                _ => None,
+            let stamp = message.cmsgs().unwrap().find_map(|control| {
+                if let ControlMessageOwned::ScmTimestampns(time) = control { Some(Duration::from(time)) } else { None }
             });
             let own = message.address.is_some_and(|address| address.pkttype() == OUTGOING);
             let length = message.bytes;

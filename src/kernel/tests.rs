@@ -1,0 +1,168 @@
+//! Needs root: every test makes its own network namespaces and fails without.
+
+use super::address::{Addresses, Interface, Vip};
+use super::link::{Change, Links, Watch, connect};
+use super::sysctl::promote_secondaries;
+use nix::sched::{CloneFlags, setns, unshare};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+/// Two hosts on one cable: `here`, with `eth0` at 10.9.0.1/24, and `there`, with `eth0` at 10.9.0.2/24.
+pub(crate) struct Cable {
+    here: File,
+    there: File,
+}
+
+impl Cable {
+    /// What is opened or run in `action` is there, and stays there.
+    pub(crate) fn there<T>(&self, action: impl FnOnce() -> T) -> T {
+        setns(&self.there, CloneFlags::CLONE_NEWNET).unwrap();
+        let result = action();
+        setns(&self.here, CloneFlags::CLONE_NEWNET).unwrap();
+        result
+    }
+}
+
+/// Runs a test on a thread that is `here`, with a tokio runtime of its own. The namespaces have no names and end with it.
+pub(crate) fn on_a_cable(test: impl AsyncFnOnce(Cable) + Send + 'static) {
+    let namespace = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("these tests make network namespaces: run them as root");
+        ip("link set lo up");
+        File::open("/proc/thread-self/ns/net").unwrap()
+    };
+    let run = move || {
+        let (there, here) = (namespace(), namespace());
+        let cable = Cable { here, there };
+        let (process, descriptor) = (std::process::id(), cable.there.as_raw_fd());
+        ip(&format!("link add eth0 type veth peer name eth0 netns /proc/{process}/fd/{descriptor}"));
+        let number = |last: u8| {
+            ip("link set eth0 up");
+            ip(&format!("addr add 10.9.0.{last}/24 dev eth0"));
+        };
+        number(1);
+        cable.there(|| number(2));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), test(cable)).await.unwrap() });
+    };
+    if let Err(panic) = thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+pub(crate) fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+
+fn vip(last: u8) -> Vip {
+    Vip { address: Ipv4Addr::new(10, 9, 0, last).into(), prefix: 24 }
+}
+
+async fn eth0() -> (Links, Addresses, Interface) {
+    let (links, addresses) = connect().unwrap();
+    let interface = links.get("eth0", &[]).await.unwrap().interface;
+    (links, addresses, interface)
+}
+
+async fn present(addresses: &Addresses, interface: &Interface) -> Vec<Vip> {
+    addresses.list(interface).await.unwrap().iter().filter(|is| is.vip.address.is_ipv4()).map(|is| is.vip).collect()
+}
+
+#[test]
+fn a_vip_lives_for_its_lease_in_whole_seconds_and_one_more() {
+    on_a_cable(async |_| {
+        let (_, addresses, eth0) = eth0().await;
+        let six = Vip { address: "fd00::10".parse().unwrap(), prefix: 64 };
+        let vips = [vip(10), Vip { address: "203.0.113.10".parse().unwrap(), prefix: 32 }, six];
+        for (ttl, seconds) in
+            [(Duration::from_millis(300), 2), (Duration::from_secs(1), 2), (Duration::from_millis(2100), 4)]
+        {
+            addresses.set(&eth0, &vips, ttl).await.unwrap();
+            let all = addresses.list(&eth0).await.unwrap();
+            for vip in vips {
+                let is = all.iter().find(|is| is.vip == vip).unwrap();
+                assert_eq!((is.ours, is.lifetime), (true, Some(Duration::from_secs(seconds))), "{vip} for {ttl:?}");
+            }
+            let own = all.iter().find(|is| is.vip == vip(1)).unwrap();
+            assert_eq!((own.ours, own.lifetime), (false, None));
+        }
+        addresses.remove(&eth0, &vips).await.unwrap();
+        assert_eq!(present(&addresses, &eth0).await, [vip(1)]);
+        addresses.remove(&eth0, &vips).await.unwrap();
+    });
+}
+
+#[test]
+fn a_vip_that_nobody_refreshes_is_removed_by_the_kernel() {
+    on_a_cable(async |_| {
+        let (_, addresses, eth0) = eth0().await;
+        addresses.set(&eth0, &[vip(10)], Duration::ZERO).await.unwrap();
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            addresses.set(&eth0, &[vip(10)], Duration::ZERO).await.unwrap();
+        }
+        assert_eq!(present(&addresses, &eth0).await, [vip(1), vip(10)]);
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        assert_eq!(present(&addresses, &eth0).await, [vip(1)]);
+    });
+}
+
+#[test]
+fn an_error_names_the_address_and_the_interface() {
+    on_a_cable(async |_| {
+        let (links, addresses, _) = eth0().await;
+        let gone = Interface { index: 99, name: "eth9".into() };
+        let error = addresses.set(&gone, &[vip(10)], Duration::ZERO).await.unwrap_err().to_string();
+        assert!(error.starts_with("add 10.9.0.10/24 to eth9: "), "{error}");
+        addresses.remove(&gone, &[vip(10)]).await.unwrap();
+        let error = links.get("eth9", &[]).await.unwrap_err().to_string();
+        assert!(error.starts_with("look up interface eth9: "), "{error}");
+        let error = promote_secondaries("eth9").unwrap_err().to_string();
+        assert!(error.contains("/proc/sys/net/ipv4/conf/eth9/promote_secondaries"), "{error}");
+    });
+}
+
+#[test]
+fn removing_one_vip_leaves_the_others_of_its_network() {
+    on_a_cable(async |_| {
+        let (_, addresses, eth0) = eth0().await;
+        let vips = [20, 21].map(|last| Vip { address: Ipv4Addr::new(203, 0, 113, last).into(), prefix: 24 });
+        let minute = Duration::from_secs(60);
+        addresses.set(&eth0, &vips, minute).await.unwrap();
+        addresses.remove(&eth0, &vips[..1]).await.unwrap();
+        assert_eq!(present(&addresses, &eth0).await, [vip(1)], "both gone, or this test shows nothing");
+        promote_secondaries("eth0").unwrap();
+        promote_secondaries("eth0").unwrap();
+        addresses.set(&eth0, &vips, minute).await.unwrap();
+        addresses.remove(&eth0, &vips[..1]).await.unwrap();
+        assert_eq!(present(&addresses, &eth0).await, [vip(1), vips[1]]);
+    });
+}
+
+#[test]
+fn a_link_is_up_while_it_has_carrier_and_its_address_is_no_vip() {
+    on_a_cable(async |cable| {
+        let (links, addresses, eth0) = eth0().await;
+        let mut watch = Watch::start().unwrap();
+        ip("link set eth0 address 02:00:00:00:00:01");
+        addresses.set(&eth0, &[vip(10)], Duration::from_secs(60)).await.unwrap();
+        ip("addr add 203.0.113.9/32 dev eth0");
+        let vips = [IpAddr::from([203, 0, 113, 9])];
+        let link = links.get("eth0", &vips).await.unwrap();
+        assert_eq!((link.mac, link.up, link.address), (Some([2, 0, 0, 0, 0, 1]), true, Some(OWN)));
+        ip("addr del 10.9.0.1/24 dev eth0");
+        assert_eq!(links.get("eth0", &vips).await.unwrap().address, None);
+        cable.there(|| ip("link set eth0 down"));
+        while watch.next().await.unwrap() != Change::Address(eth0.index) {}
+        // Carrier is told with the delay of the kernel's link watch.
+        while links.get("eth0", &vips).await.unwrap().up {
+            while watch.next().await.unwrap() != Change::Link(eth0.index) {}
+        }
+    });
+}
