@@ -182,7 +182,8 @@ fn check_place(request: &JoinRequest, registrar: &dyn Registrar) -> Result<(), R
         return Err(Refusal::BadRequest { why: "a node name has 1 to 63 letters, digits, `-`, `_` or `.`".into() });
     }
     if request.listen.ip().is_unspecified() || request.listen.port() == 0 || request.listen.port() == u16::MAX {
-        let why = format!("`listen` is {}: others need an address and port to dial, and the port after it", request.listen);
+        let why =
+            format!("`listen` is {}: others need an address and port to dial, and the port after it", request.listen);
         return Err(Refusal::BadRequest { why });
     }
     if let Some(node) = registrar.node_named(&request.name) {

@@ -106,7 +106,8 @@ pub(super) async fn read(
     recv.read_exact(&mut head).await?;
     let [kind, length @ ..] = head;
     let len = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-    let checked = limit(kind).and_then(|limit| if len > limit { Err(FrameError::TooLong { len, limit }) } else { Ok(()) });
+    let checked =
+        limit(kind).and_then(|limit| if len > limit { Err(FrameError::TooLong { len, limit }) } else { Ok(()) });
     if let Err(error) = checked {
         // An error here means that the stream is over already.
         recv.stop(STOP).ok();

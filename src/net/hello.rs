@@ -102,7 +102,9 @@ pub enum HelloRefusal {
     #[error("{0} has another key than the one the cluster registered")]
     Key(NodeId),
     /// A later start of the same node is known: an old disk, or a copy.
-    #[error("{node} came with incarnation {came}, incarnation {known} is known: an old copy of its disk, or the node runs twice")]
+    #[error(
+        "{node} came with incarnation {came}, incarnation {known} is known: an old copy of its disk, or the node runs twice"
+    )]
     Stale {
         /// Which node.
         node: NodeId,
@@ -189,8 +191,7 @@ impl Admission {
             return Err(HelloRefusal::Name { certificate: presented.node, hello: hello.node });
         }
         let node = hello.node;
-        let member =
-            self.members.get(&node).filter(|_| node != self.me).ok_or(HelloRefusal::Unknown(node))?;
+        let member = self.members.get(&node).filter(|_| node != self.me).ok_or(HelloRefusal::Unknown(node))?;
         if member.key != presented.key {
             return Err(HelloRefusal::Key(node));
         }

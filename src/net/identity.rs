@@ -229,11 +229,9 @@ pub fn pending_key(data_dir: &Path) -> Result<Key, IdentityError> {
 /// It is, or its record cannot be read.
 pub fn refuse_member(data_dir: &Path) -> Result<(), IdentityError> {
     match read_record(data_dir)? {
-        Some(record) => Err(IdentityError::AlreadyAMember {
-            path: data_dir.into(),
-            node: record.id,
-            cluster: record.cluster_name,
-        }),
+        Some(record) => {
+            Err(IdentityError::AlreadyAMember { path: data_dir.into(), node: record.id, cluster: record.cluster_name })
+        }
         None => Ok(()),
     }
 }

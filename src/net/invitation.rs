@@ -41,7 +41,9 @@ pub enum JoinStringError {
     #[error("the join string is damaged: the role `{0}` is neither `director` nor `witness`; copy it again")]
     Role(String),
     /// A character that does not occur.
-    #[error("the join string is damaged: the character {found:?} at position {at} does not belong in it; copy it again")]
+    #[error(
+        "the join string is damaged: the character {found:?} at position {at} does not belong in it; copy it again"
+    )]
     Character {
         /// Which.
         found: char,
@@ -119,7 +121,8 @@ impl JoinString {
         let mut parts = text.splitn(3, '.');
         let prefix = parts.next().unwrap_or_default();
         if prefix != PREFIX {
-            let newer = prefix.strip_prefix("hm").is_some_and(|rest| rest.parse::<u32>().is_ok_and(|version| version > 1));
+            let newer =
+                prefix.strip_prefix("hm").is_some_and(|rest| rest.parse::<u32>().is_ok_and(|version| version > 1));
             return Err(if newer { JoinStringError::Newer(prefix.into()) } else { JoinStringError::NotAJoinString });
         }
         let role = match parts.next().unwrap_or_default() {
@@ -177,7 +180,13 @@ mod tests {
 
     fn sample() -> JoinString {
         let addresses = vec!["10.0.0.11:7112".parse().unwrap(), "[2001:db8::11]:7112".parse().unwrap()];
-        JoinString { role: Role::Director, addresses, pin: [7; 32], invitation: InvitationId(u64::MAX - 3), secret: [9; 16] }
+        JoinString {
+            role: Role::Director,
+            addresses,
+            pin: [7; 32],
+            invitation: InvitationId(u64::MAX - 3),
+            secret: [9; 16],
+        }
     }
 
     #[test]
@@ -224,6 +233,6 @@ mod tests {
         assert!(says("hm1.witness.AA?A").contains("'?' at position 15"));
         let swapped = sample().encode().replace("director", "witness");
         assert!(says(&swapped).contains("checksum"), "the role is part of it");
-        assert!(!format!("{:?}", sample()).contains('9'), "the secret is not printed");
+        assert!(!format!("{:?}", sample()).contains("9, 9"), "the secret is not printed");
     }
 }

@@ -23,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 pub(super) const JOIN_KIND: u8 = 32;
 pub(super) const JOIN_REQUEST_LIMIT: usize = 16 << 10;
@@ -112,7 +112,9 @@ pub enum Refusal {
         by: String,
     },
     /// Another role than invited.
-    #[error("the invitation is for a {invited}, this node's role is {asked}: change `role` in [node], or use `hamesh token --role {asked}`")]
+    #[error(
+        "the invitation is for a {invited}, this node's role is {asked}: change `role` in [node], or use `hamesh token --role {asked}`"
+    )]
     WrongRole {
         /// What the invitation says.
         invited: Role,
@@ -128,7 +130,9 @@ pub enum Refusal {
         node: NodeId,
     },
     /// Addresses are unique.
-    #[error("the address {address} belongs to {name} already: choose another `listen` in [node], or remove that node first")]
+    #[error(
+        "the address {address} belongs to {name} already: choose another `listen` in [node], or remove that node first"
+    )]
     AddressInUse {
         /// The address.
         address: SocketAddr,
@@ -144,7 +148,9 @@ pub enum Refusal {
         ahead: bool,
     },
     /// The member cannot reach the joiner.
-    #[error("the cluster cannot reach this node at {address}: {why}; check `listen` in [node], and that UDP to it is open on this node's firewall and on the way (its port and the next)")]
+    #[error(
+        "the cluster cannot reach this node at {address}: {why}; check `listen` in [node], and that UDP to it is open on this node's firewall and on the way (its port and the next)"
+    )]
     NoWayBack {
         /// The joiner's `listen`.
         address: SocketAddr,
@@ -216,7 +222,9 @@ pub enum JoinError {
     #[error("{0}")]
     Refused(Refusal),
     /// Whoever answers does not belong to the cluster that made the join string.
-    #[error("{address} belongs to another cluster than the join string, or somebody stands in between: its CA does not match the pin. Nothing was sent to it")]
+    #[error(
+        "{address} belongs to another cluster than the join string, or somebody stands in between: its CA does not match the pin. Nothing was sent to it"
+    )]
     WrongCa {
         /// Who answers.
         address: SocketAddr,
@@ -233,7 +241,9 @@ pub enum JoinError {
         what: String,
     },
     /// The connection was lost after the request: it may have counted.
-    #[error("the connection to {address} was lost before its answer ({why}): run the same command again, it continues where this one ended")]
+    #[error(
+        "the connection to {address} was lost before its answer ({why}): run the same command again, it continues where this one ended"
+    )]
     AnswerLost {
         /// Who was asked.
         address: SocketAddr,
@@ -275,8 +285,7 @@ pub async fn join(invited: &JoinString, joiner: &Joiner) -> Result<Joined, JoinE
     let key = pending_key(&joiner.data_dir)?;
     let back = answer_at(joiner.listen, &key)?;
     let asked = ask(invited, joiner, &key).await;
-    back.close(0u32.into(), b"done");
-    timeout(Duration::from_millis(200), back.wait_idle()).await.ok();
+    release(back, joiner.listen).await;
     let (address, admitted) = asked?;
     let (record, certificate, ca) = check(invited, joiner, &key, &admitted)
         .map_err(|error| JoinError::WrongCluster { address, what: error.to_string() })?;
@@ -306,6 +315,19 @@ fn answer_at(listen: SocketAddr, key: &Key) -> Result<Endpoint, JoinError> {
         }
     });
     Ok(endpoint)
+}
+
+/// Ends the listening, and waits until the address is free for whoever comes next; quinn lets it go a little later.
+async fn release(back: Endpoint, listen: SocketAddr) {
+    back.close(0u32.into(), b"done");
+    timeout(Duration::from_millis(200), back.wait_idle()).await.ok();
+    drop(back);
+    for _ in 0..50 {
+        if std::net::UdpSocket::bind(listen).is_ok() {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Asks one member after the other, and the leader that they name.

@@ -153,7 +153,9 @@ impl Traffic for Datagrams {
                 let datagram = Datagram { from: member, via: Via(connection.clone()), bytes };
                 match deliver.try_send(datagram) {
                     Ok(()) => {}
-                    Err(mpsc::error::TrySendError::Full(_)) => tracing::warn!(%member, "lease datagram dropped: queue full"),
+                    Err(mpsc::error::TrySendError::Full(_)) => {
+                        tracing::warn!(%member, "lease datagram dropped: queue full")
+                    }
                     Err(mpsc::error::TrySendError::Closed(_)) => return,
                 }
             }

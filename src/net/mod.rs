@@ -23,3 +23,6 @@ mod plane;
 mod tls;
 
 pub use plane::{Link, Reach, Timing};
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,8 @@ pub(super) struct Plane {
     setup: Setup,
     client: quinn::ClientConfig,
     traffic: Arc<dyn Traffic>,
-    runtime: tokio::runtime::Handle,
+    /// The runtime that drives this plane: callers may be on another one, or on none.
+    pub runtime: tokio::runtime::Handle,
     state: Mutex<State>,
     reach: watch::Sender<BTreeMap<NodeId, Reach>>,
 }
@@ -243,7 +244,8 @@ impl Plane {
         self.state().refused.clone()
     }
 
-    /// Says goodbye to everybody and ends. Waits until it is on the wire, but not for the deaf.
+    /// Says goodbye to everybody and ends. Waits until it is on the wire, but not for the deaf. The address is free a
+    /// moment after the last handle is dropped.
     pub async fn close(&self) {
         let dials = std::mem::take(&mut self.state().dials);
         for dial in dials.values() {
@@ -307,8 +309,7 @@ impl Plane {
 
     async fn dial(&self, node: NodeId, address: SocketAddr) -> Result<(Connection, Hello), DialError> {
         let cluster = self.identity.record.cluster;
-        let connection =
-            self.endpoint.connect_with(self.client.clone(), address, &node_name(node, cluster))?.await?;
+        let connection = self.endpoint.connect_with(self.client.clone(), address, &node_name(node, cluster))?.await?;
         let shown = Presented::of(&connection, cluster).map_err(HelloError::Refused)?;
         let hello = hello::introduce(&connection, &self.hello(), |hello| self.judge(shown, hello)).await?;
         Ok((connection, hello))
