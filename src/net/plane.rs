@@ -311,8 +311,17 @@ impl Plane {
         let cluster = self.identity.record.cluster;
         let connection = self.endpoint.connect_with(self.client.clone(), address, &node_name(node, cluster))?.await?;
         let shown = Presented::of(&connection, cluster).map_err(HelloError::Refused)?;
-        let hello = hello::introduce(&connection, &self.hello(), |hello| self.judge(shown, hello)).await?;
-        Ok((connection, hello))
+        let greeted = hello::introduce(&connection, &self.hello(), |hello| self.judge(shown, hello)).await;
+        match greeted {
+            Ok(hello) => Ok((connection, hello)),
+            Err(error @ (HelloError::RefusesUs(_) | HelloError::Refused(_) | HelloError::Malformed(_))) => {
+                Err(error.into())
+            }
+            // The stream knows only that it ended; the connection knows why.
+            Err(error @ (HelloError::Connection(_) | HelloError::Frame(_))) => {
+                Err(connection.close_reason().map_or_else(|| error.into(), DialError::Connection))
+            }
+        }
     }
 
     async fn accept(self: Arc<Self>) {

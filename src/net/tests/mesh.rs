@@ -346,7 +346,8 @@ async fn a_name_outside_the_cas_domain_is_refused_by_tls() {
     let refused = |reach: &BTreeMap<NodeId, Reach>| {
         reach[&NodeId(1)].trouble.as_ref().is_some_and(|why| why.contains("certificate"))
     };
-    until(other.reachable(), "refused", refused).await;
+    let reach = until(other.reachable(), "refused", refused).await;
+    println!("{:?}", reach[&NodeId(1)].trouble);
     assert!(echo.untouched() && mesh.reachable().borrow()[&NodeId(2)].incoming.is_none());
     mesh.close().await;
     other.close().await;

@@ -78,9 +78,10 @@ impl Paper {
 /// Echoes calls and notes everything that reaches it.
 #[derive(Default)]
 pub(super) struct Echo {
-    pub calls: Arc<Mutex<Vec<(NodeId, Kind, usize)>>>,
-    pub tells: Arc<Mutex<Vec<(NodeId, Kind, Vec<u8>)>>>,
-    pub joins: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// From whom, what, how long.
+    pub calls: Mutex<Vec<(NodeId, Kind, usize)>>,
+    pub tells: Mutex<Vec<(NodeId, Kind, usize)>>,
+    pub joins: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Echo {
@@ -107,7 +108,7 @@ impl Service for Echo {
     }
 
     fn told(&self, from: NodeId, kind: Kind, body: Vec<u8>) {
-        self.tells.lock().unwrap().push((from, kind, body));
+        self.tells.lock().unwrap().push((from, kind, body.len()));
     }
 
     fn join(&self, _from: SocketAddr, body: Vec<u8>) -> BoxFuture<'static, Vec<u8>> {
