@@ -16,7 +16,7 @@ use hamesh_raft::command::{ClusterId, InvitationId, Lineage, NodeId, Role, WallT
 use quinn::{ConnectionError, Endpoint, EndpointConfig, TokioRuntime, TransportErrorCode};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -37,6 +37,8 @@ const DIAL: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(20);
 /// How many addresses to ask, those included that members name as the leader.
 const HOPS: usize = 8;
+/// Before asking the same member again.
+const REPEAT: Duration = Duration::from_millis(300);
 /// TLS alert `unknown_ca` (RFC 8446 section 6.2).
 const UNKNOWN_CA: u8 = 48;
 
@@ -335,9 +337,13 @@ async fn ask(invited: &JoinString, joiner: &Joiner, key: &Key) -> Result<(Socket
     let client = tls::pinned_client(Pin::Authority(invited.pin), tls::JOIN, Arc::new(tls::transport(&Timing::MESH)?))?;
     let mut ahead: VecDeque<SocketAddr> = invited.addresses.iter().copied().collect();
     let mut unreachable = Vec::new();
-    let mut other = None;
+    let (mut other, mut asked) = (None, BTreeSet::new());
     for _ in 0..HOPS {
         let Some(address) = ahead.pop_front() else { break };
+        if !asked.insert(address) {
+            // They are electing a leader.
+            sleep(REPEAT).await;
+        }
         let request = JoinRequest {
             invitation: invited.invitation,
             secret: invited.secret,

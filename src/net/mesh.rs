@@ -213,6 +213,13 @@ impl Mesh {
     }
 }
 
+/// Gossip goes as tells; what is told with [`Kind::Gossip`] belongs into `Gossip::hear`.
+impl hamesh_gossip::Wire for Mesh {
+    fn send(&self, to: NodeId, bytes: Vec<u8>) {
+        self.tell(to, Kind::Gossip, bytes);
+    }
+}
+
 async fn exchange(connection: &Connection, kind: Kind, body: &[u8]) -> Result<(u8, Vec<u8>), FrameError> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(quinn::WriteError::from)?;
     send.set_priority(kind.priority()).ok();

@@ -150,7 +150,7 @@ struct Dial {
 
 const GOODBYE: VarInt = VarInt::from_u32(0);
 const SUPERSEDED: VarInt = VarInt::from_u32(3);
-/// Handshakes in flight. Beyond half of them, whoever comes must first prove its address.
+/// Handshakes and hellos in flight.
 const HANDSHAKES: usize = 64;
 /// How long an incoming handshake and hello may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -327,15 +327,21 @@ impl Plane {
     async fn accept(self: Arc<Self>) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         while let Some(incoming) = self.endpoint.accept().await {
-            let free = handshakes.available_permits();
             let Ok(permit) = handshakes.clone().try_acquire_owned() else {
                 incoming.ignore();
                 continue;
             };
-            if free <= HANDSHAKES / 2 && !incoming.remote_address_validated() {
-                // An error gives the attempt back, and dropping it refuses it.
-                drop(incoming.retry());
-                continue;
+            // Half of the handshakes are for whoever comes; the other half for members' addresses, which a Retry proves.
+            if handshakes.available_permits() < HANDSHAKES / 2 {
+                if !incoming.remote_address_validated() {
+                    // Fails only for an attempt that came with a token already, and drops it then.
+                    drop(incoming.retry());
+                    continue;
+                }
+                if !self.is_members_address(incoming.remote_address()) {
+                    incoming.ignore();
+                    continue;
+                }
             }
             let plane = self.clone();
             tokio::spawn(async move {
@@ -350,6 +356,10 @@ impl Plane {
                 }
             });
         }
+    }
+
+    fn is_members_address(&self, address: SocketAddr) -> bool {
+        self.state().dials.values().any(|dial| dial.address.ip() == address.ip())
     }
 
     async fn receive(&self, incoming: quinn::Incoming) -> Result<Received, DialError> {

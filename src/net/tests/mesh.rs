@@ -384,3 +384,74 @@ async fn a_stranger_that_says_nothing_is_sent_away() {
     assert!(echo.untouched());
     mesh.close().await;
 }
+
+#[tokio::test]
+async fn members_get_in_while_others_hold_handshakes_open() {
+    let paper = Paper::new(15, 3);
+    let (mesh, echo) = node(&paper, 1);
+    // Connected and silent: 64 of them, from an address that is no member's.
+    let client = tls::client(&paper.identities[&NodeId(2)], tls::MEMBER, Arc::new(tls::transport(&SLOW).unwrap()));
+    let client = client.unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let name = crate::net::authority::node_name(NodeId(1), paper.cluster);
+    let dial = || endpoint.connect_with(client.clone(), paper.address(1), &name).unwrap();
+    let holding: Vec<_> = (0..64).map(|_| tokio::spawn(dial())).collect();
+    tokio::time::sleep(SECOND / 2).await;
+    let held = holding.iter().filter(|dial| dial.is_finished()).count();
+    println!("{held} handshakes are held open");
+    assert!(held <= 32, "the other half is kept for members");
+    let (member, _) = node(&paper, 3);
+    let begin = Instant::now();
+    until(member.reachable(), "in", |reach| reach[&NodeId(1)].outgoing.is_some()).await;
+    println!("in after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < SECOND);
+    assert!(echo.untouched());
+    mesh.close().await;
+    member.close().await;
+}
+
+#[tokio::test]
+async fn gossip_runs_over_the_mesh() {
+    use hamesh_gossip::Gossip;
+    use std::sync::OnceLock;
+
+    struct Ear(OnceLock<Gossip>);
+    impl Service for Ear {
+        fn serve(&self, _: NodeId, _: Kind, _: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+            Box::pin(std::future::ready(Err("not here".into())))
+        }
+        fn told(&self, from: NodeId, kind: Kind, body: Vec<u8>) {
+            assert_eq!(kind, Kind::Gossip);
+            if let Some(gossip) = self.0.get() {
+                gossip.hear(from, body);
+            }
+        }
+        fn join(&self, _: SocketAddr, _: Vec<u8>) -> BoxFuture<'static, Vec<u8>> {
+            Box::pin(std::future::ready(Vec::new()))
+        }
+    }
+
+    let paper = Paper::new(16, 3);
+    let mut nodes = Vec::new();
+    for (id, identity) in &paper.identities {
+        let ear = Arc::new(Ear(OnceLock::new()));
+        let mesh = Mesh::bind(paper.members[id].address, identity.clone(), 1, SLOW, ear.clone()).unwrap();
+        mesh.set_members(paper.members.clone());
+        let members = paper.members.keys().copied().collect();
+        let wire = Arc::new(mesh.clone());
+        let gossip = Gossip::start(*id, 1, "edge", members, wire, Duration::from_millis(100)).await.unwrap();
+        gossip.set_fact("h/1", id.to_string());
+        assert!(ear.0.set(gossip).is_ok());
+        nodes.push((mesh, ear));
+    }
+    for (mesh, ear) in &nodes {
+        let mut facts = ear.0.get().unwrap().facts();
+        let all = facts.wait_for(|facts| {
+            paper.members.keys().all(|id| {
+                facts.get(id).is_some_and(|facts| facts.alive && facts.values.get("h/1") == Some(&id.to_string()))
+            })
+        });
+        assert!(timeout(SECOND * 5, all).await.is_ok());
+        mesh.close().await;
+    }
+}
