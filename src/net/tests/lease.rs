@@ -82,25 +82,31 @@ async fn strangers_and_other_lineages_are_not_heard() {
     one.close().await;
 }
 
-/// Forwards UDP between one client and `target`, and loses `loss` percent each way.
-async fn lossy_proxy(listen: SocketAddr, target: SocketAddr, loss: u8) {
-    let front = UdpSocket::bind(listen).await.unwrap();
-    let back = UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).await.unwrap();
+/// Forwards UDP between one client and `target`, 50 ms later, and loses `loss` percent each way.
+async fn bad_path(listen: SocketAddr, target: SocketAddr, loss: u8) {
+    let front = Arc::new(UdpSocket::bind(listen).await.unwrap());
+    let back = Arc::new(UdpSocket::bind(SocketAddr::new(listen.ip(), 0)).await.unwrap());
     let (mut client, mut there, mut here) = (None, [0; 2048], [0; 2048]);
     let mut random = fastrand::Rng::with_seed(7);
+    let later = |socket: Arc<UdpSocket>, bytes: Vec<u8>, to: SocketAddr| {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            socket.send_to(&bytes, to).await.ok();
+        });
+    };
     loop {
         tokio::select! {
             got = front.recv_from(&mut there) => {
                 let Ok((len, from)) = got else { continue };
                 client = Some(from);
                 if random.u8(..100) >= loss {
-                    back.send_to(&there[..len], target).await.ok();
+                    later(back.clone(), there[..len].to_vec(), target);
                 }
             }
             got = back.recv_from(&mut here) => {
                 let (Ok((len, _)), Some(client)) = (got, client) else { continue };
                 if random.u8(..100) >= loss {
-                    front.send_to(&here[..len], client).await.ok();
+                    later(front.clone(), here[..len].to_vec(), client);
                 }
             }
         }
@@ -108,26 +114,27 @@ async fn lossy_proxy(listen: SocketAddr, target: SocketAddr, loss: u8) {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn with_a_third_of_all_packets_lost_the_rest_arrives_in_time() {
+async fn loss_and_delay_do_not_hold_back_what_is_sent() {
     let paper = Paper::new(23, 2);
     let (two, asked) = node(&paper, 2);
     tokio::spawn(echo(two.clone(), asked));
-    // Node 1 sees node 2 behind the proxy.
+    // Node 1 sees node 2 behind the bad path.
     let proxy = address();
-    let target = lease_address(paper.address(2));
-    let proxying = tokio::spawn(lossy_proxy(lease_address(proxy), target, 30));
+    let path = tokio::spawn(bad_path(lease_address(proxy), lease_address(paper.address(2)), 30));
     let identity = paper.identities[&NodeId(1)].clone();
-    let (one, mut answers) = LeasePlane::bind(paper.address(1), identity, 1, Timing::LEASE).unwrap();
+    let timing = Timing { attempt: Duration::from_secs(1), ..Timing::LEASE };
+    let (one, mut answers) = LeasePlane::bind(paper.address(1), identity, 1, timing).unwrap();
     let mut members = paper.members.clone();
     members.get_mut(&NodeId(2)).unwrap().address = proxy;
     one.set_peers(members);
     let up = |reach: &BTreeMap<NodeId, Reach>| reach[&NodeId(2)].outgoing.is_some();
-    until(one.reachable(), "linked through the proxy", up).await;
+    until(one.reachable(), "linked over the bad path", up).await;
+    // 16 kB are under way all the time: a window that shrinks with every loss lets pass a third of it (tried).
     let (mut delays, mut sent_at) = (BTreeMap::new(), Vec::new());
     for number in 0..200u16 {
-        one.send(NodeId(2), [number.to_be_bytes().as_slice(), &[0; 100]].concat().into()).ok();
+        one.send(NodeId(2), [number.to_be_bytes().as_slice(), &[0; 398]].concat().into()).ok();
         sent_at.push(Instant::now());
-        let pause = if number == 199 { 200 } else { 20 };
+        let pause = if number == 199 { 300 } else { 5 };
         let next = tokio::time::Instant::now() + Duration::from_millis(pause);
         while let Ok(Some(answer)) = timeout_at(next, answers.recv()).await {
             let number = u16::from_be_bytes([answer.bytes[0], answer.bytes[1]]);
@@ -136,16 +143,12 @@ async fn with_a_third_of_all_packets_lost_the_rest_arrives_in_time() {
     }
     let mut sorted: Vec<Duration> = delays.values().copied().collect();
     sorted.sort();
-    println!(
-        "{} of 200 answered, half within {:?}, all within {:?}",
-        sorted.len(),
-        sorted[sorted.len() / 2],
-        sorted.last()
-    );
-    // 0.7 x 0.7 = 98 are expected, with a deviation of 7; a congestion window that halves at each loss lets pass far fewer.
-    assert!((65..=135).contains(&sorted.len()), "{}", sorted.len());
-    assert!(sorted[sorted.len() / 2] < Duration::from_millis(50), "nothing waits");
-    proxying.abort();
+    let (count, middle) = (sorted.len(), sorted[sorted.len() / 2]);
+    println!("{count} of 200 answered, half within {middle:?}, all within {:?}", sorted.last());
+    // 0.7 x 0.7 = 98 are expected, with a deviation of 7.
+    assert!((65..=135).contains(&count), "{count}");
+    assert!(middle < Duration::from_millis(250), "{middle:?}");
+    path.abort();
     one.close().await;
     two.close().await;
 }
