@@ -3,7 +3,7 @@
 //! Two connections per pair, one dialed by each: requests of a node go out on its own, so nobody has to agree on which of
 //! two simultaneous ones lives. The mesh and the lease plane are both such endpoints and differ in their [`Traffic`].
 
-use super::authority::node_name;
+use super::authority::{KeyHash, node_name};
 use super::hello::{self, Admission, Hello, HelloError, HelloRefusal, PROTOCOLS, Peer, Presented, describe, wall_now};
 use super::identity::Identity;
 use super::tls::{self, Clients, TlsError};
@@ -144,8 +144,14 @@ struct State {
 
 struct Dial {
     address: SocketAddr,
-    key: super::authority::KeyHash,
+    key: KeyHash,
     task: AbortHandle,
+}
+
+impl Dial {
+    fn is_to(&self, peer: &Peer) -> bool {
+        self.address == peer.address && self.key == peer.key
+    }
 }
 
 const GOODBYE: VarInt = VarInt::from_u32(0);
@@ -200,9 +206,7 @@ impl Plane {
     pub fn set_members(self: &Arc<Self>, members: BTreeMap<NodeId, Peer>) {
         let me = self.identity.record.id;
         let mut state = self.state();
-        let stays = |node: &NodeId, dial: &Dial| {
-            members.get(node).is_some_and(|peer| peer.address == dial.address && peer.key == dial.key)
-        };
+        let stays = |node: &NodeId, dial: &Dial| members.get(node).is_some_and(|peer| dial.is_to(peer));
         let gone: Vec<NodeId> =
             state.dials.iter().filter(|(node, dial)| !stays(node, dial)).map(|(node, _)| *node).collect();
         for node in &gone {
@@ -217,7 +221,7 @@ impl Plane {
             state.dials.entry(node).or_insert_with(|| Dial {
                 address: peer.address,
                 key: peer.key,
-                task: self.runtime.spawn(self.clone().keep(node, peer.address)).abort_handle(),
+                task: self.runtime.spawn(self.clone().keep(node, *peer)).abort_handle(),
             });
         }
         self.reach.send_if_modified(|reach| {
@@ -275,8 +279,8 @@ impl Plane {
     }
 
     /// Keeps a connection to one member, until the members change.
-    async fn keep(self: Arc<Self>, node: NodeId, listen: SocketAddr) {
-        let address = (self.setup.address)(listen);
+    async fn keep(self: Arc<Self>, node: NodeId, peer: Peer) {
+        let address = (self.setup.address)(peer.address);
         let mut pause = self.setup.timing.pause_min;
         loop {
             let trouble = match timeout(self.setup.timing.attempt, self.dial(node, address)).await {
@@ -284,7 +288,7 @@ impl Plane {
                     {
                         let mut state = self.state();
                         // Another thread may have changed the members while the hello ended here.
-                        if state.dials.get(&node).is_none_or(|dial| dial.address != listen) {
+                        if !state.dials.get(&node).is_some_and(|dial| dial.is_to(&peer)) {
                             return;
                         }
                         state.outgoing.insert(node, connection.clone());
@@ -297,6 +301,7 @@ impl Plane {
                     pause = self.setup.timing.pause_min;
                     format!("{address}: {}", describe(&reason))
                 }
+                Ok(Err(DialError::Connect(quinn::ConnectError::EndpointStopping))) => return,
                 Ok(Err(error)) => format!("{address}: {error}"),
                 Err(_) => format!("{address}: no answer"),
             };
@@ -349,7 +354,7 @@ impl Plane {
                 let received = timeout(PATIENCE, plane.receive(incoming)).await;
                 drop(permit);
                 match received {
-                    Ok(Ok(Received::Member(node, connection, hello))) => plane.take(node, connection, &hello).await,
+                    Ok(Ok(Received::Member(shown, connection, hello))) => plane.take(shown, connection, &hello).await,
                     Ok(Ok(Received::Stranger(connection))) => plane.traffic.stranger(connection).await,
                     Ok(Err(error)) => tracing::debug!(%address, %error, plane = plane.setup.label, "not connected"),
                     Err(_) => tracing::debug!(%address, plane = plane.setup.label, "no hello in time"),
@@ -382,15 +387,16 @@ impl Plane {
         if let Err(error) = &judged {
             self.trouble(shown.node, format!("{}: {error}", connection.remote_address()));
         }
-        Ok(Received::Member(shown.node, connection, judged?))
+        Ok(Received::Member(shown, connection, judged?))
     }
 
     /// Carries a member's connection until it is over.
-    async fn take(&self, node: NodeId, connection: Connection, hello: &Hello) {
+    async fn take(&self, shown: Presented, connection: Connection, hello: &Hello) {
+        let node = shown.node;
         {
             let mut state = self.state();
             // The members may have changed since the hello.
-            if !state.dials.contains_key(&node) {
+            if state.dials.get(&node).is_none_or(|dial| dial.key != shown.key) {
                 connection.close(hello::REFUSED, b"no longer a member");
                 return;
             }
@@ -459,7 +465,7 @@ impl Plane {
 }
 
 enum Received {
-    Member(NodeId, Connection, Hello),
+    Member(Presented, Connection, Hello),
     Stranger(Connection),
 }
 
