@@ -21,6 +21,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What `node.toml` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub struct Identity {
     /// The CA's certificate.
     pub ca: CertificateDer<'static>,
     /// The CA's key, on voters.
-    pub authority: Option<Authority>,
+    pub authority: Option<Arc<Authority>>,
 }
 
 /// Why there is no identity to use.
@@ -123,7 +124,7 @@ impl Identity {
         let certificate = authority.sign_own(&key, id, now)?;
         write_file(&data_dir.join("ca.key"), authority.key_pem().as_bytes(), 0o600)?;
         install(data_dir, &record, &certificate, authority.certificate(), &BTreeMap::new())?;
-        Ok(Self { record, key, certificate, ca: authority.certificate().clone(), authority: Some(authority) })
+        Ok(Self { record, key, certificate, ca: authority.certificate().clone(), authority: Some(Arc::new(authority)) })
     }
 
     /// Reads the identity that `init` or `join` left.
@@ -145,7 +146,7 @@ impl Identity {
         }
         let ca_key = data_dir.join("ca.key");
         let authority = match secret(&ca_key) {
-            Ok(pem) => Some(Authority::restore(record.cluster, ca.clone(), &pem).map_err(damaged(&ca_key))?),
+            Ok(pem) => Some(Arc::new(Authority::restore(record.cluster, ca.clone(), &pem).map_err(damaged(&ca_key))?)),
             Err(IdentityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };

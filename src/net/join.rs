@@ -16,14 +16,14 @@ use hamesh_raft::command::{ClusterId, InvitationId, Lineage, NodeId, Role, WallT
 use quinn::{ConnectionError, Endpoint, EndpointConfig, TokioRuntime, TransportErrorCode};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 pub(super) const JOIN_KIND: u8 = 32;
 pub(super) const JOIN_REQUEST_LIMIT: usize = 16 << 10;
@@ -37,6 +37,8 @@ const DIAL: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(20);
 /// How many addresses to ask, those included that members name as the leader.
 const HOPS: usize = 8;
+/// Before asking the same member again.
+const REPEAT: Duration = Duration::from_millis(300);
 /// TLS alert `unknown_ca` (RFC 8446 section 6.2).
 const UNKNOWN_CA: u8 = 48;
 
@@ -285,8 +287,7 @@ pub async fn join(invited: &JoinString, joiner: &Joiner) -> Result<Joined, JoinE
     let key = pending_key(&joiner.data_dir)?;
     let back = answer_at(joiner.listen, &key)?;
     let asked = ask(invited, joiner, &key).await;
-    back.close(0u32.into(), b"done");
-    timeout(Duration::from_millis(200), back.wait_idle()).await.ok();
+    release(back, joiner.listen).await;
     let (address, admitted) = asked?;
     let (record, certificate, ca) = check(invited, joiner, &key, &admitted)
         .map_err(|error| JoinError::WrongCluster { address, what: error.to_string() })?;
@@ -319,14 +320,31 @@ fn answer_at(listen: SocketAddr, key: &Key) -> Result<Endpoint, JoinError> {
     Ok(endpoint)
 }
 
+/// Ends the listening, and waits until the address is free for whoever comes next; quinn lets it go a little later.
+async fn release(back: Endpoint, listen: SocketAddr) {
+    back.close(0u32.into(), b"done");
+    timeout(Duration::from_millis(200), back.wait_idle()).await.ok();
+    drop(back);
+    for _ in 0..50 {
+        if std::net::UdpSocket::bind(listen).is_ok() {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Asks one member after the other, and the leader that they name.
 async fn ask(invited: &JoinString, joiner: &Joiner, key: &Key) -> Result<(SocketAddr, Admitted), JoinError> {
     let client = tls::pinned_client(Pin::Authority(invited.pin), tls::JOIN, Arc::new(tls::transport(&Timing::MESH)?))?;
     let mut ahead: VecDeque<SocketAddr> = invited.addresses.iter().copied().collect();
     let mut unreachable = Vec::new();
-    let mut other = None;
+    let (mut other, mut asked) = (None, BTreeSet::new());
     for _ in 0..HOPS {
         let Some(address) = ahead.pop_front() else { break };
+        if !asked.insert(address) {
+            // They are electing a leader.
+            sleep(REPEAT).await;
+        }
         let request = JoinRequest {
             invitation: invited.invitation,
             secret: invited.secret,

@@ -154,7 +154,7 @@ impl Traffic for Datagrams {
                 match deliver.try_send(datagram) {
                     Ok(()) => {}
                     Err(mpsc::error::TrySendError::Full(_)) => {
-                        tracing::warn!(%member, "lease datagram dropped: queue full")
+                        tracing::debug!(%member, "lease datagram dropped: nobody takes them");
                     }
                     Err(mpsc::error::TrySendError::Closed(_)) => return,
                 }

@@ -10,7 +10,7 @@ use super::plane::{Plane, Reach, Setup, Timing, Traffic, Way};
 use super::tls::{self, Pin};
 use futures_util::future::BoxFuture;
 use hamesh_raft::command::NodeId;
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -77,12 +77,18 @@ pub struct Mesh {
 
 /// Tells in flight; what comes beyond is dropped.
 const TELLS: usize = 256;
+/// Connections without a certificate at once, and how long each has to say what it wants.
+const STRANGERS: usize = 32;
+const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
 /// Joins served at once.
 const JOINS: usize = 4;
 /// How long a told message may be under way.
 const TELL_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a join may take: the way back, a commit, a signature.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The code that a stranger's connection is closed with, unless it was answered.
+const TURNED_AWAY: VarInt = VarInt::from_u32(4);
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -106,7 +112,8 @@ impl Mesh {
             transport: tls::transport(&timing)?,
             address: |listen| listen,
         };
-        let traffic = Arc::new(Streams { service, joins: Arc::new(Semaphore::new(JOINS)) });
+        let (strangers, joins) = (Arc::new(Semaphore::new(STRANGERS)), Arc::new(Semaphore::new(JOINS)));
+        let traffic = Arc::new(Streams { service, strangers, joins });
         let plane = Plane::bind(listen, identity, incarnation, setup, traffic)?;
         Ok(Self { plane, tells: Arc::new(Semaphore::new(TELLS)) })
     }
@@ -149,7 +156,7 @@ impl Mesh {
             tracing::warn!(?kind, len = body.len(), limit = kind.limit(), "message too long, dropped");
             return;
         }
-        tokio::spawn(async move {
+        self.plane.runtime.spawn(async move {
             let sent = timeout(TELL_PATIENCE, post(&connection, kind, &body)).await;
             drop(permit);
             if !matches!(sent, Ok(Ok(()))) {
@@ -206,6 +213,13 @@ impl Mesh {
     }
 }
 
+/// Gossip goes as tells; what is told with [`Kind::Gossip`] belongs into `Gossip::hear`.
+impl hamesh_gossip::Wire for Mesh {
+    fn send(&self, to: NodeId, bytes: Vec<u8>) {
+        self.tell(to, Kind::Gossip, bytes);
+    }
+}
+
 async fn exchange(connection: &Connection, kind: Kind, body: &[u8]) -> Result<(u8, Vec<u8>), FrameError> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(quinn::WriteError::from)?;
     send.set_priority(kind.priority()).ok();
@@ -234,6 +248,7 @@ async fn post(connection: &Connection, kind: Kind, body: &[u8]) -> Result<(), Fr
 /// The mesh's traffic: members' calls and tells, strangers' join requests.
 struct Streams {
     service: Arc<dyn Service>,
+    strangers: Arc<Semaphore>,
     joins: Arc<Semaphore>,
 }
 
@@ -249,16 +264,27 @@ impl Traffic for Streams {
     }
 
     fn stranger(&self, connection: Connection) -> BoxFuture<'static, ()> {
-        let (service, joins) = (self.service.clone(), self.joins.clone());
+        let (service, strangers, joins) = (self.service.clone(), self.strangers.clone(), self.joins.clone());
         Box::pin(async move {
-            let Ok(_permit) = joins.try_acquire() else {
-                connection.close(4u32.into(), b"too many joins at once, try again");
-                return;
+            let Ok(_stranger) = strangers.try_acquire() else {
+                return connection.close(TURNED_AWAY, b"too many strangers at once, try again");
             };
-            match timeout(JOIN_PATIENCE, serve_join(&connection, &service)).await {
+            let (mut send, body) = match timeout(STRANGER_PATIENCE, hear_join(&connection)).await {
+                Ok(Ok(heard)) => heard,
+                Ok(Err(error)) => return connection.close(TURNED_AWAY, error.to_string().as_bytes()),
+                Err(_) => return connection.close(TURNED_AWAY, b"no join request in time"),
+            };
+            let Ok(_join) = joins.try_acquire() else {
+                return connection.close(TURNED_AWAY, b"too many joins at once, try again");
+            };
+            let answering = async {
+                let answer = service.join(connection.remote_address(), body).await;
+                answer_join(&mut send, &answer).await
+            };
+            match timeout(JOIN_PATIENCE, answering).await {
                 Ok(Ok(())) => connection.close(0u32.into(), b"answered"),
-                Ok(Err(error)) => connection.close(4u32.into(), error.to_string().as_bytes()),
-                Err(_) => connection.close(4u32.into(), b"the join took too long"),
+                Ok(Err(error)) => connection.close(TURNED_AWAY, error.to_string().as_bytes()),
+                Err(_) => connection.close(TURNED_AWAY, b"the join took too long"),
             }
         })
     }
@@ -310,17 +336,19 @@ async fn serve_call(member: NodeId, service: Arc<dyn Service>, mut send: SendStr
     }
 }
 
-async fn serve_join(connection: &Connection, service: &Arc<dyn Service>) -> Result<(), FrameError> {
-    let (mut send, mut recv) = connection.accept_bi().await.map_err(quinn::WriteError::from)?;
+async fn hear_join(connection: &Connection) -> Result<(SendStream, Vec<u8>), FrameError> {
+    let (send, mut recv) = connection.accept_bi().await.map_err(quinn::WriteError::from)?;
     let limit = |kind| if kind == JOIN_KIND { Ok(JOIN_REQUEST_LIMIT) } else { Err(FrameError::Kind(kind)) };
     let (_, body) = frame::read(&mut recv, limit).await?;
-    let mut answer = service.join(connection.remote_address(), body).await;
+    Ok((send, body))
+}
+
+async fn answer_join(send: &mut SendStream, answer: &[u8]) -> Result<(), FrameError> {
     if answer.len() > JOIN_ANSWER_LIMIT {
-        tracing::error!(len = answer.len(), limit = JOIN_ANSWER_LIMIT, "join answer too long");
-        answer.clear();
+        return Err(FrameError::TooLong { len: answer.len(), limit: JOIN_ANSWER_LIMIT });
     }
-    frame::write(&mut send, JOIN_KIND, &answer).await?;
-    frame::finish(&mut send);
+    frame::write(send, JOIN_KIND, answer).await?;
+    frame::finish(send);
     // Closing would drop what is unsent.
     send.stopped().await.ok();
     Ok(())

@@ -30,3 +30,6 @@ mod tls;
 pub mod vrrp;
 
 pub use plane::{Link, Reach, Timing};
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! Two connections per pair, one dialed by each: requests of a node go out on its own, so nobody has to agree on which of
 //! two simultaneous ones lives. The mesh and the lease plane are both such endpoints and differ in their [`Traffic`].
 
-use super::authority::node_name;
+use super::authority::{KeyHash, node_name};
 use super::hello::{self, Admission, Hello, HelloError, HelloRefusal, PROTOCOLS, Peer, Presented, describe, wall_now};
 use super::identity::Identity;
 use super::tls::{self, Clients, TlsError};
@@ -134,7 +134,8 @@ pub(super) struct Plane {
     setup: Setup,
     client: quinn::ClientConfig,
     traffic: Arc<dyn Traffic>,
-    runtime: tokio::runtime::Handle,
+    /// The runtime that drives this plane: callers may be on another one, or on none.
+    pub runtime: tokio::runtime::Handle,
     state: Mutex<State>,
     reach: watch::Sender<BTreeMap<NodeId, Reach>>,
 }
@@ -150,13 +151,19 @@ struct State {
 
 struct Dial {
     address: SocketAddr,
-    key: super::authority::KeyHash,
+    key: KeyHash,
     task: AbortHandle,
+}
+
+impl Dial {
+    fn is_to(&self, peer: &Peer) -> bool {
+        self.address == peer.address && self.key == peer.key
+    }
 }
 
 const GOODBYE: VarInt = VarInt::from_u32(0);
 const SUPERSEDED: VarInt = VarInt::from_u32(3);
-/// Handshakes in flight. Beyond half of them, whoever comes must first prove its address.
+/// Handshakes and hellos in flight.
 const HANDSHAKES: usize = 64;
 /// How long an incoming handshake and hello may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -206,9 +213,7 @@ impl Plane {
     pub fn set_members(self: &Arc<Self>, members: BTreeMap<NodeId, Peer>) {
         let me = self.identity.record.id;
         let mut state = self.state();
-        let stays = |node: &NodeId, dial: &Dial| {
-            members.get(node).is_some_and(|peer| peer.address == dial.address && peer.key == dial.key)
-        };
+        let stays = |node: &NodeId, dial: &Dial| members.get(node).is_some_and(|peer| dial.is_to(peer));
         let gone: Vec<NodeId> =
             state.dials.iter().filter(|(node, dial)| !stays(node, dial)).map(|(node, _)| *node).collect();
         for node in &gone {
@@ -223,7 +228,7 @@ impl Plane {
             state.dials.entry(node).or_insert_with(|| Dial {
                 address: peer.address,
                 key: peer.key,
-                task: self.runtime.spawn(self.clone().keep(node, peer.address)).abort_handle(),
+                task: self.runtime.spawn(self.clone().keep(node, *peer)).abort_handle(),
             });
         }
         self.reach.send_if_modified(|reach| {
@@ -250,7 +255,8 @@ impl Plane {
         self.state().refused.clone()
     }
 
-    /// Says goodbye to everybody and ends. Waits until it is on the wire, but not for the deaf.
+    /// Says goodbye to everybody and ends. Waits until it is on the wire, but not for the deaf. The address is free a
+    /// moment after the last handle is dropped.
     pub async fn close(&self) {
         let dials = std::mem::take(&mut self.state().dials);
         for dial in dials.values() {
@@ -280,8 +286,8 @@ impl Plane {
     }
 
     /// Keeps a connection to one member, until the members change.
-    async fn keep(self: Arc<Self>, node: NodeId, listen: SocketAddr) {
-        let address = (self.setup.address)(listen);
+    async fn keep(self: Arc<Self>, node: NodeId, peer: Peer) {
+        let address = (self.setup.address)(peer.address);
         let mut pause = self.setup.timing.pause_min;
         loop {
             let trouble = match timeout(self.setup.timing.attempt, self.dial(node, address)).await {
@@ -289,7 +295,7 @@ impl Plane {
                     {
                         let mut state = self.state();
                         // Another thread may have changed the members while the hello ended here.
-                        if state.dials.get(&node).is_none_or(|dial| dial.address != listen) {
+                        if !state.dials.get(&node).is_some_and(|dial| dial.is_to(&peer)) {
                             return;
                         }
                         state.outgoing.insert(node, connection.clone());
@@ -302,6 +308,7 @@ impl Plane {
                     pause = self.setup.timing.pause_min;
                     format!("{address}: {}", describe(&reason))
                 }
+                Ok(Err(DialError::Connect(quinn::ConnectError::EndpointStopping))) => return,
                 Ok(Err(error)) => format!("{address}: {error}"),
                 Err(_) => format!("{address}: no answer"),
             };
@@ -316,22 +323,37 @@ impl Plane {
         let cluster = self.identity.record.cluster;
         let connection = self.endpoint.connect_with(self.client.clone(), address, &node_name(node, cluster))?.await?;
         let shown = Presented::of(&connection, cluster).map_err(HelloError::Refused)?;
-        let hello = hello::introduce(&connection, &self.hello(), |hello| self.judge(shown, hello)).await?;
-        Ok((connection, hello))
+        let greeted = hello::introduce(&connection, &self.hello(), |hello| self.judge(shown, hello)).await;
+        match greeted {
+            Ok(hello) => Ok((connection, hello)),
+            Err(error @ (HelloError::RefusesUs(_) | HelloError::Refused(_) | HelloError::Malformed(_))) => {
+                Err(error.into())
+            }
+            // The stream knows only that it ended; the connection knows why.
+            Err(error @ (HelloError::Connection(_) | HelloError::Frame(_))) => {
+                Err(connection.close_reason().map_or_else(|| error.into(), DialError::Connection))
+            }
+        }
     }
 
     async fn accept(self: Arc<Self>) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         while let Some(incoming) = self.endpoint.accept().await {
-            let free = handshakes.available_permits();
             let Ok(permit) = handshakes.clone().try_acquire_owned() else {
                 incoming.ignore();
                 continue;
             };
-            if free <= HANDSHAKES / 2 && !incoming.remote_address_validated() {
-                // An error gives the attempt back, and dropping it refuses it.
-                drop(incoming.retry());
-                continue;
+            // Half of the handshakes are for whoever comes; the other half for members' addresses, which a Retry proves.
+            if handshakes.available_permits() < HANDSHAKES / 2 {
+                if !incoming.remote_address_validated() {
+                    // Fails only for an attempt that came with a token already, and drops it then.
+                    drop(incoming.retry());
+                    continue;
+                }
+                if !self.is_members_address(incoming.remote_address()) {
+                    incoming.ignore();
+                    continue;
+                }
             }
             let plane = self.clone();
             tokio::spawn(async move {
@@ -339,13 +361,17 @@ impl Plane {
                 let received = timeout(PATIENCE, plane.receive(incoming)).await;
                 drop(permit);
                 match received {
-                    Ok(Ok(Received::Member(node, connection, hello))) => plane.take(node, connection, &hello).await,
+                    Ok(Ok(Received::Member(shown, connection, hello))) => plane.take(shown, connection, &hello).await,
                     Ok(Ok(Received::Stranger(connection))) => plane.traffic.stranger(connection).await,
                     Ok(Err(error)) => tracing::debug!(%address, %error, plane = plane.setup.label, "not connected"),
                     Err(_) => tracing::debug!(%address, plane = plane.setup.label, "no hello in time"),
                 }
             });
         }
+    }
+
+    fn is_members_address(&self, address: SocketAddr) -> bool {
+        self.state().dials.values().any(|dial| dial.address.ip() == address.ip())
     }
 
     async fn receive(&self, incoming: quinn::Incoming) -> Result<Received, DialError> {
@@ -368,15 +394,16 @@ impl Plane {
         if let Err(error) = &judged {
             self.trouble(shown.node, format!("{}: {error}", connection.remote_address()));
         }
-        Ok(Received::Member(shown.node, connection, judged?))
+        Ok(Received::Member(shown, connection, judged?))
     }
 
     /// Carries a member's connection until it is over.
-    async fn take(&self, node: NodeId, connection: Connection, hello: &Hello) {
+    async fn take(&self, shown: Presented, connection: Connection, hello: &Hello) {
+        let node = shown.node;
         {
             let mut state = self.state();
             // The members may have changed since the hello.
-            if !state.dials.contains_key(&node) {
+            if state.dials.get(&node).is_none_or(|dial| dial.key != shown.key) {
                 connection.close(hello::REFUSED, b"no longer a member");
                 return;
             }
@@ -445,7 +472,7 @@ impl Plane {
 }
 
 enum Received {
-    Member(NodeId, Connection, Hello),
+    Member(Presented, Connection, Hello),
     Stranger(Connection),
 }
 
