@@ -168,6 +168,13 @@ impl Scene {
         self.directors.get(node).map_or(self.witness_mesh, |director| director.mesh)
     }
 
+    /// The laboratory's own worst lateness in `[from, to]`; beyond [`super::observer::NOISE`] its figures are noisy.
+    #[must_use]
+    pub fn lateness(&self, from: Instant, to: Instant) -> Duration {
+        let clients = self.clients.iter().map(|(client, _)| client.lateness(from, to));
+        clients.max().unwrap_or_default().max(self.observer.lateness(from, to))
+    }
+
     /// Waits until exactly one host has owned the VIP without a gap for `steady`, and both clients hear it: its name.
     ///
     /// # Errors
