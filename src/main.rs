@@ -1,28 +1,7 @@
-//! The `hamesh` program.
+//! hamesh: see `hamesh --help`.
 
-use clap::{Parser, Subcommand};
-use hamesh::cli::demo;
 use std::process::ExitCode;
 
-#[derive(Parser)]
-#[command(version, about)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Three directors, a witness and a client in namespaces of this machine, and every fault shown.
-    Demo(demo::Options),
-}
-
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Demo(options) => demo::run(&options),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("hamesh: {error:#}");
-        ExitCode::FAILURE
-    })
+    hamesh::cli::main()
 }

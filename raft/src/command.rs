@@ -157,6 +157,9 @@ pub enum Command {
         node: NodeId,
         /// The incarnation that opens it; must be the registered one.
         incarnation: u64,
+        /// Counted by the process, one more for every `Open` it sends: one that was delayed never supersedes the
+        /// session that a later one opened.
+        attempt: u64,
         /// L: how long a promise lets the holder act. Constant for the session (H2).
         ttl: Duration,
         /// Lg: how long the voters wait before they call it over. Constant for the session (H2).

@@ -1,3 +1,247 @@
-//! What people type.
+//! The command line.
 
 pub mod demo;
+
+mod client;
+mod status;
+
+use crate::admin::InvitationRequest;
+use crate::config;
+use crate::net::hello::wall_now;
+use crate::net::identity::Identity;
+use crate::net::invitation::JoinString;
+use crate::net::join::{JoinError, Joiner, join};
+use crate::node;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use client::Client;
+use hamesh_raft::command::Role;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::runtime::Builder;
+
+/// What a command came to, as the shell sees it. 2, a wrong call, is clap's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// It failed.
+    Failed = 1,
+    /// No daemon answers.
+    NotReachable = 3,
+    /// The daemon has no quorum.
+    NoQuorum = 4,
+    /// The system does not let this user.
+    NotPermitted = 5,
+    /// The cluster refused.
+    Refused = 7,
+}
+
+/// A command that did not work: what to print, and what to exit with.
+#[derive(Debug)]
+pub struct Failure {
+    /// For people: what, where, what next.
+    pub message: String,
+    /// For the shell.
+    pub exit: Exit,
+}
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { message: format!("{error:#}"), exit: Exit::Failed }
+    }
+}
+
+/// A high-availability mesh of load-balancer directors.
+#[derive(Debug, Parser)]
+#[command(name = "hamesh", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Make a new cluster with this node as its first: its CA, its id. Then `hamesh run` starts it.
+    Init {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The cluster's name for people.
+        #[arg(long, default_value = "hamesh")]
+        name: String,
+    },
+    /// Print a join string: it admits one node, once, and pins the cluster's CA.
+    Token {
+        #[command(flatten)]
+        door: Door,
+        /// What it admits.
+        #[arg(long, default_value = "director")]
+        role: RoleArg,
+        /// How long it is good for.
+        #[arg(long, default_value = "1h", value_parser = config::parse_duration)]
+        ttl: Duration,
+    },
+    /// Make this node a member. Then `hamesh run` starts it.
+    Join {
+        /// As `hamesh token` printed it.
+        joinstring: String,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Run the daemon, in the foreground.
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Show the cluster as this node sees it; works without a quorum too.
+    Status {
+        #[command(flatten)]
+        door: Door,
+        /// As JSON, with names that stay.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at configuration files.
+    Config {
+        #[command(subcommand)]
+        what: ConfigTask,
+    },
+    /// Three directors, a witness, a client, and faults, in namespaces of this machine. Needs no configuration.
+    Demo(demo::Options),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigTask {
+    /// Check a hamesh.toml, a cluster.toml or a keepalived.conf.
+    Check {
+        /// Which.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// This node's configuration.
+    #[arg(long, default_value = "/etc/hamesh/hamesh.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Door {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The daemon's socket, instead of the one that the configuration names.
+    #[arg(long, conflicts_with = "config")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleArg {
+    Director,
+    Witness,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Director => Self::Director,
+            RoleArg::Witness => Self::Witness,
+        }
+    }
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Init { file, name } => init(&file.config, &name),
+        Task::Token { door, role, ttl } => token(&door, role.into(), ttl),
+        Task::Join { joinstring, file } => join_cluster(&joinstring, &file.config),
+        Task::Run { file } => run(&file.config),
+        Task::Status { door, json } => socket(&door).and_then(|socket| status::show(&Client::new(socket), json)),
+        Task::Config { what: ConfigTask::Check { file } } => check(&file),
+        Task::Demo(options) => return demo::run(&options).unwrap_or_else(|error| {
+            eprintln!("hamesh: {error:#}");
+            ExitCode::FAILURE
+        }),
+    };
+    match done {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(Failure { message, exit }) => {
+            eprintln!("hamesh: {message}");
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+fn init(file: &Path, name: &str) -> Result<Exit, Failure> {
+    let config = config::load(file)?;
+    let node = &config.node;
+    Identity::found(&node.data_dir, &node.name, name, node.role, wall_now())?;
+    node::mark_founding(&node.data_dir)?;
+    println!("created cluster {name}; this node is {}, its only voter", node.name);
+    println!("its CA and identity are in {}", node.data_dir.display());
+    println!();
+    println!("next: hamesh run --config {}", file.display());
+    println!("then, for every other node: hamesh token, and over there: hamesh join JOINSTRING");
+    Ok(Exit::Ok)
+}
+
+fn token(door: &Door, role: Role, ttl: Duration) -> Result<Exit, Failure> {
+    let answer = Client::new(socket(door)?).invite(&InvitationRequest { role, ttl })?;
+    println!("{}", answer.join);
+    Ok(Exit::Ok)
+}
+
+fn join_cluster(joinstring: &str, file: &Path) -> Result<Exit, Failure> {
+    let invited = JoinString::parse(joinstring)?;
+    let config = config::load_for_join(file)?;
+    let node = &config.node;
+    let joiner = Joiner {
+        data_dir: node.data_dir.clone(),
+        cluster_file: config.cluster.as_ref().map(|cluster| cluster.path.clone()),
+        name: node.name.clone(),
+        role: node.role,
+        rack: node.rack.clone(),
+        listen: node.listen,
+    };
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let joined = runtime.block_on(join(&invited, &joiner)).map_err(|error| Failure {
+        exit: if matches!(error, JoinError::Refused(_)) { Exit::Refused } else { Exit::Failed },
+        message: error.to_string(),
+    })?;
+    println!("joined cluster {} as {} ({}, {})", joined.record.cluster_name, node.name, joined.record.id, node.role);
+    if joined.copied_cluster_file
+        && let Some(cluster) = &config.cluster
+    {
+        println!("copied the cluster's configuration to {}", cluster.path.display());
+    }
+    println!();
+    println!("next: hamesh run --config {}", file.display());
+    Ok(Exit::Ok)
+}
+
+fn run(file: &Path) -> Result<Exit, Failure> {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("HAMESH_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,chitchat=warn,quinn=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let config = config::load(file)?;
+    node::run(config)?;
+    Ok(Exit::Ok)
+}
+
+fn check(file: &Path) -> Result<Exit, Failure> {
+    let warnings = config::check(file)?;
+    for warning in &warnings {
+        println!("{warning}");
+    }
+    println!("{}: ok", file.display());
+    Ok(Exit::Ok)
+}
+
+fn socket(door: &Door) -> Result<PathBuf, Failure> {
+    match &door.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(config::load_for_join(&door.file.config)?.admin.socket),
+    }
+}

@@ -1,0 +1,152 @@
+//! The way to a gate: the lock first, then what an earlier run left.
+
+use super::batch::{Failure, Kernel, Request};
+use super::lock::Lock;
+use super::rules::{self, Abilities, Contents, Table};
+use super::survey::Found;
+use super::wall::WallClock;
+use super::{Gate, GateError, refusal, unread};
+use hamesh_raft::command::{Definition, GateId};
+use netlink_packet_netfilter::nftables::NfTablesMessage;
+use rustix::io::Errno;
+use std::fmt;
+
+/// The right to the gate of this network namespace, before it is decided what becomes of the one that may be there.
+pub struct Keeper {
+    kernel: Kernel,
+    lock: Lock,
+    found: Option<(GateId, Found)>,
+}
+
+impl Keeper {
+    pub(super) fn acquire() -> Result<Self, GateError> {
+        let lock = Lock::take()?;
+        let mut kernel =
+            Kernel::open().map_err(|source| GateError::Io { what: "open a netlink socket for nftables", source })?;
+        let mut found = Vec::new();
+        let mut whole = true;
+        for table in Table::ALL {
+            let there = kernel.table(table).map_err(unread)?;
+            if let Some(port) = there.and_then(|found| found.owner) {
+                return Err(GateError::Owned(port));
+            }
+            whole &= kernel.lease_is_whole(table).map_err(unread)?;
+            found.push(there.and_then(|found| found.id.map(|id| (id, found))));
+        }
+        let one = |found: &[Option<(GateId, Found)>]| match found {
+            [Some(first), rest @ ..] => rest.iter().flatten().filter(|other| other.0 == first.0).count() == rest.len(),
+            _ => false,
+        };
+        let found = if whole && one(&found) { found.into_iter().flatten().next() } else { None };
+        Ok(Self { kernel, lock, found })
+    }
+
+    /// The gate that an earlier run left here, if it is whole. What it holds is open until its session ends.
+    pub fn found(&self) -> Option<GateId> {
+        self.found.map(|(id, _)| id)
+    }
+
+    /// Takes over the gate that was found, with its id, without a moment in which it is less or more shut than it was.
+    /// Its session goes on; what it holds stays held as far as it is in `groups`. Arm it before that session ends.
+    ///
+    /// # Errors
+    /// [`GateError::NotFound`]; [`GateError::Ipv6`]; the kernel's own. Then acquire again and [`Keeper::install`].
+    pub fn adopt(mut self, groups: &[Definition], interfaces: &[String]) -> Result<Gate, GateError> {
+        let (id, found) = self.found.ok_or(GateError::NotFound)?;
+        let guarded = Contents::of(groups)?;
+        let there = self.kernel.held().map_err(unread)?;
+        let is_held = |group: &&Definition| {
+            Contents::of(std::slice::from_ref(*group)).is_ok_and(|contents| there.contains(&contents))
+        };
+        let held: Vec<_> = groups.iter().filter(is_held).cloned().collect();
+        let kept = Contents::of(&held)?;
+        let first = self.kernel.clearing_egress().map_err(unread)?;
+        let persistent = found.persistent;
+        // A transaction of its own: in one that changes a table's owner the kernel changes no chain of it. The rules
+        // are in force all the time.
+        let abilities = Abilities { persistent, egress: true, fib: true };
+        let owned = Table::ALL.map(|table| rules::table(table, id, abilities));
+        self.kernel.commit(&owned).map_err(|failure| refusal(&owned, failure))?;
+        self.write(id, persistent, groups, interfaces, held, |abilities| {
+            let rest = rules::taken_over(abilities, interfaces, &guarded, &kept);
+            first.iter().cloned().chain(rest).collect()
+        })
+    }
+
+    /// Makes a gate that is shut, in place of whatever is there of ours, in one transaction.
+    ///
+    /// # Errors
+    /// [`GateError::Ipv6`]; the kernel's own, which names what it refused.
+    pub fn install(mut self, id: GateId, groups: &[Definition], interfaces: &[String]) -> Result<Gate, GateError> {
+        let guarded = Contents::of(groups)?;
+        let first = self.kernel.clearing().map_err(unread)?;
+        self.write(id, true, groups, interfaces, Vec::new(), |abilities| {
+            let rest = rules::whole(id, abilities, interfaces, &guarded, &Contents::default());
+            first.iter().cloned().chain(rest).collect()
+        })
+    }
+
+    /// Commits what `requests` gives, with as many abilities as this kernel has.
+    pub(super) fn write(
+        mut self,
+        id: GateId,
+        persistent: bool,
+        groups: &[Definition],
+        interfaces: &[String],
+        held: Vec<Definition>,
+        requests: impl Fn(Abilities) -> Vec<Request>,
+    ) -> Result<Gate, GateError> {
+        let wall = WallClock::watch()?;
+        let mut abilities = Abilities { persistent, egress: true, fib: true };
+        loop {
+            let generation = self.kernel.generation().map_err(unread)?;
+            let requests = requests(abilities);
+            match self.kernel.commit(&requests) {
+                Ok(()) => {
+                    return Ok(Gate {
+                        kernel: self.kernel,
+                        _lock: self.lock,
+                        wall,
+                        id,
+                        abilities,
+                        groups: groups.to_vec(),
+                        interfaces: interfaces.to_vec(),
+                        held,
+                        deadline: None,
+                        generation: generation.checked_add(1).unwrap_or(1),
+                    });
+                }
+                Err(failure) => match weaker(abilities, &requests, &failure) {
+                    Some(less) => abilities = less,
+                    None => return Err(refusal(&requests, failure)),
+                },
+            }
+        }
+    }
+}
+
+/// What is left to try when the kernel refused something that older ones do not have.
+fn weaker(abilities: Abilities, requests: &[Request], failure: &Failure) -> Option<Abilities> {
+    let Failure::Refused(refused) = failure else { return None };
+    let (place, errno) = refused.iter().min_by_key(|(place, _)| *place)?;
+    let request = requests.get(*place)?;
+    let unknown = matches!(*errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOENT);
+    match request.message {
+        NfTablesMessage::NewTable(_) if unknown && abilities.persistent => {
+            Some(Abilities { persistent: false, ..abilities })
+        }
+        NfTablesMessage::NewChain(_) if request.table == Table::Netdev && *errno == Errno::OPNOTSUPP => {
+            abilities.egress.then_some(Abilities { egress: false, ..abilities })
+        }
+        NfTablesMessage::NewRule(_) if request.table == Table::Inet && unknown && abilities.fib => {
+            Some(Abilities { fib: false, ..abilities })
+        }
+        _ => None,
+    }
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("found", &self.found()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,340 @@
+//! The gate: kernel rules that let a VIP answer only while its lease lives.
+//!
+//! A process that is frozen, swapped out or killed cannot end its own claim. So the claim ends in the kernel: a VIP is
+//! open while its address is in the untimed set `held`, **and** the session's element with its timeout lives, **and**
+//! the wall clock is before an absolute deadline. The timeout runs on jiffies and stops in suspend; the deadline does
+//! not, and ends what was armed by a process that was frozen in the act. Either alone shuts.
+//!
+//! Shut, the gate drops: ARP requests for a VIP, IP to a VIP that would be delivered locally, ARP and IP whose sender
+//! is a VIP on every way out, and adverts of its virtual routers with a priority above 0. It passes traffic out *to* a
+//! VIP and in *from* one, what is only on its way through the host, and adverts with priority 0: a BACKUP must reach
+//! the MASTER, and say that it stops.
+//!
+//! Limits: before Linux 6.9 another process can change the tables ([`Gate::check`]); before 5.16 what packet sockets
+//! send is not seen; a packet socket with `PACKET_QDISC_BYPASS` is never seen. IPv4 only, so far.
+
+mod batch;
+mod expression;
+mod keeper;
+mod lock;
+mod rules;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod wall;
+
+pub use keeper::Keeper;
+
+use crate::clock::{LATENESS, Moment};
+use batch::{Failure, Kernel, Request};
+use hamesh_raft::command::{Definition, GateId};
+use lock::Lock;
+use rules::{Abilities, Contents, Set, Table};
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+use std::{fmt, io};
+use wall::WallClock;
+
+/// An arm that took longer than this is undone: what it was computed from is no longer true.
+const SLOWEST: Duration = Duration::from_millis(10);
+/// Percent of the remainder that is armed: NTP may slew jiffies and the wall clock by 10 % of tick and 0.1 % of
+/// frequency, the deadline's own clocks are not slewed.
+const SLEW_PERCENT: u32 = 89;
+/// Taken off for the granularity of jiffies and for packets that are on their way out.
+const MARGIN: Duration = Duration::from_millis(20);
+
+/// Why the gate could not be changed. Unless said otherwise nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The lock is taken.
+    #[error("another hamesh director runs in this network namespace")]
+    Locked,
+    /// A process that does not hold the lock owns the tables.
+    #[error("the nftables table `hamesh` belongs to another process (netlink port {0})")]
+    Owned(u32),
+    /// The deadline is too near, or the kernel had the change later than it would have been safe; then the gate is shut.
+    #[error("too late to open the gate")]
+    Late,
+    /// The gate of an earlier run cannot be taken over: there is none, or it is not whole.
+    #[error("no gate of an earlier run to take over")]
+    NotFound,
+    /// An address that is not among the guarded ones cannot be held.
+    #[error("{0} is not guarded by the gate")]
+    Unguarded(IpAddr),
+    /// Not an address that the gate can guard.
+    #[error("{0}: the gate guards IPv4 addresses only")]
+    Ipv6(IpAddr),
+    /// The kernel refused.
+    #[error("the kernel refused to {step}: {source}")]
+    Refused {
+        /// What was asked of it.
+        step: String,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// The kernel could not be asked, and what it has done is unknown.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+/// The gate of this network namespace. Whoever has it is the only one who writes it.
+pub struct Gate {
+    kernel: Kernel,
+    _lock: Lock,
+    wall: WallClock,
+    id: GateId,
+    abilities: Abilities,
+    groups: Vec<Definition>,
+    interfaces: Vec<String>,
+    held: Vec<Definition>,
+    /// What the session was last armed for.
+    deadline: Option<Moment>,
+    /// The generation of the rule set that our own last commit made.
+    generation: u32,
+}
+
+impl Gate {
+    /// Takes the lock of this network namespace and looks for the gate of an earlier run.
+    ///
+    /// # Errors
+    /// [`GateError::Locked`] if another director runs here; [`GateError::Owned`]; no netlink, or no privilege for it.
+    pub fn acquire() -> Result<Keeper, GateError> {
+        Keeper::acquire()
+    }
+
+    /// The random number that is kept in the gate itself.
+    pub fn id(&self) -> GateId {
+        self.id
+    }
+
+    /// How long after its deadline this gate may still let a packet out: q of the session's promise.
+    pub fn lateness(&self) -> Duration {
+        LATENESS
+    }
+
+    /// Whether no other process can change the gate, and it outlives this one (Linux 6.9).
+    pub fn persistent(&self) -> bool {
+        self.abilities.persistent
+    }
+
+    /// Whether what packet sockets send on the VRRP interfaces is gated too (Linux 5.16).
+    pub fn sees_packet_sockets(&self) -> bool {
+        self.abilities.egress
+    }
+
+    /// The groups that are held, whether or not the session lives.
+    pub fn held(&self) -> &[Definition] {
+        &self.held
+    }
+
+    /// Opens what is held until `deadline`, or a little earlier. Costs the same for one VIP and for a thousand.
+    ///
+    /// # Errors
+    /// [`GateError::Late`]: the deadline is nearer than 23 ms, and nothing was changed; or this process was stopped for
+    /// more than 10 ms on the way, and the session was ended at once. Otherwise what was armed before stays armed.
+    pub fn arm(&mut self, deadline: Moment) -> Result<(), GateError> {
+        match self.timed(deadline, Vec::new()) {
+            Err(GateError::Refused { .. }) if !self.persistent() => {
+                self.deadline = Some(deadline);
+                self.put_back()
+            }
+            result => result,
+        }
+    }
+
+    /// Lets `groups` answer while the session lives. They stay held until dropped, however many sessions pass.
+    ///
+    /// # Errors
+    /// [`GateError::Unguarded`] for an address that is in no group of [`Gate::set_groups`]; the kernel's own.
+    pub fn hold(&mut self, groups: &[Definition]) -> Result<(), GateError> {
+        let contents = Contents::of(groups)?;
+        let guarded = Contents::of(&self.groups)?;
+        if let Some(address) = contents.addresses.difference(&guarded.addresses).next() {
+            return Err(GateError::Unguarded((*address).into()));
+        }
+        let before = self.held.clone();
+        self.held.extend(groups.iter().filter(|group| !before.contains(group)).cloned());
+        let add = |table| rules::add(table, Set::Held4, Set::Vrid4Held, &contents);
+        let result = self.commit(&everywhere(add));
+        self.settle(result).inspect_err(|_| self.held = before)
+    }
+
+    /// Shuts the gate for `groups`; when this returns `Ok`, the kernel lets nothing more out for them.
+    ///
+    /// # Errors
+    /// The kernel's own; then the groups are open until the deadline at most.
+    pub fn drop_hold(&mut self, groups: &[Definition]) -> Result<(), GateError> {
+        let (gone, kept): (Vec<_>, Vec<_>) = self.held.iter().cloned().partition(|group| groups.contains(group));
+        // Two groups on two interfaces can have the same VRID.
+        let contents = Contents::of(&gone)?.without(&Contents::of(&kept)?);
+        let before = std::mem::replace(&mut self.held, kept);
+        let remove = |table| rules::remove(table, Set::Held4, Set::Vrid4Held, &contents);
+        let result = self.commit(&everywhere(remove));
+        self.settle(result).inspect_err(|_| self.held = before)
+    }
+
+    /// Ends the session and holds nothing.
+    ///
+    /// # Errors
+    /// The kernel's own; then what is held is open until the deadline at most.
+    pub fn shut(&mut self) -> Result<(), GateError> {
+        let before = (std::mem::take(&mut self.held), self.deadline.take());
+        let requests = everywhere(|table| {
+            [rules::shut(table), vec![rules::flush(table, Set::Held4), rules::flush(table, Set::Vrid4Held)]].concat()
+        });
+        let result = self.commit(&requests);
+        self.settle(result).inspect_err(|_| (self.held, self.deadline) = before)
+    }
+
+    /// Guards `groups` instead of those before. A held group that is not among them is dropped in the same moment.
+    ///
+    /// # Errors
+    /// [`GateError::Ipv6`]; the kernel's own.
+    pub fn set_groups(&mut self, groups: &[Definition]) -> Result<(), GateError> {
+        let guarded = Contents::of(groups)?;
+        let held: Vec<_> = self.held.iter().filter(|group| groups.contains(group)).cloned().collect();
+        let kept = Contents::of(&held)?;
+        let before = (std::mem::replace(&mut self.groups, groups.to_vec()), std::mem::replace(&mut self.held, held));
+        let result = self.commit(&everywhere(|table| rules::fill(table, &guarded, &kept)));
+        self.settle(result).inspect_err(|_| (self.groups, self.held) = before)
+    }
+
+    /// Gates what packet sockets send on `interfaces`. To be called again when one of them was removed and made anew.
+    ///
+    /// # Errors
+    /// The kernel's own: before Linux 6.16 an interface that is not there is refused.
+    pub fn set_interfaces(&mut self, interfaces: &[String]) -> Result<(), GateError> {
+        let mut requests = self.kernel.clearing_egress().map_err(unread)?;
+        requests.extend(rules::ways(Table::Netdev, self.abilities, interfaces));
+        if !requests.is_empty() {
+            self.commit(&requests)?;
+        }
+        self.interfaces = interfaces.to_vec();
+        Ok(())
+    }
+
+    /// Becomes readable when the wall clock was set: call [`Gate::rearm_wall_clock`] at once then.
+    pub fn wall_clock(&self) -> BorrowedFd<'_> {
+        self.wall.as_fd()
+    }
+
+    /// If the wall clock has stepped since the last call, arms again for the last deadline, by the new time. A step
+    /// forward had shut the gate early; after one back only the element's timeout was in force.
+    ///
+    /// # Errors
+    /// As [`Gate::arm`].
+    pub fn rearm_wall_clock(&mut self) -> Result<(), GateError> {
+        match (self.wall.stepped()?, self.deadline) {
+            (true, Some(deadline)) if !Moment::now().reached(deadline) => self.arm(deadline),
+            (true | false, _) => Ok(()),
+        }
+    }
+
+    /// Whether the gate is surely as we wrote it. Where it is not [`Gate::persistent`], any change of any table in this
+    /// namespace by somebody else makes it unsure: then [`Gate::put_back`].
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    pub fn check(&mut self) -> Result<bool, GateError> {
+        Ok(self.persistent() || self.kernel.generation().map_err(unread)? == self.generation)
+    }
+
+    /// Writes the whole gate anew in one transaction: what is held, and the session until its last deadline.
+    ///
+    /// # Errors
+    /// As [`Gate::arm`].
+    pub fn put_back(&mut self) -> Result<(), GateError> {
+        let mut requests = self.kernel.clearing().map_err(unread)?;
+        let (guarded, held) = (Contents::of(&self.groups)?, Contents::of(&self.held)?);
+        requests.extend(rules::whole(self.id, self.abilities, &self.interfaces, &guarded, &held));
+        self.generation = self.kernel.generation().map_err(unread)?;
+        match self.deadline {
+            Some(deadline) if arming(deadline).is_some() => self.timed(deadline, requests),
+            Some(_) | None => self.commit(&requests),
+        }
+    }
+
+    /// Takes the gate away. Only for a host that is to be no director any more: nothing is guarded then.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn remove(mut self) -> Result<(), GateError> {
+        let requests = Table::ALL.map(rules::delete_table);
+        self.commit(&requests)
+    }
+
+    /// Commits `first` and the session's renewal for `deadline`, in time or not at all.
+    fn timed(&mut self, deadline: Moment, first: Vec<Request>) -> Result<(), GateError> {
+        let mut requests = first;
+        let start = Moment::now();
+        // The wall clock is read first: being stopped between the two readings only makes both ends earlier.
+        let wall = WallClock::now();
+        let span = arming(deadline).ok_or(GateError::Late)?;
+        requests.extend(everywhere(|table| rules::arm(table, span, wall + span)));
+        let result = self.commit(&requests);
+        if Moment::now().reached(start + SLOWEST) {
+            self.deadline = None;
+            self.commit(&everywhere(rules::shut))?;
+            return Err(GateError::Late);
+        }
+        result?;
+        self.deadline = Some(deadline);
+        Ok(())
+    }
+
+    /// Puts the whole gate back after the kernel refused a change that it must take: somebody else's change, possible
+    /// only where the gate is not persistent.
+    fn settle(&mut self, result: Result<(), GateError>) -> Result<(), GateError> {
+        match result {
+            Err(GateError::Refused { .. }) if !self.persistent() => self.put_back(),
+            result => result,
+        }
+    }
+
+    fn commit(&mut self, requests: &[Request]) -> Result<(), GateError> {
+        self.kernel.commit(requests).map_err(|failure| refusal(requests, failure))?;
+        // Zero is no generation.
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        Ok(())
+    }
+}
+
+/// How long a session may be armed that ends at `deadline`; nothing when it is too near.
+fn arming(deadline: Moment) -> Option<Duration> {
+    let span = (Moment::now().until(deadline) * SLEW_PERCENT / 100).checked_sub(MARGIN)?;
+    // Zero would be an element without end.
+    (span.as_millis() > 0).then_some(span)
+}
+
+fn everywhere(requests: impl Fn(Table) -> Vec<Request>) -> Vec<Request> {
+    Table::ALL.into_iter().flat_map(requests).collect()
+}
+
+fn unread(source: io::Error) -> GateError {
+    GateError::Io { what: "read the nftables rule set", source }
+}
+
+fn refusal(requests: &[Request], failure: Failure) -> GateError {
+    match failure {
+        Failure::Io(source) => GateError::Io { what: "write the nftables rule set", source },
+        Failure::Refused(refused) => {
+            // Later requests are refused because the first was.
+            let first = refused.into_iter().min_by_key(|(place, _)| *place);
+            let (place, errno) = first.unwrap_or((requests.len(), rustix::io::Errno::INVAL));
+            let step = requests.get(place).map_or_else(|| "commit the nftables rule set".into(), Request::to_string);
+            GateError::Refused { step, source: errno.into() }
+        }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("id", &self.id).field("held", &self.held).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,316 @@
+//! The grantor: what the leader does about leases. Fence, wait out the promises, Expire, name the next holder.
+//!
+//! It acts only in a [`Leadership`] whose own no-op is applied, and everything it proposes is bound to that leadership. It
+//! owns no time of the lease: how long a session has been silent is what a set of voters that meets every quorum says.
+
+mod choice;
+
+use crate::clock::Moment;
+use crate::message::{Ask, Known, Tell};
+use choice::Candidates;
+use hamesh_raft::command::{Command, GroupName, Leadership, NodeId, Sid, Token};
+use hamesh_raft::membership::Membership;
+use hamesh_raft::state::State;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a proposal or a request may stay without effect before it is made again.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How often voters are asked about a session under suspicion.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+/// A better candidate must have been one for this long before the holder is asked to move.
+const PREEMPT_AFTER: Duration = Duration::from_secs(1);
+/// After a group moved for the sake of the LAN it is not moved so again for this long.
+const DAMPING: Duration = Duration::from_secs(5);
+
+/// What a director hears of a group's holder on the LAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// The holder, by its adverts or its own address.
+    Holder,
+    /// Not the holder, and in the same time a third host (V10).
+    OnlyOthers,
+    /// Nobody.
+    Nobody,
+}
+
+/// What happens to a grantor.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The replicated state, and the membership applied last.
+    Applied(Arc<State>, Membership),
+    /// This node leads, its own no-op applied; or it does not.
+    Leads(Option<Leadership>),
+    /// The nodes that replicate to this leader now.
+    Replicating(BTreeSet<NodeId>),
+    /// A voter's answer; this node's own voter answers too.
+    Told(NodeId, Tell),
+    /// What directors hear on the LAN of each group.
+    Hears(BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>),
+    /// Time has passed; with what this node's own voter knows of every session.
+    Tick(BTreeMap<Sid, Known>),
+}
+
+/// What a grantor orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Propose under this leadership only.
+    Propose(Leadership, Command),
+    /// Ask these voters.
+    Ask(BTreeSet<NodeId>, Ask),
+    /// Ask the holder's node to hand the group to a session.
+    Move(NodeId, GroupName, Token, Sid),
+}
+
+/// The leader's side of every lease.
+#[derive(Clone, Debug)]
+pub struct Grantor {
+    started: Moment,
+    leadership: Option<Leadership>,
+    state: Arc<State>,
+    membership: Membership,
+    voters_since: Moment,
+    replicating: BTreeSet<NodeId>,
+    hears: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>,
+    own: BTreeMap<Sid, Known>,
+    suspects: BTreeMap<Sid, Suspect>,
+    groups: BTreeMap<GroupName, Attention>,
+    round: u64,
+}
+
+/// A session that the leader has reason to ask about.
+#[derive(Clone, Debug, Default)]
+struct Suspect {
+    round: u64,
+    asked: Option<Moment>,
+    proposed: Option<Moment>,
+    /// Whether the latest proposal was the Expire; the one after an applied Fence does not wait.
+    expiring: bool,
+    /// The latest answer of each voter, and when it came.
+    told: BTreeMap<NodeId, (Moment, Known)>,
+}
+
+/// What the leader remembers of a group.
+#[derive(Clone, Debug, Default)]
+struct Attention {
+    proposed: Option<Moment>,
+    /// The token in force and when this leader saw it first.
+    granted: Option<(Token, Moment)>,
+    /// The better candidate, and since when it has been one.
+    better: Option<(Sid, Moment)>,
+    moved_for_lan: Option<Moment>,
+}
+
+impl Grantor {
+    /// Of a process that begins at `started`.
+    pub fn new(started: Moment) -> Self {
+        Self {
+            started,
+            leadership: None,
+            state: Arc::new(State::default()),
+            membership: Membership::default(),
+            voters_since: started,
+            replicating: BTreeSet::new(),
+            hears: BTreeMap::new(),
+            own: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            round: 0,
+        }
+    }
+
+    /// What happens now.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        match event {
+            Event::Applied(state, membership) => {
+                if self.membership.halves != membership.halves {
+                    self.voters_since = now;
+                }
+                (self.state, self.membership) = (state, membership);
+                self.suspects.retain(|sid, _| self.state.sessions.contains_key(sid));
+            }
+            Event::Leads(leadership) => {
+                if self.leadership != leadership {
+                    self.leadership = leadership;
+                    // Nothing is inherited: what an earlier leadership measured is void.
+                    self.suspects.clear();
+                    self.groups.clear();
+                }
+            }
+            Event::Replicating(nodes) => self.replicating = nodes,
+            Event::Told(from, tell) => {
+                if let Some(suspect) = self.suspects.get_mut(&tell.sid).filter(|s| s.round == tell.round) {
+                    suspect.told.insert(from, (now, tell.known));
+                }
+            }
+            Event::Hears(hears) => self.hears = hears,
+            Event::Tick(own) => self.own = own,
+        }
+        let Some(leadership) = self.leadership else { return Vec::new() };
+        let mut actions = Vec::new();
+        self.judge(now, leadership, &mut actions);
+        self.grant(now, leadership, &mut actions);
+        self.improve(now, &mut actions);
+        actions
+    }
+
+    /// Completes an entry that frees groups with the names of the next holders (H12). Only a leader may be asked.
+    pub fn complete(&self, command: Command) -> Command {
+        match command {
+            Command::Release { group, token, to } => {
+                let leaving = self.state.holder(&group).map(|holder| holder.sid);
+                let fit = self.candidates(&group).fit();
+                let to =
+                    to.filter(|sid| fit.contains(sid)).or_else(|| fit.into_iter().find(|sid| Some(*sid) != leaving));
+                Command::Release { group, token, to }
+            }
+            Command::Close { sid, .. } => Command::Close { sid, grants: self.successors(sid) },
+            Command::Expire { sid, by, .. } => Command::Expire { sid, by, grants: self.successors(sid) },
+            Command::Found { .. }
+            | Command::Invite { .. }
+            | Command::Join { .. }
+            | Command::Register { .. }
+            | Command::Open { .. }
+            | Command::Candidate { .. }
+            | Command::Withdraw { .. }
+            | Command::Fence { .. }
+            | Command::Grant { .. } => command,
+        }
+    }
+
+    /// Whether a change of voters may be proposed now: not while a session is fenced and not expired (V6).
+    pub fn may_change_voters(&self) -> bool {
+        self.state.sessions.values().all(|session| session.fenced.is_none())
+    }
+
+    fn judge(&mut self, now: Moment, leadership: Leadership, actions: &mut Vec<Action>) {
+        for (sid, session) in &self.state.clone().sessions {
+            let own = self.own.get(sid);
+            // A grantee that does not take what it was given (V3).
+            let untaken = self.untaken(now, *sid, session.ttl);
+            let silent = own.is_none_or(|known| known.silent >= session.promise);
+            let fenced = session.fenced.is_some();
+            if !fenced && !silent && untaken.is_none_or(|index| own.is_some_and(|known| known.acted >= index)) {
+                self.suspects.remove(sid);
+                continue;
+            }
+            let round = self.round + 1;
+            let suspect = self.suspects.entry(*sid).or_insert_with(|| Suspect { round, ..Suspect::default() });
+            self.round = self.round.max(suspect.round);
+            if suspect.asked.is_none_or(|at| now.since(at) >= ASK_EVERY) {
+                suspect.asked = Some(now);
+                actions.push(Action::Ask(self.membership.voters(), Ask { sid: *sid, round: suspect.round }));
+            }
+            let those = |says: &dyn Fn(&Moment, &Known) -> bool| -> BTreeSet<NodeId> {
+                suspect.told.iter().filter(|(_, (at, known))| says(at, known)).map(|(node, _)| *node).collect()
+            };
+            let lg = session.promise;
+            let verdict = if fenced {
+                // The age was true when it was told and only grows: a bound voter never acks again (H6).
+                let over = those(&|at, known| known.bound && now.since(*at) + known.silent >= lg);
+                let settled = now.since(self.voters_since) >= lg && now.since(self.started) >= lg;
+                (settled && self.membership.meets_every_quorum(&over)).then(|| Command::Expire {
+                    sid: *sid,
+                    by: leadership,
+                    grants: Vec::new(),
+                })
+            } else {
+                let recent = |at: &Moment| now.since(*at) < session.ttl / 4;
+                let hushed = those(&|at, known| recent(at) && known.silent >= lg);
+                let unseen = untaken.map(|index| those(&|at, known| recent(at) && known.acted < index));
+                let gone = silent && self.membership.meets_every_quorum(&hushed);
+                let idle = unseen.is_some_and(|unseen| self.membership.meets_every_quorum(&unseen));
+                (gone || idle).then_some(Command::Fence { sid: *sid })
+            };
+            if let Some(command) = verdict
+                && (suspect.expiring != fenced || suspect.proposed.is_none_or(|at| now.since(at) >= PATIENCE))
+            {
+                (suspect.proposed, suspect.expiring) = (Some(now), fenced);
+                let command = self.complete(command);
+                actions.push(Action::Propose(leadership, command));
+            }
+        }
+    }
+
+    /// The index of a grant that `sid` should have taken by now.
+    fn untaken(&self, now: Moment, sid: Sid, ttl: Duration) -> Option<u64> {
+        let held = self.state.held_by(sid).filter_map(|(group, holder)| {
+            let (token, since) = self.groups.get(group)?.granted?;
+            (token == holder.token && now.since(since) >= ttl).then_some(token.index)
+        });
+        held.max()
+    }
+
+    fn grant(&mut self, now: Moment, leadership: Leadership, actions: &mut Vec<Action>) {
+        let state = self.state.clone();
+        self.groups.retain(|name, _| state.groups.contains_key(name));
+        for (name, group) in &state.groups {
+            let best = self.candidates(name).fit().first().copied();
+            let attention = self.groups.entry(name.clone()).or_default();
+            match &group.holder {
+                Some(holder) => {
+                    if attention.granted.is_none_or(|(token, _)| token != holder.token) {
+                        attention.granted = Some((holder.token, now));
+                        attention.proposed = None;
+                    }
+                }
+                None => {
+                    if let Some(to) = best
+                        && attention.proposed.is_none_or(|at| now.since(at) >= PATIENCE)
+                    {
+                        attention.proposed = Some(now);
+                        let command = Command::Grant { group: name.clone(), to };
+                        actions.push(Action::Propose(leadership, command));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks holders to move: for a better candidate, or because the LAN does not hear them.
+    fn improve(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        for (name, group) in &self.state.clone().groups {
+            let Some(holder) = &group.holder else { continue };
+            let Some(node) = self.state.sessions.get(&holder.sid).map(|session| session.node) else { continue };
+            let candidates = self.candidates(name);
+            let (unheard, better) = (candidates.unheard_holder(), candidates.better());
+            let attention = self.groups.entry(name.clone()).or_default();
+            let damped = attention.moved_for_lan.is_some_and(|at| now.since(at) < DAMPING);
+            let ready = attention.proposed.is_none_or(|at| now.since(at) >= PATIENCE * 5);
+            if let Some(to) = unheard.filter(|_| !damped && ready) {
+                (attention.proposed, attention.moved_for_lan) = (Some(now), Some(now));
+                actions.push(Action::Move(node, name.clone(), holder.token, to));
+                continue;
+            }
+            attention.better = match (better, attention.better) {
+                (Some(sid), Some((same, since))) if sid == same => Some((sid, since)),
+                (Some(sid), Some(_) | None) => Some((sid, now)),
+                (None, Some(_) | None) => None,
+            };
+            if let Some((to, _)) = attention.better.filter(|(_, since)| ready && now.since(*since) >= PREEMPT_AFTER) {
+                attention.proposed = Some(now);
+                actions.push(Action::Move(node, name.clone(), holder.token, to));
+            }
+        }
+    }
+
+    fn successors(&self, leaving: Sid) -> Vec<(GroupName, Sid)> {
+        let held = self.state.held_by(leaving);
+        let next = held.filter_map(|(group, _)| {
+            let to = self.candidates(group).fit().into_iter().find(|sid| *sid != leaving)?;
+            Some((group.clone(), to))
+        });
+        next.collect()
+    }
+
+    fn candidates<'a>(&'a self, group: &'a str) -> Candidates<'a> {
+        Candidates {
+            group,
+            state: &self.state,
+            replicating: &self.replicating,
+            own: &self.own,
+            hears: self.hears.get(group),
+        }
+    }
+}

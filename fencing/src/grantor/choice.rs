@@ -1,0 +1,81 @@
+//! Who should hold a group.
+
+use super::Hearing;
+use crate::message::Known;
+use hamesh_raft::command::{NodeId, Sid};
+use hamesh_raft::state::{Candidate, Session, State};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The candidates of one group, as the leader sees them now.
+pub(super) struct Candidates<'a> {
+    pub(super) group: &'a str,
+    pub(super) state: &'a State,
+    pub(super) replicating: &'a BTreeSet<NodeId>,
+    pub(super) own: &'a BTreeMap<Sid, Known>,
+    pub(super) hears: Option<&'a BTreeMap<NodeId, Hearing>>,
+}
+
+impl Candidates<'_> {
+    /// Those that can take the group at once, the best first: it replicates to them, they renewed within 2R, they are not
+    /// deaf on the LAN if another is not; then by priority, then by node id.
+    pub(super) fn fit(&self) -> Vec<Sid> {
+        let mut fit: Vec<_> = self
+            .all()
+            .filter(|(sid, session, _)| {
+                let fresh = session.ttl * 2 / 5; // 2R
+                let renewed = self.own.get(sid).and_then(|known| known.renewed);
+                self.replicating.contains(&session.node)
+                    && renewed.is_some_and(|age| age < fresh)
+                    && self.state.obstacle(self.group, *sid).is_none()
+            })
+            .collect();
+        fit.sort_by_key(|(_, session, candidate)| {
+            (self.is_deaf(session.node), Reverse(candidate.priority), session.node)
+        });
+        fit.into_iter().map(|(sid, ..)| sid).collect()
+    }
+
+    /// A fit candidate of higher priority than the holder's, that may ask for the group and hears the holder.
+    pub(super) fn better(&self) -> Option<Sid> {
+        let holder = self.state.holder(self.group)?;
+        let priority = self.state.groups.get(self.group)?.candidates.get(&holder.sid).map_or(0, |c| c.priority);
+        self.fit().into_iter().find(|sid| {
+            self.all().any(|(other, session, candidate)| {
+                other == *sid
+                    && candidate.preempt
+                    && candidate.priority > priority
+                    && candidate.definition == holder.definition
+                    && self.hearing(session.node) == Some(Hearing::Holder)
+            })
+        })
+    }
+
+    /// The best of those that do not hear the holder and hear others, if they are most of the candidates (V10).
+    pub(super) fn unheard_holder(&self) -> Option<Sid> {
+        let holder = self.state.holder(self.group)?;
+        let others: Vec<_> = self.all().filter(|(sid, ..)| *sid != holder.sid).collect();
+        let reporting: BTreeSet<Sid> = others
+            .iter()
+            .filter(|(_, session, _)| self.hearing(session.node) == Some(Hearing::OnlyOthers))
+            .map(|(sid, ..)| *sid)
+            .collect();
+        if reporting.len() * 2 <= others.len() {
+            return None;
+        }
+        self.fit().into_iter().find(|sid| reporting.contains(sid))
+    }
+
+    fn all(&self) -> impl Iterator<Item = (Sid, &Session, &Candidate)> {
+        let candidates = self.state.groups.get(self.group).into_iter().flat_map(|group| &group.candidates);
+        candidates.filter_map(|(sid, candidate)| Some((*sid, self.state.sessions.get(sid)?, candidate)))
+    }
+
+    fn hearing(&self, node: NodeId) -> Option<Hearing> {
+        self.hears.and_then(|hears| hears.get(&node)).copied()
+    }
+
+    fn is_deaf(&self, node: NodeId) -> bool {
+        self.hearing(node) == Some(Hearing::Nobody)
+    }
+}

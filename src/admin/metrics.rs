@@ -1,0 +1,69 @@
+//! Metrics for Prometheus. Every name is in this file.
+
+use crate::node::Core;
+use anyhow::Context;
+use axum::Router;
+use axum::routing::get;
+use metrics::{counter, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::interval;
+
+/// How often the picture is turned into numbers.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Serves `GET /metrics` on `address`.
+///
+/// # Errors
+/// The address is not to be had.
+pub(super) fn serve(core: Arc<Core>, address: SocketAddr) -> anyhow::Result<()> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("metrics: {error}"))?;
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot serve metrics on {address}"))?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let page = handle.clone();
+    let router = Router::new().route("/metrics", get(move || std::future::ready(page.render())));
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the metrics page has ended");
+        }
+    });
+    tokio::spawn(measure(core, handle));
+    Ok(())
+}
+
+async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
+    let mut ticks = interval(EVERY);
+    loop {
+        ticks.tick().await;
+        let picture = core.picture();
+        gauge!("hamesh_quorum").set(flag(picture.cluster.quorum));
+        gauge!("hamesh_leader").set(flag(picture.cluster.leader.as_ref() == Some(&picture.node)));
+        counter!("hamesh_raft_applied_index").absolute(picture.cluster.applied);
+        for node in &picture.nodes {
+            gauge!("hamesh_node_reachable", "node" => node.name.clone()).set(flag(node.reachable));
+        }
+        for vip in &picture.vips {
+            let labels = [("vip", vip.name.clone())];
+            gauge!("hamesh_vip_master", &labels).set(flag(vip.state == "MASTER"));
+            gauge!("hamesh_vip_gate_open", &labels).set(flag(vip.gate == "open"));
+            gauge!("hamesh_vip_held", &labels).set(flag(vip.holder.is_some()));
+            counter!("hamesh_vip_token", &labels).absolute(vip.token.unwrap_or(0));
+            let remaining = Duration::from_millis(vip.lease_remaining_ms.unwrap_or(0));
+            gauge!("hamesh_lease_remaining_seconds", &labels).set(remaining.as_secs_f64());
+        }
+        for (group, adverts, heard) in core.adverts() {
+            counter!("hamesh_vrrp_adverts_sent_total", "vip" => group.clone()).absolute(adverts);
+            counter!("hamesh_vrrp_adverts_heard_total", "vip" => group).absolute(heard);
+        }
+        handle.run_upkeep();
+    }
+}
+
+fn flag(value: bool) -> f64 {
+    if value { 1.0 } else { 0.0 }
+}

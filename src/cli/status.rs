@@ -1,0 +1,77 @@
+//! `hamesh status`.
+
+use super::client::Client;
+use super::{Exit, Failure};
+use crate::node::Picture;
+use comfy_table::{Table, presets};
+
+/// Prints the picture; the exit code says whether there is a quorum.
+pub(super) fn show(client: &Client, json: bool) -> Result<Exit, Failure> {
+    let picture = client.status()?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&picture)?);
+    } else {
+        print(&picture);
+    }
+    Ok(if picture.cluster.quorum { Exit::Ok } else { Exit::NoQuorum })
+}
+
+fn print(picture: &Picture) {
+    let cluster = &picture.cluster;
+    let quorum = if cluster.quorum { "quorum" } else { "NO QUORUM" };
+    let leader = cluster.leader.as_deref().unwrap_or("none");
+    println!("cluster {}   {quorum}   leader {leader}   term {}   seen from {}", cluster.name, cluster.term, picture.node);
+    println!();
+    let mut nodes = table(&["NODE", "ROLE", "RACK", "ADDRESS", "REACHABLE", "VOTER", "VERSION", "INTERFACES", ""]);
+    for node in &picture.nodes {
+        let mark = if node.name == picture.node { "*" } else { "" };
+        nodes.add_row([
+            format!("{}{mark}", node.name),
+            node.role.clone(),
+            node.rack.clone(),
+            node.address.clone(),
+            yes(node.reachable),
+            yes(node.voter),
+            node.version.clone().unwrap_or_else(|| "-".to_owned()),
+            if node.interfaces.is_empty() { "-".to_owned() } else { node.interfaces.join(", ") },
+            node.why.clone().unwrap_or_default(),
+        ]);
+    }
+    println!("{nodes}");
+    println!();
+    let mut vips = table(&["VIP", "ADDRESSES", "VRID", "HOLDER", "TOKEN", "LEASE", "HERE", "GATE", "CANDIDATES"]);
+    for vip in &picture.vips {
+        let candidates = vip.candidates.iter().map(|candidate| {
+            let obstacle = candidate.obstacle.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            format!("{} {}{obstacle}", candidate.node, candidate.priority)
+        });
+        vips.add_row([
+            vip.name.clone(),
+            vip.addresses.join(" "),
+            vip.vrid.map_or_else(|| "-".to_owned(), |vrid| vrid.to_string()),
+            vip.holder.clone().unwrap_or_else(|| "nobody".to_owned()),
+            vip.token.map_or_else(|| "-".to_owned(), |token| token.to_string()),
+            vip.lease_remaining_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
+            vip.state.clone(),
+            vip.gate.clone(),
+            candidates.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    println!("{vips}");
+    if !picture.warnings.is_empty() {
+        println!("\nWARNINGS");
+        for warning in &picture.warnings {
+            println!("  {warning}");
+        }
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+}
+
+fn yes(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}

@@ -1,0 +1,172 @@
+//! `cluster.toml`: what is the same on every node.
+
+use super::diagnostic::{Diagnostic, Located, Log, Source};
+use super::duration;
+use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
+use super::profile::{LONGEST_TTL, LeaseProfile, PROFILES};
+use super::reader::{Section, Value, parse};
+use super::service;
+use crate::vrrp::checksum::Form;
+use crate::vrrp::{Auth, LegacyPeers, Password, Version};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// The file as read.
+pub(super) struct Cluster {
+    pub lease: LeaseProfile,
+    pub groups: Vec<group::Draft>,
+    pub services: Vec<service::Draft>,
+}
+
+/// Reads the file; `None` after syntax errors. `director` is the name of this node, if it may hold VIPs.
+pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> Option<Cluster> {
+    let table = parse(source, log)?;
+    let root = Section::root(&table, source, log);
+    let lease = root.section("lease").map_or_else(LeaseProfile::default, |section| read_lease(section, log));
+    let sections = |key| root.section(key).map(|section| section.sections()).unwrap_or_default();
+    let groups = sections("vip").into_iter().map(|(name, section)| read_group(name, section, director, log)).collect();
+    let services = sections("service").into_iter().map(|(name, section)| service::read(name, section, log)).collect();
+    root.close();
+    Some(Cluster { lease, groups, services })
+}
+
+fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
+    let profile = section.get("profile").and_then(|value| value.choice(&PROFILES));
+    let ttl = section.get("ttl").and_then(Value::duration);
+    section.close();
+    match (profile, ttl) {
+        (None, None) => LeaseProfile::default(),
+        (Some(profile), None) => profile.value,
+        (Some(profile), Some(ttl)) => {
+            let error = Diagnostic::error(&ttl.place, "`lease.profile` and `lease.ttl` exclude each other");
+            log.add(error.see(&profile.place, "this sets a ttl already"));
+            profile.value
+        }
+        (None, Some(ttl)) => custom_lease(&ttl, log),
+    }
+}
+
+fn custom_lease(ttl: &Located<std::time::Duration>, log: &Log) -> LeaseProfile {
+    if ttl.value > LONGEST_TTL {
+        let message = format!("a lease of {} is too long", duration::show(ttl.value));
+        let help =
+            format!("after a crash the addresses are dark for as long; the longest is {}", duration::show(LONGEST_TTL));
+        log.add(Diagnostic::error(&ttl.place, message).help(help));
+    }
+    LeaseProfile::with_ttl(ttl.value).unwrap_or_else(|shortest| {
+        let message = format!("a lease of {} is too short for an election", duration::show(ttl.value));
+        let help = format!(
+            "2 x the longest election timeout + the renewal interval must fit into it: use {} or more, or profile = \"fast\"",
+            duration::show(shortest)
+        );
+        log.add(Diagnostic::error(&ttl.place, message).help(help));
+        LeaseProfile::default()
+    })
+}
+
+fn read_group(name: Located<String>, section: Section<'_>, director: Option<&str>, log: &Log) -> group::Draft {
+    let version = section.get("version").and_then(|value| value.integer(2..=3u8));
+    let version = if version.is_some_and(|v| v.value == 2) { Version::V2 } else { Version::V3 };
+    let interval = section.get("advertisement_interval").and_then(Value::duration);
+    let checksum = section.get("checksum").and_then(|value| value.choice(&CHECKSUMS));
+    if let Some(checksum) = checksum.as_ref().filter(|_| version == Version::V2) {
+        log.add(
+            Diagnostic::error(&checksum.place, "VRRP version 2 has one form of checksum").help("remove `checksum`"),
+        );
+    }
+    let draft = group::Draft {
+        interface: section.required("interface").and_then(Value::string),
+        vrid: section.required("vrid").and_then(|value| value.integer(1..=255)),
+        version,
+        interval: interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() }),
+        addresses: section.required("addresses").and_then(|value| read_addresses(value, log)).unwrap_or_default(),
+        priority: read_priority(&section, &name.value, director, log),
+        nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
+        auth: section.get("authentication").and_then(|value| read_auth(value, version, log)).unwrap_or_default(),
+        checksum: checksum.map(|form| form.value).unwrap_or_default(),
+        legacy_peers: section
+            .get("legacy_peers")
+            .and_then(|v| read_peers(v))
+            .map_or(LegacyPeers::Any, LegacyPeers::Only),
+        name,
+    };
+    section.close();
+    draft
+}
+
+const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
+
+fn read_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(Ipv4Addr, u8)>>> {
+    let place = value.place.clone();
+    let items = value.list()?;
+    if items.is_empty() {
+        log.add(Diagnostic::error(&place, "a VIP group needs at least one address"));
+    }
+    let parse = |item: Value<'_>| {
+        let text = item.string()?;
+        match group::address(&text.value) {
+            Ok(address) => Some(Located { value: address, place: text.place }),
+            Err(reason) => {
+                log.add(Diagnostic::error(&text.place, reason).help("for example \"203.0.113.10/24\""));
+                None
+            }
+        }
+    };
+    Some(items.into_iter().filter_map(parse).collect())
+}
+
+fn read_peers(value: Value<'_>) -> Option<Vec<Ipv4Addr>> {
+    let peers = value.list()?.into_iter().filter_map(|item| item.parsed("an IPv4 address", "10.0.0.12"));
+    Some(peers.map(|peer| peer.value).collect())
+}
+
+/// One number for every node, or one for each that may hold the group.
+fn read_priority(section: &Section<'_>, group: &str, director: Option<&str>, log: &Log) -> Option<u8> {
+    let Some(value) = section.get("priority") else {
+        return director.map(|_| DEFAULT_PRIORITY);
+    };
+    if !value.is_table() {
+        let number = value.integer(1..=255)?;
+        return director.map(|_| number.value);
+    }
+    let place = value.place.clone();
+    let entries = value.table()?.entries();
+    let nodes: Vec<_> =
+        entries.into_iter().filter_map(|(node, v)| Some((node.value, v.integer(1..=255)?.value))).collect();
+    let director = director?;
+    let mine = nodes.iter().find(|(node, _)| node == director).map(|(_, priority)| *priority);
+    if mine.is_none() {
+        let message = format!("this node, `{director}`, has no priority for `{group}` and will never hold it");
+        log.add(Diagnostic::warning(&place, message));
+    }
+    mine
+}
+
+/// `{ pass_file = "..." }`: the password itself never stands in a configuration file.
+fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
+    let place = value.place.clone();
+    let section = value.table()?;
+    if version == Version::V3 {
+        let error = Diagnostic::error(&place, "VRRP version 3 has no authentication (RFC 9568 section 9)");
+        log.add(error.help("remove `authentication`, or set version = 2"));
+    }
+    let file = section.required("pass_file").and_then(Value::string);
+    section.close();
+    let file = file?;
+    let path = place.source.resolve(&file.value);
+    let fault = |message: String| {
+        log.add(Diagnostic::error(&file.place, message));
+        None
+    };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => return fault(format!("cannot read the password: {error}")),
+    };
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => fault("the password is empty".to_owned()),
+        pass if pass.len() > Password::MAX => {
+            fault(format!("the password has {} bytes and VRRP sends only {}", pass.len(), Password::MAX))
+        }
+        pass => Some(Auth::Pass(Password::cut(pass))),
+    }
+}

@@ -1,0 +1,217 @@
+//! A VIP group as configured, whichever file it came from, and the rules that hold between groups.
+
+use super::diagnostic::{Diagnostic, Located, Log};
+use super::duration;
+use crate::vrrp::advert::{Format, MAX_ADDRESSES};
+use crate::vrrp::checksum::Form;
+use crate::vrrp::router::Parameters;
+use crate::vrrp::{Auth, LegacyPeers, Version};
+use hamesh_raft::command::{Definition, Family};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// The longest name of an interface (IFNAMSIZ less the closing zero).
+const INTERFACE_NAME: usize = 15;
+
+/// When none is given.
+pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+/// When none is given; keepalived's.
+pub(super) const DEFAULT_PRIORITY: u8 = 100;
+
+/// A valid VIP group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipGroup {
+    /// The LAN it is on.
+    pub interface: String,
+    /// IPv4 as yet.
+    pub family: Family,
+    /// The virtual router's id, 1 to 255; one group per interface and family has it.
+    pub vrid: u8,
+    /// Of VRRP.
+    pub version: Version,
+    /// Between two adverts. Version 2: whole seconds, 1 to 255. Version 3: 10 ms to 40.95 s in steps of 10 ms.
+    pub interval: Duration,
+    /// The VIPs with their prefix lengths, in the order they are advertised: 1 to 255 of them.
+    pub addresses: Vec<(Ipv4Addr, u8)>,
+    /// This node's, 1 to 255. A node without one is never a candidate.
+    pub priority: Option<u8>,
+    /// Whether a living MASTER of lower priority is left alone.
+    pub nopreempt: bool,
+    /// Version 2 only.
+    pub auth: Auth,
+    /// What we send; version 3 only.
+    pub checksum: Form,
+    /// Who outside the mesh is obeyed.
+    pub legacy_peers: LegacyPeers,
+}
+
+impl VipGroup {
+    /// The group as the cluster compares it: every node's must be the same.
+    pub fn definition(&self) -> Definition {
+        let mut addresses: Vec<IpAddr> = self.addresses.iter().map(|(address, _)| IpAddr::V4(*address)).collect();
+        addresses.sort_unstable();
+        Definition { family: self.family, vrid: self.vrid, addresses }
+    }
+
+    /// The group's form on the wire.
+    pub fn format(&self) -> Format {
+        let Self { version, vrid, interval, auth, checksum, .. } = *self;
+        let addresses = self.addresses.iter().map(|(address, _)| *address).collect();
+        Format { version, vrid, interval, auth, checksum, addresses }
+    }
+
+    /// What the virtual router is run with, sending from `source`; `None` where this node is no candidate.
+    pub fn parameters(&self, source: Ipv4Addr) -> Option<Parameters> {
+        Some(Parameters {
+            version: self.version,
+            priority: self.priority?,
+            interval: self.interval,
+            preempt: !self.nopreempt,
+            legacy_peers: self.legacy_peers.clone(),
+            source,
+        })
+    }
+}
+
+/// A group as read, perhaps with holes where something was wrong.
+pub(super) struct Draft {
+    pub name: Located<String>,
+    pub interface: Option<Located<String>>,
+    pub vrid: Option<Located<u8>>,
+    pub version: Version,
+    pub interval: Located<Duration>,
+    pub addresses: Vec<Located<(Ipv4Addr, u8)>>,
+    pub priority: Option<u8>,
+    pub nopreempt: bool,
+    pub auth: Auth,
+    pub checksum: Form,
+    pub legacy_peers: LegacyPeers,
+}
+
+impl Draft {
+    /// `None` when a part is missing, which was noted where it was missed.
+    pub fn build(self) -> Option<(String, VipGroup)> {
+        let group = VipGroup {
+            interface: self.interface?.value,
+            family: Family::V4,
+            vrid: self.vrid?.value,
+            version: self.version,
+            interval: self.interval.value,
+            addresses: self.addresses.into_iter().map(|address| address.value).collect(),
+            priority: self.priority,
+            nopreempt: self.nopreempt,
+            auth: self.auth,
+            checksum: self.checksum,
+            legacy_peers: self.legacy_peers,
+        };
+        Some((self.name.value, group))
+    }
+}
+
+/// `203.0.113.10/24`; without a length, that of a host.
+pub(super) fn address(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
+    if ip.parse::<Ipv6Addr>().is_ok() {
+        return Err(format!("IPv6 address `{ip}` is not supported by this version"));
+    }
+    let ip: Ipv4Addr = ip.parse().map_err(|_| format!("`{text}` is not an address"))?;
+    let length = match length {
+        None => 32,
+        Some(length) => match length.parse::<u8>() {
+            Ok(length @ 1..=32) => length,
+            Ok(_) | Err(_) => return Err(format!("prefix length `{length}` is not between 1 and 32")),
+        },
+    };
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback() {
+        return Err(format!("`{ip}` cannot be a virtual address"));
+    }
+    Ok((ip, length))
+}
+
+/// The rules within each group and between them. `listen` is where this node's mesh listens.
+pub(super) fn check(drafts: &[Draft], listen: Option<&Located<SocketAddr>>, log: &Log) {
+    for (i, draft) in drafts.iter().enumerate() {
+        let earlier = &drafts[..i];
+        check_name(draft, earlier, log);
+        check_interface(draft, earlier, log);
+        check_interval(draft, log);
+        check_addresses(draft, earlier, listen, log);
+    }
+}
+
+fn check_name(draft: &Draft, earlier: &[Draft], log: &Log) {
+    let Located { value: name, place } = &draft.name;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        let help = "use up to 64 letters, digits, `-`, `_` and `.`";
+        log.add(Diagnostic::error(place, format!("`{name}` cannot be the name of a VIP group")).help(help));
+    }
+    if let Some(twin) = earlier.iter().find(|other| other.name.value == *name) {
+        let error = Diagnostic::error(place, format!("there are two VIP groups `{name}`"));
+        log.add(error.see(&twin.name.place, "the other one"));
+    }
+}
+
+fn check_interface(draft: &Draft, earlier: &[Draft], log: &Log) {
+    let Some(interface) = &draft.interface else { return };
+    let Located { value: name, place } = interface;
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > INTERFACE_NAME || name == "." || name == ".." || name.contains(forbidden) {
+        log.add(Diagnostic::error(place, format!("`{name}` cannot be the name of an interface")));
+    }
+    let Some(vrid) = &draft.vrid else { return };
+    let same = |other: &&Draft| {
+        other.interface.as_ref().is_some_and(|i| i.value == *name)
+            && other.vrid.as_ref().is_some_and(|v| v.value == vrid.value)
+    };
+    if let Some(other) = earlier.iter().find(same)
+        && let Some(theirs) = &other.vrid
+    {
+        let message = format!("virtual router {} is on `{name}` twice", vrid.value);
+        let first = format!("first used by `{}`", other.name.value);
+        log.add(Diagnostic::error(&vrid.place, message).see(&theirs.place, first));
+    }
+}
+
+fn check_interval(draft: &Draft, log: &Log) {
+    let Located { value: interval, place } = &draft.interval;
+    let (allowed, fits) = match draft.version {
+        Version::V2 => (
+            "VRRP version 2 takes whole seconds from 1s to 255s",
+            interval.subsec_nanos() == 0 && (1..=255).contains(&interval.as_secs()),
+        ),
+        Version::V3 => (
+            "VRRP version 3 takes 10ms to 40.95s in steps of 10ms",
+            interval.as_nanos().is_multiple_of(10_000_000) && (10..=40_950).contains(&interval.as_millis()),
+        ),
+    };
+    if !fits {
+        let message = format!("an advertisement interval of {} cannot be sent", duration::show(*interval));
+        log.add(Diagnostic::error(place, message).help(allowed));
+    }
+}
+
+fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<SocketAddr>>, log: &Log) {
+    for (i, Located { value: (ip, _), place }) in draft.addresses.iter().enumerate() {
+        let is_twin = |other: &&Located<(Ipv4Addr, u8)>| other.value.0 == *ip;
+        if let Some(twin) = draft.addresses[..i].iter().find(is_twin) {
+            let error = Diagnostic::error(place, format!("`{ip}` is listed twice"));
+            log.add(error.see(&twin.place, "here already"));
+            continue;
+        }
+        let found = earlier.iter().find_map(|group| Some((group, group.addresses.iter().find(is_twin)?)));
+        if let Some((group, twin)) = found {
+            let error = Diagnostic::error(place, format!("`{ip}` is in two VIP groups"));
+            log.add(error.see(&twin.place, format!("`{}` has it already", group.name.value)));
+        }
+        // The gate would shut the mesh out of this node, so no lease would ever open it again.
+        if let Some(listen) = listen.filter(|listen| listen.value.ip() == IpAddr::V4(*ip)) {
+            let error = Diagnostic::error(place, format!("`{ip}` is where this node's mesh listens"));
+            let help = "let the mesh listen on an address that stays with the node";
+            log.add(error.see(&listen.place, "the mesh").help(help));
+        }
+    }
+    if let Some(beyond) = draft.addresses.get(MAX_ADDRESSES) {
+        log.add(Diagnostic::error(&beyond.place, format!("an advert holds at most {MAX_ADDRESSES} addresses")));
+    }
+}

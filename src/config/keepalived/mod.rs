@@ -1,0 +1,396 @@
+//! `keepalived.conf`, unmodified: plain `vrrp_instance` blocks and `global_defs`, with keepalived's own defaults.
+//!
+//! What this version cannot do is an error and never skipped: a director that ignored half of its configuration would
+//! look healthy. Each `vrrp_instance NAME` is the VIP group NAME.
+
+mod syntax;
+
+use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
+use super::duration;
+use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
+use crate::vrrp::checksum::Form;
+use crate::vrrp::{Auth, LegacyPeers, Password, Version};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use syntax::{Statement, Word};
+
+/// keepalived's words that this version has no use for, at the top, in `global_defs` and in `vrrp_instance`: told
+/// apart from misspelled ones.
+const UNSUPPORTED: &str = "
+    net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time
+    interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group vrrp_script vrrp_track_file
+    vrrp_track_process track_file track_process static_ipaddress static_routes static_rules virtual_server
+    virtual_server_group real_server bfd_instance SSL include includer includem includew includeb includea
+    notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
+    smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
+    default_interface vrrp_garp_master_delay vrrp_garp_master_repeat vrrp_garp_master_refresh
+    vrrp_garp_master_refresh_repeat vrrp_garp_lower_prio_delay vrrp_garp_lower_prio_repeat vrrp_garp_interval
+    vrrp_gna_interval vrrp_min_garp vrrp_garp_extra_if vrrp_down_timer_adverts vrrp_lower_prio_no_advert
+    vrrp_higher_prio_send_advert vrrp_check_unicast_src vrrp_strict vrrp_notify_priority_changes
+    vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
+    nftables_ipvs disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority
+    vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
+    max_auto_priority min_auto_priority_delay enable_script_security script_user use_symlink_paths startup_script
+    shutdown_script notify_fifo vrrp_notify_fifo lvs_notify_fifo notify_fifo_script vrrp_notify_fifo_script
+    enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_traps snmp_socket enable_dbus dbus_service_name
+    dynamic_interfaces vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures
+    vrrp_startup_delay vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed
+    reload_check_config include_check reload_time_file reload_repeat reload_file config_save_dir process_names
+    process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac unicast_src_ip
+    mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip
+    old_unicast_checksum preempt preempt_delay garp_master_delay garp_master_repeat garp_master_refresh
+    garp_master_refresh_repeat garp_lower_prio_delay garp_lower_prio_repeat garp_extra_if lower_prio_no_advert
+    higher_prio_send_advert down_timer_adverts timer_expired_backup strict_mode owner_ignore_adverts
+    virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac use_vmac_addr
+    vmac_xmit_base use_ipvlan dont_track_primary track_interface track_script track_bfd accept no_accept
+    promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
+    notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
+    brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft";
+
+/// The groups of the file, perhaps with holes where something was wrong.
+pub(super) fn read(source: &Arc<Source>, log: &Log) -> Vec<group::Draft> {
+    const KNOWN: [&str; 2] = ["global_defs", "vrrp_instance"];
+    let file = syntax::parse(source, log);
+    let mut globals = Globals { version: Version::V2, checksum: Form::Pseudo };
+    // First, wherever they stand: instances take their defaults from them.
+    for statement in file.iter().filter(|statement| statement.keyword.text == "global_defs") {
+        globals.read(statement, log);
+    }
+    let mut groups = Vec::new();
+    for statement in &file {
+        match statement.keyword.text.as_str() {
+            "global_defs" => {}
+            "vrrp_instance" => groups.extend(Instance::read(statement, &globals, log)),
+            _ => unknown(&statement.keyword, &KNOWN, log),
+        }
+    }
+    groups
+}
+
+struct Globals {
+    version: Version,
+    checksum: Form,
+}
+
+impl Globals {
+    fn read(&mut self, statement: &Statement, log: &Log) {
+        const KNOWN: [&str; 4] = ["router_id", "vrrp_version", "v3_checksum_as_v2", "vrrp_skip_check_adv_addr"];
+        for line in block(statement, log) {
+            match line.keyword.text.as_str() {
+                "vrrp_version" => self.version = version(line, log).unwrap_or(self.version),
+                "v3_checksum_as_v2" => self.checksum = checksum(line, log),
+                // A name for mails, and what we do anyway: a list other than ours is never dropped.
+                "router_id" | "vrrp_skip_check_adv_addr" => {}
+                _ => unknown(&line.keyword, &KNOWN, log),
+            }
+            check_leaf(line, &KNOWN, log);
+        }
+    }
+}
+
+/// The statements of one `vrrp_instance`, before defaults.
+#[derive(Default)]
+struct Instance {
+    master: bool,
+    interface: Option<Located<String>>,
+    vrid: Option<Located<u8>>,
+    priority: Option<u8>,
+    interval: Option<Located<Duration>>,
+    version: Option<Version>,
+    auth: Option<Located<Auth>>,
+    checksum: Option<Form>,
+    nopreempt: Option<Place>,
+    addresses: Vec<Located<(Ipv4Addr, u8)>>,
+    devices: Vec<Located<String>>,
+}
+
+impl Instance {
+    const KNOWN: [&str; 12] = [
+        "state",
+        "interface",
+        "virtual_router_id",
+        "priority",
+        "advert_int",
+        "version",
+        "vrrp_version",
+        "authentication",
+        "virtual_ipaddress",
+        "nopreempt",
+        "v3_checksum_as_v2",
+        "skip_check_adv_addr",
+    ];
+
+    fn read(statement: &Statement, globals: &Globals, log: &Log) -> Option<group::Draft> {
+        let name = argument(statement, log)?;
+        let mut instance = Self::default();
+        let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
+        for line in block(statement, log) {
+            let keyword = line.keyword.text.as_str();
+            if let Some(earlier) = seen.insert(keyword, &line.keyword.place).filter(|_| keyword != "virtual_ipaddress")
+            {
+                let warning = Diagnostic::warning(
+                    &line.keyword.place,
+                    format!("`{keyword}` is given twice, the last one counts"),
+                );
+                log.add(warning.see(earlier, "the first one"));
+            }
+            match keyword {
+                "state" => instance.master = state(line, log),
+                "interface" => instance.interface = argument(line, log),
+                "virtual_router_id" => instance.vrid = number(line, log),
+                "priority" => instance.priority = number(line, log).map(|priority| priority.value),
+                "advert_int" => instance.interval = interval(line, log),
+                "version" | "vrrp_version" => instance.version = version(line, log),
+                "authentication" => instance.auth = authentication(line, log),
+                "virtual_ipaddress" => instance.read_addresses(line, log),
+                "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
+                "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
+                "skip_check_adv_addr" => {}
+                _ => unknown(&line.keyword, &Self::KNOWN, log),
+            }
+            if !matches!(keyword, "authentication" | "virtual_ipaddress") {
+                check_leaf(line, &Self::KNOWN, log);
+            }
+        }
+        for (keyword, missing) in [
+            ("interface", !seen.contains_key("interface")),
+            ("virtual_router_id", !seen.contains_key("virtual_router_id")),
+            ("virtual_ipaddress", !seen.contains_key("virtual_ipaddress")),
+        ] {
+            if missing {
+                let message = format!("`vrrp_instance {}` needs `{keyword}`", name.value);
+                log.add(Diagnostic::error(&name.place, message));
+            }
+        }
+        Some(instance.complete(name, globals, log))
+    }
+
+    /// keepalived's defaults, and what it makes of statements that contradict each other.
+    fn complete(self, name: Located<String>, globals: &Globals, log: &Log) -> group::Draft {
+        let version = self.version.unwrap_or(globals.version);
+        let priority = self.priority.unwrap_or(if self.master { 255 } else { DEFAULT_PRIORITY });
+        let nopreempt = self.nopreempt.is_some() && !self.master && priority != 255;
+        if let Some(place) = self.nopreempt.filter(|_| !nopreempt) {
+            let why = if self.master { "`state MASTER`" } else { "priority 255" };
+            log.add(Diagnostic::warning(&place, format!("`nopreempt` has no effect with {why}, as in keepalived")));
+        }
+        for device in &self.devices {
+            if self.interface.as_ref().is_some_and(|interface| interface.value != device.value) {
+                let message = "an address on another interface than its instance's is not supported by this version";
+                log.add(Diagnostic::error(&device.place, message));
+            }
+        }
+        let auth = match self.auth {
+            Some(auth) if version == Version::V3 => {
+                let message = "VRRP version 3 has no authentication: it is ignored, as by keepalived";
+                log.add(Diagnostic::warning(&auth.place, message));
+                Auth::None
+            }
+            Some(auth) => auth.value,
+            None => Auth::None,
+        };
+        let interval = self.interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() });
+        group::Draft {
+            interface: self.interface,
+            vrid: self.vrid,
+            version,
+            interval: sendable(interval, version, log),
+            addresses: self.addresses,
+            priority: Some(priority),
+            nopreempt,
+            auth,
+            checksum: self.checksum.unwrap_or(globals.checksum),
+            legacy_peers: LegacyPeers::Any,
+            name,
+        }
+    }
+
+    /// `IP[/LENGTH] [dev IF] [scope S] [label L]` lines.
+    fn read_addresses(&mut self, statement: &Statement, log: &Log) {
+        const KNOWN: [&str; 3] = ["dev", "scope", "label"];
+        let lines = block(statement, log);
+        if lines.is_empty() {
+            log.add(Diagnostic::error(&statement.keyword.place, "a VIP group needs at least one address"));
+        }
+        for line in lines {
+            match group::address(&line.keyword.text) {
+                Ok(value) => self.addresses.push(Located { value, place: line.keyword.place.clone() }),
+                Err(reason) => log.add(Diagnostic::error(&line.keyword.place, reason)),
+            }
+            let mut words = line.arguments.iter();
+            while let Some(option) = words.next() {
+                if !KNOWN.contains(&option.text.as_str()) {
+                    unknown(option, &KNOWN, log);
+                    break;
+                }
+                match words.next() {
+                    Some(device) if option.text == "dev" => {
+                        self.devices.push(Located { value: device.text.clone(), place: device.place.clone() });
+                    }
+                    // Both only name the address for `ip addr`.
+                    Some(_) => {}
+                    None => log.add(Diagnostic::error(&option.place, format!("`{}` needs a value", option.text))),
+                }
+            }
+            if line.block.is_some() {
+                log.add(Diagnostic::error(&line.keyword.place, "an address has no block"));
+            }
+        }
+    }
+}
+
+/// keepalived rounds up to what the version can send.
+fn sendable(interval: Located<Duration>, version: Version, log: &Log) -> Located<Duration> {
+    let step = match version {
+        Version::V2 => Duration::from_secs(1),
+        Version::V3 => Duration::from_millis(10),
+    };
+    let steps = interval.value.as_nanos().div_ceil(step.as_nanos());
+    // Beyond any range that is allowed; the check of the range reports it.
+    let Ok(steps) = u32::try_from(steps) else { return interval };
+    let rounded = step.saturating_mul(steps);
+    if rounded != interval.value {
+        let (asked, sent) = (duration::show(interval.value), duration::show(rounded));
+        let message = format!("an advert_int of {asked} is rounded up to {sent}, as by keepalived");
+        log.add(Diagnostic::warning(&interval.place, message));
+    }
+    interval.map(|_| rounded)
+}
+
+fn block<'a>(statement: &'a Statement, log: &Log) -> &'a [Statement] {
+    if let Some(block) = &statement.block {
+        return block;
+    }
+    let keyword = &statement.keyword;
+    log.add(Diagnostic::error(&keyword.place, format!("`{}` needs a block in braces", keyword.text)));
+    &[]
+}
+
+/// A block behind a known word that has none would be skipped.
+fn check_leaf(statement: &Statement, known: &[&str], log: &Log) {
+    let keyword = &statement.keyword;
+    if statement.block.is_some() && known.contains(&keyword.text.as_str()) {
+        log.add(Diagnostic::error(&keyword.place, format!("`{}` has no block", keyword.text)));
+    }
+}
+
+/// The one argument of a statement.
+fn argument(statement: &Statement, log: &Log) -> Option<Located<String>> {
+    let Statement { keyword, arguments, .. } = statement;
+    match arguments.as_slice() {
+        [word] => Some(Located { value: word.text.clone(), place: word.place.clone() }),
+        [] => {
+            log.add(Diagnostic::error(&keyword.place, format!("`{}` needs a value", keyword.text)));
+            None
+        }
+        [_, more, ..] => {
+            log.add(Diagnostic::error(&more.place, format!("`{}` takes one value", keyword.text)));
+            None
+        }
+    }
+}
+
+fn number(statement: &Statement, log: &Log) -> Option<Located<u8>> {
+    let word = argument(statement, log)?;
+    let number = word.value.parse().ok().filter(|number| *number >= 1);
+    if number.is_none() {
+        log.add(Diagnostic::error(&word.place, format!("`{}` must be between 1 and 255", statement.keyword.text)));
+    }
+    Some(Located { value: number?, place: word.place })
+}
+
+fn interval(statement: &Statement, log: &Log) -> Option<Located<Duration>> {
+    let word = argument(statement, log)?;
+    match duration::seconds(&word.value) {
+        Ok(value) => Some(Located { value, place: word.place }),
+        Err(reason) => {
+            log.add(Diagnostic::error(&word.place, format!("`advert_int` is not a number of seconds: {reason}")));
+            None
+        }
+    }
+}
+
+/// Whether it says MASTER. Beyond defaults the state means nothing: keepalived waits its turn with either.
+fn state(statement: &Statement, log: &Log) -> bool {
+    let Some(word) = argument(statement, log) else { return false };
+    if !["MASTER", "BACKUP"].contains(&word.value.as_str()) {
+        let error = Diagnostic::error(&word.place, "`state` is MASTER or BACKUP");
+        log.add(error.did_you_mean(nearest(&word.value, ["MASTER", "BACKUP"])));
+    }
+    word.value == "MASTER"
+}
+
+fn version(statement: &Statement, log: &Log) -> Option<Version> {
+    let word = argument(statement, log)?;
+    match word.value.as_str() {
+        "2" => Some(Version::V2),
+        "3" => Some(Version::V3),
+        _ => {
+            log.add(Diagnostic::error(&word.place, format!("`{}` is 2 or 3", statement.keyword.text)));
+            None
+        }
+    }
+}
+
+/// A flag, or a flag with a truth value.
+fn checksum(statement: &Statement, log: &Log) -> Form {
+    let word = statement.arguments.first();
+    match word.map_or("true", |word| word.text.as_str()) {
+        "true" | "on" | "yes" => Form::Plain,
+        "false" | "off" | "no" => Form::Pseudo,
+        _ => {
+            let place = word.map_or(&statement.keyword.place, |word| &word.place);
+            log.add(Diagnostic::error(place, format!("`{}` is true or false", statement.keyword.text)));
+            Form::Pseudo
+        }
+    }
+}
+
+fn authentication(statement: &Statement, log: &Log) -> Option<Located<Auth>> {
+    const KNOWN: [&str; 2] = ["auth_type", "auth_pass"];
+    let (mut kind, mut pass) = (None, None);
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "auth_type" => kind = argument(line, log),
+            "auth_pass" => pass = argument(line, log),
+            _ => unknown(&line.keyword, &KNOWN, log),
+        }
+        check_leaf(line, &KNOWN, log);
+    }
+    let place = statement.keyword.place.clone();
+    let (Some(kind), Some(pass)) = (kind, pass) else {
+        log.add(Diagnostic::error(&place, "`authentication` needs `auth_type` and `auth_pass`"));
+        return None;
+    };
+    match kind.value.as_str() {
+        "PASS" => {}
+        "AH" => {
+            log.add(Diagnostic::error(&kind.place, "`auth_type AH` is not supported by this version"));
+            return None;
+        }
+        _ => {
+            let error = Diagnostic::error(&kind.place, "`auth_type` is PASS");
+            log.add(error.did_you_mean(nearest(&kind.value, ["PASS"])));
+            return None;
+        }
+    }
+    if pass.value.len() > Password::MAX {
+        let message = format!("only the first {} bytes of `auth_pass` are sent, as by keepalived", Password::MAX);
+        log.add(Diagnostic::warning(&pass.place, message));
+    }
+    Some(Located { value: Auth::Pass(Password::cut(&pass.value)), place })
+}
+
+fn unknown(word: &Word, known: &[&'static str], log: &Log) {
+    let text = word.text.as_str();
+    let keywords = || UNSUPPORTED.split_whitespace();
+    let error = if keywords().any(|keyword| keyword == text) {
+        Diagnostic::error(&word.place, format!("`{text}` is not supported by this version"))
+    } else {
+        let meant = nearest(text, known.iter().copied().chain(keywords()));
+        Diagnostic::error(&word.place, format!("unknown keyword `{text}`")).did_you_mean(meant)
+    };
+    log.add(error);
+}

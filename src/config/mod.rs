@@ -1,0 +1,194 @@
+//! Configuration: text to types, once, at the door. Everything that is wrong is reported at the same time, each with
+//! its file, line and column, and nothing starts until all of it is right.
+//!
+//! `hamesh.toml` ([`node`]) describes this node and names `cluster.toml`, the same on every node, or
+//! a `keepalived.conf` (used unmodified), or both. The only I/O is reading the files that are named.
+
+pub mod diagnostic;
+pub mod group;
+pub mod node;
+pub mod profile;
+pub mod service;
+
+mod cluster;
+mod duration;
+mod keepalived;
+mod reader;
+
+use diagnostic::{Diagnostic, Errors, Log, Place, Source};
+pub use group::VipGroup;
+pub use node::{Admin, Node};
+pub use profile::LeaseProfile;
+pub use service::Service;
+
+use hamesh_raft::command::{GroupName, Role};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A valid configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[node]`.
+    pub node: Node,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// `[lease]`.
+    pub lease: LeaseProfile,
+    /// Every VIP group, of both kinds of file.
+    pub groups: BTreeMap<GroupName, VipGroup>,
+    /// Every service; none is served yet.
+    pub services: BTreeMap<String, Service>,
+    /// Where `cluster.toml` is, or is to be.
+    pub cluster: Option<ClusterFile>,
+    /// What works and may not be meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// The file that is the same on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterFile {
+    /// Where.
+    pub path: PathBuf,
+    /// False: nothing is there yet; the groups are those of keepalived.conf, if any.
+    pub present: bool,
+}
+
+/// Reads and checks the configuration of a node from its `hamesh.toml`.
+pub fn load(path: &Path) -> Result<Config, Errors> {
+    load_node(path, true)
+}
+
+/// A duration as the command line and the files have it: `"1s"`, `"200ms"`, `"2h"`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, &'static str> {
+    duration::parse(text)
+}
+
+/// Like [`load`], for a node that joins: `cluster.toml` may be absent, the join copies it there.
+pub fn load_for_join(path: &Path) -> Result<Config, Errors> {
+    load_node(path, false)
+}
+
+/// Checks a `hamesh.toml` with what it names, a `cluster.toml` or a `keepalived.conf`, told apart by their content.
+/// Returns the warnings.
+pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
+    let log = Log::default();
+    let source = match Source::read(path) {
+        Ok(source) => source,
+        Err(error) => return unreadable(path, &error, log),
+    };
+    let groups = match kind(&source.text) {
+        Kind::Node => return load(path).map(|config| config.warnings),
+        Kind::Cluster => {
+            let cluster = cluster::read(&source, None, &log);
+            cluster.map(|cluster| (cluster.groups, cluster.services)).unwrap_or_default()
+        }
+        Kind::Keepalived => (keepalived::read(&source, &log), Vec::new()),
+    };
+    let (groups, services) = groups;
+    group::check(&groups, None, &log);
+    for service in services {
+        service::build(service, &groups, &log);
+    }
+    log.finish(Some)
+}
+
+fn unreadable<T>(path: &Path, error: &std::io::Error, log: Log) -> Result<T, Errors> {
+    let source = Arc::new(Source { path: path.to_owned(), text: String::new() });
+    log.add(Diagnostic::error(&Place::file(&source), format!("cannot read the file: {error}")));
+    log.finish(|_| None)
+}
+
+fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
+    let log = Log::default();
+    let source = match Source::read(path) {
+        Ok(source) => source,
+        Err(error) => return unreadable(path, &error, log),
+    };
+    let Some(draft) = node::read(&source, &log) else {
+        return log.finish(|_| None);
+    };
+    if draft.role == Role::Director && draft.cluster.is_none() && draft.keepalived.is_none() {
+        let error = Diagnostic::error(&draft.place, "a director needs `cluster`, `keepalived_config` or both");
+        log.add(error.help("for example cluster = \"/etc/hamesh/cluster.toml\""));
+    }
+
+    let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
+    let mut cluster_file = None;
+    if let Some(file) = &draft.cluster {
+        let text = Source::read(&file.value);
+        let present = !text.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        cluster_file = Some(ClusterFile { path: file.value.clone(), present });
+        match text {
+            Ok(source) => {
+                let director = draft.name.as_ref().filter(|_| draft.role == Role::Director);
+                if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
+                    (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
+                }
+            }
+            Err(_) if !present && !complete => {}
+            Err(error) => {
+                let message = format!("cannot read {}: {error}", file.value.display());
+                log.add(Diagnostic::error(&file.place, message));
+            }
+        }
+    }
+    if let Some(file) = &draft.keepalived {
+        match Source::read(&file.value) {
+            Ok(source) => {
+                let mut instances = keepalived::read(&source, &log);
+                if draft.role == Role::Witness {
+                    instances.iter_mut().for_each(|group| group.priority = None);
+                }
+                groups.extend(instances);
+            }
+            Err(error) => {
+                let message = format!("cannot read {}: {error}", file.value.display());
+                log.add(Diagnostic::error(&file.place, message));
+            }
+        }
+    }
+    group::check(&groups, draft.listen.as_ref(), &log);
+    let services = services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
+    let groups = groups.into_iter().filter_map(group::Draft::build).collect();
+    let parts = draft.build();
+    log.finish(|warnings| {
+        let (node, admin) = parts?;
+        Some(Config { node, admin, lease, groups, services, cluster: cluster_file, warnings })
+    })
+}
+
+enum Kind {
+    Node,
+    Cluster,
+    Keepalived,
+}
+
+/// keepalived.conf has neither `[sections]` nor assignments outside of braces, and TOML has no bare words.
+fn kind(text: &str) -> Kind {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let toml = |line: &str| {
+        let brace = line.find('{').unwrap_or(line.len());
+        line.starts_with('[') || line[..brace].contains('=')
+    };
+    let Some(first) = lines.clone().next() else { return Kind::Node };
+    // `$NAME=` is a definition of keepalived's.
+    if !toml(first) || first.starts_with('$') {
+        return Kind::Keepalived;
+    }
+    let mut named = |names: &[&str]| {
+        let heads = |line: &str| {
+            let head = line.trim_start_matches('[').split(['.', ']', '=', ' ']).next().unwrap_or_default();
+            names.contains(&head)
+        };
+        lines.any(heads)
+    };
+    if named(&["node", "admin"]) { Kind::Node } else { Kind::Cluster }
+}
+
+#[cfg(test)]
+mod tests;

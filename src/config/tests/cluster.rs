@@ -1,0 +1,238 @@
+//! cluster.toml: what is wrong with a lease, a group or a service, and what a right one becomes.
+
+use super::*;
+
+fn cluster_faults(text: &str) -> String {
+    faults(&[("cluster.toml", text)])
+}
+
+/// The faults of the group `web` with these lines in place of the ones with the same keys, or added.
+fn group_faults(lines: &str) -> String {
+    let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let replaced: Vec<_> = lines.lines().map(key).collect();
+    let kept = WEB.lines().filter(|line| !replaced.contains(&key(line)));
+    cluster_faults(&format!("{}\n{lines}\n", kept.collect::<Vec<_>>().join("\n")))
+}
+
+#[test]
+fn what_is_wrong_with_a_lease() {
+    let lease = |lines: &str| cluster_faults(&format!("[lease]\n{lines}\n"));
+    assert_eq!(lease("ttl = \"1s\""), "");
+    assert_eq!(
+        lease("ttl = \"400ms\""),
+        "cluster.toml:2:7: a lease of 400ms is too short for an election / 2 x the longest election timeout + the \
+         renewal interval must fit into it: use 500ms or more, or profile = \"fast\"\n"
+    );
+    assert_eq!(
+        lease("ttl = \"61s\""),
+        "cluster.toml:2:7: a lease of 61s is too long / after a crash the addresses are dark for as long; the longest is 60s\n"
+    );
+    assert_eq!(
+        lease("profile = \"vm\"\nttl = \"2s\""),
+        "cluster.toml:3:7: `lease.profile` and `lease.ttl` exclude each other\n"
+    );
+    assert_eq!(
+        lease("ttl = \"1000\""),
+        "cluster.toml:2:7: `lease.ttl` is not a duration: it has no unit / write \"1s\", \"200ms\", \"1.5s\" or \"2m\"\n"
+    );
+    assert_eq!(lease("ttl = 1"), "cluster.toml:2:7: `lease.ttl` must be a duration such as \"1s\" or \"200ms\"\n");
+    assert_eq!(lease("ttk = \"1s\""), "cluster.toml:2:1: unknown key `lease.ttk` / did you mean `ttl`?\n");
+}
+
+#[test]
+fn what_is_wrong_with_a_group() {
+    assert_eq!(
+        cluster_faults("[vip.web]\n"),
+        "cluster.toml:1:6: `vip.web` needs `interface`\n\
+         cluster.toml:1:6: `vip.web` needs `vrid`\n\
+         cluster.toml:1:6: `vip.web` needs `addresses`\n"
+    );
+    let name = WEB.replace("web", "\"we b\"");
+    assert_eq!(
+        cluster_faults(&name),
+        "cluster.toml:1:6: `we b` cannot be the name of a VIP group / use up to 64 letters, digits, `-`, `_` and `.`\n"
+    );
+    let cases = [
+        ("vrid = 0", "8: `vip.web.vrid` must be between 1 and 255"),
+        ("vrid = \"51\"", "8: `vip.web.vrid` must be a whole number"),
+        ("interface = \"averylonginterface\"", "13: `averylonginterface` cannot be the name of an interface"),
+        ("interface = \"eth0:1\"", "13: `eth0:1` cannot be the name of an interface"),
+        ("version = 4", "11: `vip.web.version` must be between 2 and 3"),
+        ("priority = 0", "12: `vip.web.priority` must be between 1 and 255"),
+        ("priority = { lb1 = 256 }", "20: `vip.web.priority.lb1` must be between 1 and 255"),
+        ("nopreempt = \"yes\"", "13: `vip.web.nopreempt` must be true or false"),
+        ("addresses = \"203.0.113.10\"", "13: `vip.web.addresses` must be a list"),
+        ("addresses = [5]", "14: `vip.web.addresses[0]` must be a string"),
+        ("addresses = []", "13: a VIP group needs at least one address"),
+        ("addresses = [\"203.0.113.300\"]", "14: `203.0.113.300` is not an address / for example \"203.0.113.10/24\""),
+        (
+            "addresses = [\"203.0.113.1/33\"]",
+            "14: prefix length `33` is not between 1 and 32 / for example \"203.0.113.10/24\"",
+        ),
+        (
+            "addresses = [\"224.0.0.18\"]",
+            "14: `224.0.0.18` cannot be a virtual address / for example \"203.0.113.10/24\"",
+        ),
+        ("addresses = [\"203.0.113.1\", \"203.0.113.1/24\"]", "29: `203.0.113.1` is listed twice"),
+        (
+            "advertisement_interval = \"5ms\"",
+            "26: an advertisement interval of 5ms cannot be sent / VRRP version 3 takes 10ms to 40.95s in steps of 10ms",
+        ),
+        (
+            "advertisement_interval = \"41s\"",
+            "26: an advertisement interval of 41s cannot be sent / VRRP version 3 takes 10ms to 40.95s in steps of 10ms",
+        ),
+        (
+            "advertisement_interval = \"15ms\"",
+            "26: an advertisement interval of 15ms cannot be sent / VRRP version 3 takes 10ms to 40.95s in steps of 10ms",
+        ),
+        ("checksum = \"plian\"", "12: `vip.web.checksum` cannot be \"plian\" / did you mean `plain`?"),
+        (
+            "legacy_peers = [\"lb9\"]",
+            "17: `vip.web.legacy_peers[0]` is not an IPv4 address / for example \"10.0.0.12\"",
+        ),
+        ("prioriti = 3", "1: unknown key `vip.web.prioriti` / did you mean `priority`?"),
+    ];
+    for (line, expected) in cases {
+        let faults = group_faults(line);
+        let at = faults.split_once(':').and_then(|(_, rest)| rest.split_once(':')).map(|(_, rest)| rest);
+        assert_eq!(at, Some(format!("{expected}\n").as_str()), "{line}");
+    }
+    let many: Vec<_> = (0..=255).map(|host| format!("\"10.1.1.{host}\"")).collect();
+    let faults = group_faults(&format!("addresses = [{}]", many.join(", ")));
+    assert!(faults.ends_with("an advert holds at most 255 addresses\n"), "{faults}");
+}
+
+#[test]
+fn what_version_two_cannot_do_is_said() {
+    let interval = "version = 2\nadvertisement_interval = \"1.5s\"";
+    assert_eq!(
+        group_faults(interval),
+        "cluster.toml:6:26: an advertisement interval of 1.5s cannot be sent / VRRP version 2 takes whole seconds \
+         from 1s to 255s\n"
+    );
+    assert_eq!(
+        group_faults("version = 2\nchecksum = \"plain\""),
+        "cluster.toml:6:12: VRRP version 2 has one form of checksum / remove `checksum`\n"
+    );
+}
+
+#[test]
+fn a_password_comes_out_of_a_file_of_its_own() {
+    let group = format!("{WEB}version = 2\nauthentication = {{ pass_file = \"pass\" }}\n");
+    let with = |pass: &str| faults(&[("cluster.toml", group.as_str()), ("pass", pass)]);
+    assert_eq!(with("hunter22\n"), "");
+    assert_eq!(with("\n"), "cluster.toml:6:32: the password is empty\n");
+    assert_eq!(with("hunter222"), "cluster.toml:6:32: the password has 9 bytes and VRRP sends only 8\n");
+    assert_eq!(
+        faults(&[("cluster.toml", group.as_str())]),
+        "cluster.toml:6:32: cannot read the password: No such file or directory (os error 2)\n"
+    );
+    let inline = format!("{WEB}version = 2\nauthentication = {{ pass = \"hunter22\" }}\n");
+    assert_eq!(
+        cluster_faults(&inline),
+        "cluster.toml:6:18: `vip.web.authentication` needs `pass_file`\n\
+         cluster.toml:6:20: unknown key `vip.web.authentication.pass`\n"
+    );
+    let new = group.replace("version = 2", "version = 3");
+    assert_eq!(
+        faults(&[("cluster.toml", new.as_str()), ("pass", "x")]),
+        "cluster.toml:6:18: VRRP version 3 has no authentication (RFC 9568 section 9) / \
+         remove `authentication`, or set version = 2\n"
+    );
+}
+
+#[test]
+fn two_groups_share_neither_a_virtual_router_nor_an_address() {
+    let mail = WEB.replace("web", "mail");
+    assert_eq!(
+        cluster_faults(&format!("{WEB}{mail}")),
+        "cluster.toml:7:8: virtual router 51 is on `eth0` twice\n\
+         cluster.toml:8:14: `203.0.113.10` is in two VIP groups\n"
+    );
+    let elsewhere = mail.replace("eth0", "eth1").replace(".10/", ".11/");
+    assert_eq!(cluster_faults(&format!("{WEB}{elsewhere}")), "");
+    let instance =
+        "vrrp_instance web {\n interface eth1\n virtual_router_id 51\n virtual_ipaddress {\n 203.0.113.11\n }\n}\n";
+    let node = format!("{NODE}keepalived_config = \"keepalived.conf\"\n");
+    let files = [("hamesh.toml", node.as_str()), ("cluster.toml", WEB), ("keepalived.conf", instance)];
+    assert_eq!(faults(&files), "keepalived.conf:1:15: there are two VIP groups `web`\n");
+    let renamed = instance.replace("web", "VI_1");
+    let config = loaded(&[files[0], files[1], ("keepalived.conf", &renamed)]);
+    assert_eq!(config.groups.keys().collect::<Vec<_>>(), ["VI_1", "web"]);
+}
+
+#[test]
+fn priorities_are_looked_up_by_node() {
+    let load = |node: &str, priority: &str| {
+        let cluster = format!("{WEB}{priority}\n");
+        let config = loaded(&[("hamesh.toml", node), ("cluster.toml", &cluster)]);
+        (config.groups["web"].priority, config.warnings.iter().map(|w| w.message.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(load(NODE, "priority = { lb1 = 200, lb2 = 150 }"), (Some(200), vec![]));
+    assert_eq!(load(NODE, "priority = 150"), (Some(150), vec![]));
+    assert_eq!(load(NODE, ""), (Some(100), vec![]));
+    let warning = "this node, `lb1`, has no priority for `web` and will never hold it".to_owned();
+    assert_eq!(load(NODE, "priority = { lb2 = 150 }"), (None, vec![warning]));
+    let witness = format!("{NODE}role = \"witness\"\n");
+    assert_eq!(load(&witness, "priority = 150"), (None, vec![]));
+}
+
+#[test]
+fn absent_and_empty_legacy_peers_differ() {
+    let load = |peers: &str| {
+        let cluster = format!("{WEB}{peers}\n");
+        loaded(&[("hamesh.toml", NODE), ("cluster.toml", &cluster)]).groups["web"].legacy_peers.clone()
+    };
+    assert_eq!(load(""), LegacyPeers::Any);
+    assert_eq!(load("legacy_peers = []"), LegacyPeers::Only(vec![]));
+}
+
+#[test]
+fn a_group_becomes_what_raft_and_vrrp_need() {
+    let cluster = WEB.replace("[\"203.0.113.10/24\"]", "[\"203.0.113.12/24\", \"203.0.113.10\"]");
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{cluster}nopreempt = true\n"))]);
+    let web = &config.groups["web"];
+    let [low, high] = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 12)];
+    assert_eq!(web.addresses, [(high, 24), (low, 32)]);
+    assert_eq!(web.definition().addresses, [low, high], "sorted");
+    assert_eq!(web.format().addresses, [high, low], "as configured");
+    let parameters = web.parameters(Ipv4Addr::new(10, 0, 0, 11)).unwrap();
+    assert_eq!((parameters.priority, parameters.preempt), (100, false));
+}
+
+#[test]
+fn what_is_wrong_with_a_service() {
+    let service = |lines: &str| cluster_faults(&format!("{WEB}[service.s]\n{lines}\n"));
+    let fine =
+        "vip = \"web\"\nlisten = \"203.0.113.10:80\"\nforwarding = \"nat\"\nserver = [{ address = \"10.0.0.1:80\" }]\n";
+    assert_eq!(
+        service(fine),
+        "cluster.toml:5:10: warning: service `s` is not served: this version does not program IPVS yet\n"
+    );
+    let wrong = r#"vip = "wbe"
+listen = "203.0.113.10:80"
+forwarding = "route"
+scheduler = "wrrr"
+protocol = "sctp"
+server = [{ address = "10.0.0.1:80", weight = -1 }, { adress = "10.0.0.1:80" }]
+check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 }"#;
+    assert_eq!(
+        service(wrong),
+        "cluster.toml:6:7: there is no VIP group `wbe` / did you mean `web`?\n\
+         cluster.toml:8:14: `service.s.forwarding` cannot be \"route\"\n\
+         cluster.toml:9:13: `service.s.scheduler` cannot be \"wrrr\" / did you mean `wrr`?\n\
+         cluster.toml:10:12: `service.s.protocol` cannot be \"sctp\"\n\
+         cluster.toml:11:47: `service.s.server[0].weight` must be between 0 and 65535\n\
+         cluster.toml:11:53: `service.s.server[1]` needs `address`\n\
+         cluster.toml:11:55: unknown key `service.s.server[1].adress` / did you mean `address`?\n\
+         cluster.toml:12:9: a check's timeout must be above 0 and not above its interval\n\
+         cluster.toml:12:27: the path of an HTTP check begins with `/`\n\
+         cluster.toml:12:47: `600` is no range of HTTP status codes / for example \"200-299\" or \"204\"\n\
+         cluster.toml:12:79: `service.s.check.fall` must be between 1 and 100\n"
+    );
+    let elsewhere = fine.replace("203.0.113.10:80", "203.0.113.11:80");
+    assert_eq!(service(&elsewhere), "cluster.toml:7:10: `203.0.113.11` is not an address of VIP group `web`\n");
+    let check = format!("{fine}check = {{ interval = \"2s\" }}");
+    assert_eq!(service(&check), "cluster.toml:10:9: a check needs one of `http` and `tcp`\n");
+}

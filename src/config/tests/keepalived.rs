@@ -1,0 +1,252 @@
+//! keepalived.conf: what is taken over, and what is refused.
+
+use super::*;
+
+const NODE: &str = "[node]\nname = \"lb1\"\nlisten = \"10.0.0.11:7112\"\nkeepalived_config = \"k.conf\"\n";
+
+const INSTANCE: &str = "vrrp_instance VI_1 {
+    interface eth0
+    virtual_router_id 51
+    virtual_ipaddress {
+        10.0.0.100
+    }
+";
+
+fn read(text: &str) -> Config {
+    loaded(&[("hamesh.toml", NODE), ("k.conf", text)])
+}
+
+/// One group, and the warnings.
+fn group(lines: &str) -> (VipGroup, Vec<String>) {
+    let config = read(&format!("{INSTANCE}{lines}\n}}\n"));
+    (config.groups["VI_1"].clone(), config.warnings.iter().map(|w| w.message.clone()).collect())
+}
+
+fn refused(text: &str) -> String {
+    faults(&[("k.conf", text)])
+}
+
+#[test]
+fn a_plain_configuration_is_taken_over_with_keepaliveds_meaning() {
+    let config = read(
+        r#"! Configuration File for keepalived
+global_defs {
+   router_id "LVS_DEVEL"   # a comment
+   vrrp_skip_check_adv_addr
+}
+
+vrrp_instance VI_1
+{
+    state BACKUP
+    interface eth0
+    virtual_router_id 51
+    priority 150
+    advert_int 2
+    nopreempt
+    authentication { auth_type PASS
+        auth_pass 1111
+    }
+    virtual_ipaddress {
+        192.168.200.17/24 dev eth0 label "eth0:1" ! the first
+        192.168.200.16 scope global
+    }
+}
+vrrp_instance VI_2 {
+    version 3
+    interface 'eth1'
+    virtual_router_id 51
+    advert_int 0.5
+    v3_checksum_as_v2 yes
+    virtual_ipaddress { 192.168.201.1/24 }
+}"#,
+    );
+    let first = VipGroup {
+        interface: "eth0".into(),
+        family: hamesh_raft::command::Family::V4,
+        vrid: 51,
+        version: Version::V2,
+        interval: Duration::from_secs(2),
+        addresses: vec![(Ipv4Addr::new(192, 168, 200, 17), 24), (Ipv4Addr::new(192, 168, 200, 16), 32)],
+        priority: Some(150),
+        nopreempt: true,
+        auth: Auth::Pass(Password::cut("1111")),
+        checksum: Form::Pseudo,
+        legacy_peers: LegacyPeers::Any,
+    };
+    let second = VipGroup {
+        interface: "eth1".into(),
+        version: Version::V3,
+        interval: Duration::from_millis(500),
+        addresses: vec![(Ipv4Addr::new(192, 168, 201, 1), 24)],
+        priority: Some(100),
+        nopreempt: false,
+        auth: Auth::None,
+        checksum: Form::Plain,
+        ..first.clone()
+    };
+    assert_eq!(config.groups, BTreeMap::from([("VI_1".to_owned(), first), ("VI_2".to_owned(), second)]));
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn without_a_priority_the_state_decides_it() {
+    assert_eq!(group("").0.priority, Some(100));
+    assert_eq!(group("state BACKUP").0.priority, Some(100));
+    assert_eq!(group("state MASTER").0.priority, Some(255));
+    assert_eq!(group("state MASTER\npriority 120").0.priority, Some(120));
+}
+
+#[test]
+fn globals_hold_for_every_instance_wherever_they_stand() {
+    let globals = "global_defs {\nvrrp_version 3\nv3_checksum_as_v2\n}\n";
+    let config = read(&format!("{INSTANCE}}}\n{globals}"));
+    let group = &config.groups["VI_1"];
+    assert_eq!((group.version, group.checksum), (Version::V3, Form::Plain));
+    let config = read(&format!("{INSTANCE}version 2\n}}\n{globals}"));
+    assert_eq!(config.groups["VI_1"].version, Version::V2);
+}
+
+#[test]
+fn what_keepalived_bends_is_bent_with_a_warning() {
+    let (half, warnings) = group("advert_int 2.5");
+    assert_eq!(half.interval, Duration::from_secs(3));
+    assert_eq!(warnings, ["an advert_int of 2.5s is rounded up to 3s, as by keepalived"]);
+    let (fine, warnings) = group("version 3\nadvert_int 0.015");
+    assert_eq!(fine.interval, Duration::from_millis(20));
+    assert_eq!(warnings, ["an advert_int of 15ms is rounded up to 20ms, as by keepalived"]);
+    let (cut, warnings) = group("authentication {\nauth_type PASS\nauth_pass averylongpassword\n}");
+    assert_eq!(cut.auth, Auth::Pass(Password::cut("averylon")));
+    assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are sent, as by keepalived"]);
+    let (new, warnings) = group("version 3\nauthentication {\nauth_type PASS\nauth_pass x\n}");
+    assert_eq!(new.auth, Auth::None);
+    assert_eq!(warnings, ["VRRP version 3 has no authentication: it is ignored, as by keepalived"]);
+    let (master, warnings) = group("state MASTER\nnopreempt\npriority 150");
+    assert!(!master.nopreempt);
+    assert_eq!(warnings, ["`nopreempt` has no effect with `state MASTER`, as in keepalived"]);
+    let (owner, warnings) = group("nopreempt\npriority 255");
+    assert!(!owner.nopreempt);
+    assert_eq!(warnings, ["`nopreempt` has no effect with priority 255, as in keepalived"]);
+    let (twice, warnings) = group("priority 10\npriority 20");
+    assert_eq!(twice.priority, Some(20));
+    assert_eq!(warnings, ["`priority` is given twice, the last one counts"]);
+}
+
+#[test]
+fn what_this_version_cannot_do_is_refused_all_at_once_and_typos_get_a_suggestion() {
+    let text = "global_defs {
+    vrrp_strict
+    ruter_id x
+}
+vrrp_script chk {
+    script \"/bin/true\"
+}
+virtual_server 10.0.0.100 80 {
+    real_server 10.0.0.1 80 {
+    }
+}
+vrrp_instanc VI_0 {
+}
+vrrp_instance VI_1 {
+    interface eth0
+    virtual_router_id 51
+    priorty 3
+    track_script {
+        chk
+    }
+    virtual_ipaddress {
+        10.0.0.100/24 dev eth1 brd +
+        10.0.0.101/24 lable x
+        fd00::1/64
+    }
+}
+";
+    assert_eq!(
+        refused(text),
+        "k.conf:2:5: `vrrp_strict` is not supported by this version\n\
+         k.conf:3:5: unknown keyword `ruter_id` / did you mean `router_id`?\n\
+         k.conf:5:1: `vrrp_script` is not supported by this version\n\
+         k.conf:8:1: `virtual_server` is not supported by this version\n\
+         k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\
+         k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
+         k.conf:18:5: `track_script` is not supported by this version\n\
+         k.conf:22:27: an address on another interface than its instance's is not supported by this version\n\
+         k.conf:22:32: `brd` is not supported by this version\n\
+         k.conf:23:23: unknown keyword `lable` / did you mean `label`?\n\
+         k.conf:24:9: IPv6 address `fd00::1` is not supported by this version\n"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_value_is_said_at_the_value() {
+    let instance = |lines: &str| refused(&format!("{INSTANCE}{lines}\n}}\n"));
+    let cases = [
+        ("state master", "7: `state` is MASTER or BACKUP / did you mean `MASTER`?"),
+        ("priority 0", "10: `priority` must be between 1 and 255"),
+        ("priority 300", "10: `priority` must be between 1 and 255"),
+        ("priority", "1: `priority` needs a value"),
+        ("priority 1 { x }", "1: `priority` has no block"),
+        ("nopreempt { x }", "1: `nopreempt` has no block"),
+        ("priority 1 2", "12: `priority` takes one value"),
+        ("version 4", "9: `version` is 2 or 3"),
+        ("advert_int 1s", "12: `advert_int` is not a number of seconds: it has no number"),
+        (
+            "advert_int 256",
+            "12: an advertisement interval of 256s cannot be sent / VRRP version 2 takes whole seconds from 1s to 255s",
+        ),
+        ("authentication", "1: `authentication` needs a block in braces"),
+        ("authentication { auth_type PASS }", "1: `authentication` needs `auth_type` and `auth_pass`"),
+        ("v3_checksum_as_v2 maybe", "19: `v3_checksum_as_v2` is true or false"),
+        ("virtual_ipaddress { }", "1: a VIP group needs at least one address"),
+        ("virtual_ipaddress { 10.0.0.1 dev }", "30: `dev` needs a value"),
+        ("virtual_ipaddress { 10.0.0.100 }", "21: `10.0.0.100` is listed twice"),
+        ("interface \"eth0", "11: this quote is never closed"),
+    ];
+    for (line, expected) in cases {
+        let faults = instance(line);
+        assert!(faults.contains(&format!("k.conf:7:{expected}\n")), "{line}: {faults}");
+    }
+    let ah = instance("authentication {\nauth_type AH\nauth_pass x\n}");
+    assert_eq!(ah, "k.conf:8:11: `auth_type AH` is not supported by this version\n");
+    assert_eq!(
+        refused("vrrp_instance VI_1 {\n}\n"),
+        "k.conf:1:15: `vrrp_instance VI_1` needs `interface`\n\
+         k.conf:1:15: `vrrp_instance VI_1` needs `virtual_router_id`\n\
+         k.conf:1:15: `vrrp_instance VI_1` needs `virtual_ipaddress`\n"
+    );
+}
+
+#[test]
+fn braces_and_the_preprocessor_are_checked() {
+    assert_eq!(refused("global_defs {\n"), "k.conf:1:13: this block is never closed\n");
+    assert_eq!(refused("global_defs {\n}\n}\n"), "k.conf:3:1: nothing is open here to be closed\n");
+    assert_eq!(refused("{\n}\n"), "k.conf:1:1: a block without a keyword\n");
+    let deep = "a {\n".repeat(100_000);
+    assert_eq!(refused(&format!("! x\n{deep}")), "k.conf:10:3: blocks are nested too deeply\n");
+    let preprocessed = format!("$IF=eth0\n{}}}\n", INSTANCE.replace("eth0", "${IF}"));
+    assert_eq!(
+        refused(&preprocessed),
+        "k.conf:1:1: definitions are not supported by this version\n\
+         k.conf:1:1: unknown keyword `$IF=eth0`\n\
+         k.conf:3:15: definitions are not supported by this version\n"
+    );
+    let conditional = refused(&format!("{INSTANCE}@high priority 200\n}}\n"));
+    assert!(
+        conditional.starts_with("k.conf:7:1: conditional lines are not supported by this version\n"),
+        "{conditional}"
+    );
+    assert_eq!(refused("include /etc/*.conf\n"), "k.conf:1:1: `include` is not supported by this version\n");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_either_parser_panic(text in "([a-z_ ]|[{}\\[\\]=\"'#!$@~.,0-9\n]|vrrp_instance |virtual_ipaddress |\\[vip.a\\]\n|é){0,80}") {
+        let log = Log::default();
+        let source = Arc::new(Source { path: "x".into(), text });
+        super::super::keepalived::read(&source, &log);
+        super::super::cluster::read(&source, Some("lb1"), &log);
+        node::read(&source, &log);
+        if let Err(errors) = log.finish(|_| None::<()>) {
+            proptest::prop_assert!(errors.iter().all(|error| !error.to_string().is_empty()));
+        }
+    }
+}

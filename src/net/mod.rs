@@ -1,0 +1,30 @@
+//! Sockets. The mesh: how the nodes of one cluster find, prove and hear each other, and nobody else.
+//!
+//! ```text
+//! authority   the cluster's own CA: names, pins, certificates
+//! identity    who this node is, on disk
+//! tls         what TLS and QUIC are allowed to do here
+//! hello       what two nodes tell each other before a connection counts
+//! frame       bounded messages on streams
+//! plane       one endpoint: keeps a connection to every member, takes theirs
+//! mesh        the stream plane: calls and tells          lease   the datagram plane: renewals and acks
+//! invitation  the join string      join   the joiner's side      admit   the member's side
+//! ```
+//!
+//! The LAN: [`vrrp`] and [`arp`], on raw sockets; [`sys`] holds what is unsafe about them.
+pub mod admit;
+pub mod arp;
+pub mod authority;
+pub mod frame;
+pub mod hello;
+pub mod identity;
+pub mod invitation;
+pub mod join;
+pub mod lease;
+pub mod mesh;
+mod plane;
+pub(crate) mod sys;
+mod tls;
+pub mod vrrp;
+
+pub use plane::{Link, Reach, Timing};

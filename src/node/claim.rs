@@ -1,0 +1,275 @@
+//! The hands of a director: what a claim and an unclaim do to the machine, in their order.
+//!
+//! Claim: the may-act record (written before), addresses, gate, advert, announcement. Unclaim: gate, addresses, then the
+//! priority-0 advert, the record, the Release. What counts is the shut gate: an address that cannot be removed is tried
+//! again and shown.
+
+use crate::config::VipGroup;
+use crate::kernel::address::Addresses;
+use crate::kernel::link::Link;
+use crate::net::arp::ArpSocket;
+use crate::net::vrrp::VrrpSocket;
+use crate::vrrp::advert::{Advert, Format};
+use crate::vrrp::hearing::Ear;
+use crate::vrrp::router::Router;
+use hamesh_fencing::clock::Moment;
+use hamesh_fencing::gate::{Gate, GateError};
+use hamesh_fencing::record::{MayAct, RecordFile};
+use hamesh_raft::command::{Definition, GroupName, Token};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Announcements of one burst (keepalived's `garp_master_repeat`).
+const ANNOUNCEMENTS: usize = 5;
+/// Between two tries to remove an address.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A VIP group that this director serves.
+pub(crate) struct Served {
+    pub(crate) name: GroupName,
+    pub(crate) config: VipGroup,
+    pub(crate) definition: Definition,
+    pub(crate) priority: u8,
+    pub(crate) format: Format,
+    pub(crate) router: Router,
+    pub(crate) ear: Ear,
+    pub(crate) link: Link,
+    pub(crate) vrrp: Arc<VrrpSocket>,
+    pub(crate) arp: Arc<ArpSocket>,
+    pub(crate) discarded: BTreeMap<&'static str, u64>,
+    pub(crate) other_lists: BTreeSet<Ipv4Addr>,
+}
+
+impl Served {
+    /// A list other than ours is logged once a sender, and changes nothing (RFC 9568 section 7.1).
+    pub(crate) fn notice_list(&mut self, advert: &Advert, source: Ipv4Addr) {
+        if self.format.lists_the_same(advert) {
+            self.other_lists.remove(&source);
+        } else if self.other_lists.insert(source) {
+            tracing::warn!(group = %self.name, %source, theirs = ?advert.addresses, ours = ?self.format.addresses,
+                "an advert lists other addresses");
+        }
+    }
+}
+
+/// Gate, addresses, sockets and record.
+pub(crate) struct Hands {
+    /// `None`: switched off for a control experiment, see [`super::daemon`].
+    gate: Option<Gate>,
+    addresses: Addresses,
+    record: RecordFile,
+    ttl: Duration,
+    refreshed: Option<Moment>,
+    held: Vec<Definition>,
+    leftovers: BTreeSet<(String, Ipv4Addr, u8)>,
+    retried: Option<Moment>,
+    trouble: Option<String>,
+}
+
+impl Hands {
+    pub(crate) fn new(gate: Option<Gate>, addresses: Addresses, record: RecordFile, ttl: Duration) -> Self {
+        let held = gate.as_ref().map(|gate| gate.held().to_vec()).unwrap_or_default();
+        Self {
+            gate,
+            addresses,
+            record,
+            ttl,
+            refreshed: None,
+            held,
+            leftovers: BTreeSet::new(),
+            retried: None,
+            trouble: None,
+        }
+    }
+
+    /// Claims a group. What was done stays done on an error: [`Self::unclaim`] follows.
+    pub(crate) async fn claim(&mut self, served: &Served, token: Token, granted: &Definition) -> Result<(), String> {
+        kill_point("claim", 1);
+        if *granted != served.definition {
+            return Err("the group was granted with other addresses than this node's".to_owned());
+        }
+        for (address, prefix) in &served.config.addresses {
+            self.leftovers.remove(&(served.config.interface.clone(), *address, *prefix));
+            self.put(served, *address, *prefix).await?;
+        }
+        kill_point("claim", 2);
+        if let Some(gate) = &mut self.gate {
+            gate.hold(std::slice::from_ref(granted)).map_err(|error| error.to_string())?;
+        }
+        self.held.push(granted.clone());
+        kill_point("claim", 3);
+        tracing::info!(group = %served.name, %token, "claimed");
+        Ok(())
+    }
+
+    /// Unclaims a group. `Ok` means that the gate is shut for it.
+    pub(crate) async fn unclaim(&mut self, served: &Served, token: Token) -> Result<(), GateError> {
+        kill_point("release", 1);
+        let shut = match &mut self.gate {
+            Some(gate) => gate.drop_hold(std::slice::from_ref(&served.definition)),
+            None => Ok(()),
+        };
+        self.held.retain(|held| *held != served.definition);
+        kill_point("release", 2);
+        for (address, prefix) in &served.config.addresses {
+            let interface = &served.config.interface;
+            if let Err(error) = self.addresses.remove(interface, *address, *prefix).await {
+                tracing::error!(%error, "trying again; nothing answers for it meanwhile");
+                self.leftovers.insert((interface.clone(), *address, *prefix));
+            }
+        }
+        kill_point("release", 3);
+        tracing::info!(group = %served.name, %token, "unclaimed");
+        shut
+    }
+
+    /// Keeps the gate and the addresses alive until `deadline`.
+    pub(crate) async fn arm(&mut self, deadline: Moment, groups: &BTreeMap<GroupName, Served>) {
+        let armed = match &mut self.gate {
+            Some(gate) => gate.arm(deadline),
+            None => Ok(()),
+        };
+        // A gate that was not armed closes by itself; the next renewal tries again.
+        self.trouble = armed.err().map(|error| format!("the gate was not armed: {error}"));
+        if let Some(trouble) = &self.trouble {
+            tracing::warn!("{trouble}");
+        }
+        let now = Moment::now();
+        if self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
+            return;
+        }
+        self.refreshed = Some(now);
+        let held = self.held.clone();
+        for served in groups.values().filter(|served| held.contains(&served.definition)) {
+            for (address, prefix) in &served.config.addresses {
+                if let Err(error) = self.put(served, *address, *prefix).await {
+                    tracing::error!(%error, "address not refreshed");
+                }
+            }
+        }
+    }
+
+    /// Shuts the whole gate.
+    pub(crate) fn shut(&mut self) -> Result<(), GateError> {
+        match &mut self.gate {
+            Some(gate) => gate.shut()?,
+            None => {}
+        }
+        self.held.clear();
+        Ok(())
+    }
+
+    /// Replaces the may-act record. Without it nothing may be claimed and nothing released: the process ends, and the
+    /// gate with its lease.
+    pub(crate) fn record(&mut self, record: Option<&MayAct>) {
+        kill_point("record", 1);
+        if let Err(error) = self.record.write(record) {
+            tracing::error!(%error, "the may-act record cannot be written; stopping");
+            if let Err(error) = self.shut() {
+                tracing::error!(%error, "the gate closes at its deadline");
+            }
+            std::process::exit(1);
+        }
+        kill_point("record", 2);
+    }
+
+    /// Sends an advert; with a priority above 0 it passes the gate only while the lease lives.
+    pub(crate) fn advert(&self, served: &Served, priority: u8) {
+        let Some(source) = served.link.address else { return };
+        let payload = served.format.encode(priority, source, crate::vrrp::GROUP);
+        if let Err(error) = served.vrrp.send(&payload) {
+            tracing::warn!(group = %served.name, %error, "advert not sent");
+        }
+    }
+
+    /// A burst of gratuitous ARP: round by round over all addresses, as keepalived does.
+    pub(crate) fn announce(&self, served: &Served) {
+        for _ in 0..ANNOUNCEMENTS {
+            for (address, _) in &served.config.addresses {
+                if let Err(error) = served.arp.announce(*address) {
+                    tracing::warn!(group = %served.name, %address, %error, "gratuitous ARP not sent");
+                }
+            }
+        }
+    }
+
+    /// Asks by ARP who is there.
+    pub(crate) fn probe(&self, served: &Served, targets: &[Ipv4Addr]) {
+        let Some(source) = served.link.address else { return };
+        for target in targets {
+            if let Err(error) = served.arp.probe(source, *target) {
+                tracing::debug!(group = %served.name, %target, %error, "ARP probe not sent");
+            }
+        }
+    }
+
+    /// Tries again what failed.
+    pub(crate) async fn retry(&mut self) {
+        let now = Moment::now();
+        if self.leftovers.is_empty() || self.retried.is_some_and(|at| now.since(at) < RETRY) {
+            return;
+        }
+        self.retried = Some(now);
+        for (interface, address, prefix) in self.leftovers.clone() {
+            if self.addresses.remove(&interface, address, prefix).await.is_ok() {
+                self.leftovers.remove(&(interface, address, prefix));
+            }
+        }
+    }
+
+    /// The wall clock was set.
+    pub(crate) fn wall_clock(&mut self) {
+        if let Some(gate) = &mut self.gate
+            && let Err(error) = gate.rearm_wall_clock()
+        {
+            tracing::warn!(%error, "the gate was not armed for the new wall clock");
+        }
+    }
+
+    /// After the last unclaim: this host is no director any more until the next start.
+    pub(crate) async fn clear(&mut self) {
+        self.retried = None;
+        self.retry().await;
+        if let Some(Err(error)) = self.gate.take().map(Gate::remove) {
+            tracing::warn!(%error, "the gate stays, shut");
+        }
+    }
+
+    pub(crate) fn holds(&self, definition: &Definition) -> bool {
+        self.held.contains(definition)
+    }
+
+    pub(crate) fn leftovers(&self, definition: &Definition) -> usize {
+        self.leftovers.iter().filter(|(_, address, _)| definition.addresses.contains(&(*address).into())).count()
+    }
+
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.gate.as_ref().is_some_and(Gate::persistent)
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.gate.is_none()
+    }
+
+    /// What a person should know.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.trouble.iter().cloned().collect()
+    }
+
+    async fn put(&self, served: &Served, address: Ipv4Addr, prefix: u8) -> Result<(), String> {
+        // Whole seconds, and the second line behind the gate: never shorter than the lease.
+        let lifetime = Duration::from_secs(self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0) + 1);
+        let interface = &served.config.interface;
+        self.addresses.put(interface, address, prefix, lifetime).await.map_err(|error| error.to_string())
+    }
+}
+
+/// For tests of kill -9 between two steps: `HAMESH_KILL_POINT=claim:2` kills this process there.
+fn kill_point(sequence: &str, step: u8) {
+    let Ok(wanted) = std::env::var("HAMESH_KILL_POINT") else { return };
+    if wanted == format!("{sequence}:{step}") {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).ok();
+    }
+}

@@ -1,0 +1,408 @@
+//! Starting and stopping a node.
+//!
+//! What a killed predecessor left is taken care of before anything else: its gate is adopted and its session resumed if
+//! the may-act record and the gate belong together, or the gate is shut and the addresses are removed.
+
+use super::core::{Core, lock};
+use super::lan::Neighbours;
+use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
+use super::members;
+use super::prepare::Prepared;
+use super::requests::Request;
+use super::service::Ear;
+use crate::admin;
+use crate::config::Config;
+use crate::net::frame::Kind;
+use crate::net::identity::{self, Identity};
+use crate::net::lease::LeasePlane;
+use crate::net::mesh::Mesh;
+use crate::net::Timing;
+use anyhow::{Context, bail};
+use futures_util::future::BoxFuture;
+use hamesh_fencing::clock::Moment;
+use hamesh_fencing::grantor::Grantor;
+use hamesh_fencing::voter::{self, Voter};
+use hamesh_gossip::{Gossip, Wire};
+use hamesh_raft::command::{Applicant, Command, NodeId, Role};
+use hamesh_raft::entry::{Noted, What};
+use hamesh_raft::Store;
+use hamesh_raft::{Observer, Peers, ProposeError, Raft, Standing, Unreachable, View};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+/// The lane's queues; more than minds ever want at once.
+const QUEUE: usize = 1024;
+/// Between `hamesh init` and the end of the first start this file stands beside the identity.
+const FOUNDING: &str = "founding";
+/// How long a stop may wait for the hand-over.
+const HAND_OVER: Duration = Duration::from_secs(3);
+/// One try to bring a command of the lane to the leader; the mind that wants it asks again.
+const LANE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Marks a data directory as one whose cluster is not founded yet: `hamesh init` ends with it.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn mark_founding(data_dir: &Path) -> anyhow::Result<()> {
+    Ok(identity::write_file(&data_dir.join(FOUNDING), b"", 0o600)?)
+}
+
+/// Runs the node until it is told to stop.
+///
+/// # Errors
+/// Why it did not start, or could not go on.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(node(config));
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+/// What the lane's thread gets once Raft runs.
+struct LaneParts {
+    me: NodeId,
+    identity: Arc<Identity>,
+    voter: Arc<Mutex<Voter>>,
+    grantor: Arc<Mutex<Grantor>>,
+    view: watch::Receiver<View>,
+    standing: watch::Receiver<Standing>,
+    inputs: mpsc::Receiver<LaneInput>,
+    outputs: mpsc::Sender<LaneOutput>,
+    status: Arc<Mutex<LaneStatus>>,
+    incarnation: u64,
+}
+
+async fn node(config: Config) -> anyhow::Result<()> {
+    let started = Moment::now();
+    let data_dir = config.node.data_dir.clone();
+    let identity = Arc::new(Identity::load(&data_dir)?);
+    let record = &identity.record;
+    if record.name != config.node.name {
+        bail!("{} holds the identity of {}, and this node is called {}: one of the two is wrong",
+            data_dir.display(), record.name, config.node.name);
+    }
+    let me = record.id;
+    // Before anything that can take long: what a killed predecessor left.
+    let (parts_in, parts) = oneshot::channel();
+    let (prepared_in, prepared) = oneshot::channel();
+    let lane_config = config.clone();
+    let lane = std::thread::Builder::new().name("lane".to_owned());
+    let lane = lane.spawn(move || lane_thread(lane_config, prepared_in, parts))?;
+    prepared.await.context("the lane's thread ended")??;
+
+    let founding = data_dir.join(FOUNDING).exists();
+    let store = Store::open(&data_dir)?;
+    let incarnation = store.next_incarnation()?;
+    if incarnation == 1 && me == NodeId(1) && !founding {
+        bail!("{} has no Raft log, but this node is a member: its disk was lost. Remove the directory and `hamesh join` anew",
+            data_dir.display());
+    }
+    let ear = Arc::new(Ear::default());
+    let mesh = Mesh::bind(config.node.listen, identity.clone(), incarnation, Timing::MESH, ear.clone())?;
+    mesh.set_members(identity::first_members(&data_dir)?);
+    let voter = Arc::new(Mutex::new(Voter::new(me, started)));
+    let grantor = Arc::new(Mutex::new(Grantor::new(started)));
+    let raft_timing = hamesh_raft::Timing {
+        heartbeat: config.lease.raft.heartbeat,
+        election_min: config.lease.raft.election_min,
+        election_max: config.lease.raft.election_max,
+    };
+    let observer = Arc::new(Notes { voter: voter.clone() });
+    let raft = Raft::start(me, store, raft_timing, Arc::new(OverMesh(mesh.clone())), observer).await?;
+    let wire = Arc::new(OverMesh(mesh.clone()));
+    let peers = raft.view().borrow().state.members.keys().copied().collect();
+    let cluster = identity.record.cluster.to_string();
+    let gossip = Gossip::start(me, incarnation, &cluster, peers, wire, hamesh_gossip::INTERVAL).await?;
+    let (lane_in, inputs) = mpsc::channel(QUEUE);
+    let (outputs, lane_out) = mpsc::channel(QUEUE);
+    let lane_status = Arc::new(Mutex::new(LaneStatus::default()));
+    let parts = LaneParts {
+        me,
+        identity: identity.clone(),
+        voter,
+        grantor: grantor.clone(),
+        view: raft.view(),
+        standing: raft.standing(),
+        inputs,
+        outputs,
+        status: lane_status.clone(),
+        incarnation,
+    };
+    let authority = Mutex::new(Identity::load(&data_dir)?.authority.map(Arc::new));
+    let cluster_toml = match &config.cluster {
+        Some(file) if file.present => std::fs::read_to_string(&file.path).unwrap_or_default(),
+        Some(_) | None => String::new(),
+    };
+    let core = Arc::new(Core {
+        me, incarnation, config, identity, raft, mesh, gossip, grantor,
+        lane: lane_in, lane_status, authority, cluster_toml,
+    });
+    ear.open(core.clone());
+    if founding {
+        found(&core).await?;
+        std::fs::remove_file(data_dir.join(FOUNDING)).context("the cluster is founded, but its mark cannot be removed")?;
+    }
+    if parts_in.send(parts).is_err() {
+        bail!("the lane's thread ended");
+    }
+    say_wishes(&core);
+    let (stopped_in, stopped) = oneshot::channel();
+    tokio::spawn(serve_lane(core.clone(), lane_out, stopped_in));
+    tokio::spawn(members::introduce(core.clone()));
+    tokio::spawn(members::welcome_back(core.clone()));
+    tokio::spawn(members::keep(core.clone()));
+    tokio::spawn(tell_neighbours(core.clone()));
+    let admin = admin::serve(core.clone())?;
+    let result = until_stopped(&core).await;
+    tracing::info!("stopping: handing over");
+    // The lane hands over; without a quorum nobody answers, and the gate and the promises end it.
+    if core.lane.send(LaneInput::Stop).await.is_ok() && timeout(HAND_OVER, stopped).await.is_err() {
+        tracing::warn!("not closed in time: the session ends by its promises");
+    }
+    members::leave_leadership(&core).await;
+    admin.close();
+    core.mesh.close().await;
+    core.raft.stop().await;
+    if lane.is_finished() {
+        tracing::debug!("the lane has ended");
+    }
+    result
+}
+
+/// The first entries of a new cluster.
+async fn found(core: &Core) -> anyhow::Result<()> {
+    if let Err(hamesh_raft::FoundError::Stopped(why)) = core.raft.found().await {
+        bail!("the cluster was not founded: {why:?}");
+    }
+    let (record, node) = (&core.identity.record, &core.config.node);
+    let founder = Applicant {
+        name: record.name.clone(),
+        role: record.role,
+        rack: node.rack.clone(),
+        address: node.listen,
+        key: core.identity.key.hash(),
+    };
+    let found = Command::Found {
+        cluster: record.cluster,
+        name: record.cluster_name.clone(),
+        lineage: record.lineage,
+        founder,
+    };
+    while core.state().cluster.is_none() {
+        match timeout(Duration::from_secs(5), core.raft.propose(found.clone())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(ProposeError::NotLeader(_))) | Err(_) => sleep(Duration::from_millis(20)).await,
+            Ok(Err(error)) => bail!("the cluster was not founded: {error}"),
+        }
+    }
+    Ok(())
+}
+
+/// Registers, then waits for a signal or a fatal error.
+async fn until_stopped(core: &Core) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut standing = core.raft.standing();
+    let fatal = async {
+        loop {
+            if let Some(why) = standing.borrow_and_update().fatal.clone() {
+                return why;
+            }
+            if standing.changed().await.is_err() {
+                return "Raft has ended".to_owned();
+            }
+        }
+    };
+    let registered = async {
+        match members::register(core).await {
+            Ok(()) => {
+                tracing::info!(node = %core.me, incarnation = core.incarnation, "registered");
+                std::future::pending().await
+            }
+            Err(why) => why,
+        }
+    };
+    tokio::select! {
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+        why = fatal => bail!("Raft has stopped: {why}"),
+        why = registered => bail!("the cluster does not take this node: {why}. If its disk was lost or put back, remove {} and `hamesh join` anew",
+            core.config.node.data_dir.display()),
+    }
+}
+
+/// The lane's thread: first what was left, then the lane.
+fn lane_thread(
+    config: Config,
+    prepared: oneshot::Sender<anyhow::Result<()>>,
+    parts: oneshot::Receiver<LaneParts>,
+) -> anyhow::Result<()> {
+    crate::kernel::realtime::raise();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let director = match config.node.role {
+            Role::Director => match Prepared::new(&config).await {
+                Ok(director) => Some(director),
+                Err(error) => {
+                    // The node's task says it.
+                    prepared.send(Err(error)).ok();
+                    return Ok(());
+                }
+            },
+            Role::Witness => None,
+        };
+        prepared.send(Ok(())).ok();
+        let Ok(parts) = parts.await else { return Ok(()) };
+        let LaneParts { me, identity, voter, grantor, view, standing, inputs, outputs, status, incarnation } = parts;
+        let (plane, datagrams) = LeasePlane::bind(config.node.listen, identity, incarnation, Timing::LEASE)?;
+        let director = director.map(|prepared| prepared.begin(me, incarnation)).transpose()?;
+        let heartbeat = config.lease.raft.heartbeat;
+        let lane = Lane { me, voter, grantor, plane, datagrams, director, view, standing, inputs, outputs, status, heartbeat };
+        lane.run().await;
+        Ok(())
+    })
+}
+
+/// Does what the lane asks of the slower world.
+async fn serve_lane(core: Arc<Core>, mut outputs: mpsc::Receiver<LaneOutput>, stopped: oneshot::Sender<()>) {
+    let mut stopped = Some(stopped);
+    while let Some(output) = outputs.recv().await {
+        let core = core.clone();
+        match output {
+            LaneOutput::Propose(command) => {
+                tokio::spawn(async move {
+                    if let Err(trouble) = core.propose(command.clone(), LANE_PATIENCE).await {
+                        tracing::debug!(?command, %trouble, "not proposed");
+                    }
+                });
+            }
+            LaneOutput::ProposeUnder(leadership, command) => {
+                tracing::info!(?command, "as leader");
+                tokio::spawn(async move {
+                    let proposal = core.raft.propose_under(leadership, command);
+                    if let Ok(Err(error)) = timeout(LANE_PATIENCE, proposal).await {
+                        tracing::debug!(%error, "not proposed as leader");
+                    }
+                });
+            }
+            LaneOutput::AskToMove(node, group, token, to) => {
+                tracing::info!(%node, %group, %token, %to, "asking the holder to hand over");
+                if node == core.me {
+                    core.lane.try_send(LaneInput::Move(group, token, to)).ok();
+                } else {
+                    tokio::spawn(async move {
+                        let request = Request::Move(group, token, to);
+                        if let Err(trouble) = core.ask(node, &request, LANE_PATIENCE).await {
+                            tracing::debug!(%trouble, "the holder was not asked");
+                        }
+                    });
+                }
+            }
+            LaneOutput::Fact(key, value) => core.gossip.set_fact(key, value),
+            LaneOutput::Stopped => {
+                if let Some(stopped) = stopped.take() {
+                    stopped.send(()).ok();
+                }
+            }
+        }
+    }
+}
+
+/// What gossip says of the LANs goes to the lane whenever it changes.
+async fn tell_neighbours(core: Arc<Core>) {
+    let mut facts = core.gossip.facts();
+    let mut told = Neighbours::default();
+    loop {
+        let neighbours = {
+            let facts = facts.borrow_and_update();
+            let alive = facts.iter().filter(|(_, facts)| facts.alive);
+            Neighbours::from_facts(alive.map(|(node, facts)| (*node, &facts.values)))
+        };
+        if neighbours != told {
+            told = neighbours.clone();
+            if core.lane.send(LaneInput::Neighbours(Arc::new(neighbours))).await.is_err() {
+                return;
+            }
+        }
+        if facts.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What this node's files say; `status` on any node shows where they differ.
+fn say_wishes(core: &Core) {
+    core.gossip.set_fact("version", env!("CARGO_PKG_VERSION"));
+    core.gossip.set_fact("wish/lease ttl", format!("{:?}", core.config.lease.ttl));
+    for (name, group) in &core.config.groups {
+        let addresses: Vec<String> = group.addresses.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect();
+        let wish = |key: &str, value: String| core.gossip.set_fact(format!("wish/vip.{name} {key}"), value);
+        wish("vrid", group.vrid.to_string());
+        wish("version", group.version.number().to_string());
+        wish("advertisement_interval", format!("{:?}", group.interval));
+        wish("addresses", addresses.join(" "));
+    }
+}
+
+/// The mesh as Raft and gossip see it.
+struct OverMesh(Mesh);
+
+impl Peers for OverMesh {
+    fn call(
+        &self,
+        to: NodeId,
+        request: Vec<u8>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Vec<u8>, Unreachable>> {
+        let mesh = self.0.clone();
+        Box::pin(async move {
+            mesh.call(to, Kind::Raft, request, deadline).await.map_err(|error| Unreachable(error.to_string()))
+        })
+    }
+}
+
+impl Wire for OverMesh {
+    fn send(&self, to: NodeId, bytes: Vec<u8>) {
+        self.0.tell(to, Kind::Gossip, bytes);
+    }
+}
+
+/// Notes the log for the voter, under its lock, before anything is reported (H9).
+struct Notes {
+    voter: Arc<Mutex<Voter>>,
+}
+
+impl Notes {
+    fn note(&self, event: voter::Event<'_>) {
+        let mut voter = lock(&self.voter);
+        voter.handle(Moment::now(), event);
+    }
+}
+
+impl Observer for Notes {
+    fn appended(&self, entries: &[Noted]) {
+        for entry in entries {
+            match &entry.what {
+                What::Command(command) => self.note(voter::Event::Appended(entry.index, command)),
+                What::Membership(membership) => self.note(voter::Event::MembershipAppended(membership.clone())),
+                What::Blank => {}
+            }
+        }
+    }
+
+    fn truncated(&self, from: u64) {
+        self.note(voter::Event::Truncated(from));
+    }
+
+    fn flushed(&self, index: u64) {
+        self.note(voter::Event::Flushed(index));
+    }
+
+    fn applied(&self, view: &View) {
+        self.note(voter::Event::Applied(view.applied, &view.state, &view.membership));
+    }
+}

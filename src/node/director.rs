@@ -1,0 +1,339 @@
+//! A director: the holder and the virtual routers of one machine, and the hands that do what they order.
+//!
+//! Events wait in one queue; actions are performed in order, and a failed one comes back as an event.
+
+use super::claim::{Hands, Served};
+use super::lan::{FACT, Hears, Neighbours, Place};
+use super::lane::{GateStatus, GroupStatus, LaneOutput, LaneStatus};
+use crate::kernel::link::Link;
+use crate::vrrp::advert::Header;
+use crate::vrrp::{hearing, router};
+use hamesh_fencing::clock::Moment;
+use hamesh_fencing::holder::{self, Holder};
+use hamesh_fencing::message::Renew;
+use hamesh_raft::command::{GroupName, NodeId};
+use hamesh_raft::state::{Candidate, State};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+/// What the interfaces bring.
+#[derive(Debug)]
+pub(crate) enum Occurred {
+    /// A VRRP packet.
+    Packet { interface: String, header: Header, payload: Vec<u8> },
+    /// An ARP frame of this sender.
+    Arp { interface: String, sender: Ipv4Addr },
+    /// An interface has changed.
+    Link(Link),
+    /// The wall clock was set.
+    WallClock,
+}
+
+/// An event for one of the minds.
+enum Happened {
+    Lease(holder::Event),
+    Router(GroupName, router::Event),
+    Ear(GroupName, hearing::Event),
+}
+
+/// The lane's part that only directors have.
+pub(crate) struct Director {
+    me: NodeId,
+    holder: Holder,
+    groups: BTreeMap<GroupName, Served>,
+    hands: Hands,
+    occurrences: mpsc::Receiver<Occurred>,
+    queue: VecDeque<Happened>,
+    neighbours: Arc<Neighbours>,
+    state: Arc<State>,
+    renewals: VecDeque<(BTreeSet<NodeId>, Renew)>,
+    outputs: Vec<LaneOutput>,
+    facts: BTreeMap<String, String>,
+}
+
+impl Director {
+    pub(crate) fn new(
+        me: NodeId,
+        holder: Holder,
+        groups: BTreeMap<GroupName, Served>,
+        hands: Hands,
+        occurrences: mpsc::Receiver<Occurred>,
+        resumed: &BTreeSet<GroupName>,
+    ) -> Self {
+        let mut queue = VecDeque::new();
+        for (name, served) in &groups {
+            let start = router::Event::Start { resumed: resumed.contains(name) };
+            queue.push_back(Happened::Router(name.clone(), start));
+            if !served.link.up {
+                queue.push_back(Happened::Router(name.clone(), router::Event::LinkDown));
+            }
+        }
+        Self {
+            me,
+            holder,
+            groups,
+            hands,
+            occurrences,
+            queue,
+            neighbours: Arc::default(),
+            state: Arc::default(),
+            renewals: VecDeque::new(),
+            outputs: Vec::new(),
+            facts: BTreeMap::new(),
+        }
+    }
+
+    /// Returns when something has happened that [`Self::settle`] is to look at.
+    pub(crate) async fn happens(director: &mut Option<Self>) {
+        let Some(director) = director else { return std::future::pending().await };
+        let now = Moment::now();
+        let routers = director.groups.values().filter_map(|served| served.router.next_deadline());
+        let next = routers.chain(director.holder.next_deadline(now)).map(|deadline| now.until(deadline)).min();
+        let pause = next.unwrap_or(Duration::from_secs(1));
+        tokio::select! {
+            biased;
+            occurred = director.occurrences.recv() => match occurred {
+                Some(occurred) => director.occurred(occurred),
+                None => std::future::pending().await,
+            },
+            () = sleep(pause) => {}
+        }
+    }
+
+    /// Something about the lease.
+    pub(crate) fn lease(&mut self, event: holder::Event) {
+        if let holder::Event::Applied(_, state, _) = &event {
+            self.state = state.clone();
+        }
+        self.queue.push_back(Happened::Lease(event));
+    }
+
+    /// What gossip says of the LANs. A director that hears the holder again may sit among hosts that hold an outdated
+    /// entry: the holder announces itself.
+    pub(crate) fn neighbours(&mut self, neighbours: Arc<Neighbours>) {
+        let heals = |old: Option<&Place>, new: &Place| {
+            new.hears == Hears::Holder && new.up && old.is_some_and(|old| old.hears != Hears::Holder || !old.up)
+        };
+        for (group, places) in &neighbours.places {
+            let old = self.neighbours.places.get(group);
+            let others = places.iter().filter(|(node, _)| **node != self.me);
+            if others.into_iter().any(|(node, place)| heals(old.and_then(|old| old.get(node)), place)) {
+                self.queue.push_back(Happened::Router(group.clone(), router::Event::Announce));
+            }
+        }
+        self.neighbours = neighbours;
+    }
+
+    /// The ears' turn, and the hands' retries.
+    pub(crate) fn look_around(&mut self) {
+        let now = Moment::now();
+        for (name, served) in &self.groups {
+            let held_by = self.state.holder(name).and_then(|h| self.state.sessions.get(&h.sid)).map(|s| s.node);
+            let event = if held_by == Some(self.me) {
+                hearing::Event::Holding
+            } else {
+                let holder = held_by.and_then(|node| self.neighbours.address(name, node));
+                let others = self.neighbours.addresses(name);
+                let others = others.filter(|(node, _)| *node != self.me && Some(*node) != held_by);
+                hearing::Event::Tick(holder, others.map(|(_, address)| address).collect())
+            };
+            self.queue.push_back(Happened::Ear(name.clone(), event));
+            let place = Place {
+                interface: served.config.interface.clone(),
+                up: served.link.up,
+                address: served.link.address,
+                hears: served.ear.hearing(now).into(),
+            };
+            let key = format!("{FACT}{name}");
+            if let Ok(value) = serde_json::to_string(&place)
+                && self.facts.get(&key) != Some(&value)
+            {
+                self.facts.insert(key.clone(), value.clone());
+                self.outputs.push(LaneOutput::Fact(key, value));
+            }
+        }
+    }
+
+    /// Handles what waits, and what comes of it.
+    pub(crate) async fn settle(&mut self) {
+        self.queue.push_back(Happened::Lease(holder::Event::Tick));
+        let now = Moment::now();
+        for (name, served) in &self.groups {
+            if served.router.next_deadline().is_some_and(|deadline| now.reached(deadline)) {
+                self.queue.push_back(Happened::Router(name.clone(), router::Event::Tick));
+            }
+        }
+        while let Some(happened) = self.queue.pop_front() {
+            match happened {
+                Happened::Lease(event) => {
+                    let actions = self.holder.handle(Moment::now(), event);
+                    self.perform(actions).await;
+                }
+                Happened::Router(group, event) => self.route(&group, event),
+                Happened::Ear(group, event) => {
+                    let Some(served) = self.groups.get_mut(&group) else { continue };
+                    for hearing::Action::Probe(targets) in served.ear.handle(Moment::now(), event) {
+                        self.hands.probe(served, &targets);
+                    }
+                }
+            }
+        }
+        self.hands.retry().await;
+    }
+
+    /// What is to be sent and said.
+    pub(crate) fn drain(&mut self, renewals: &mut VecDeque<(BTreeSet<NodeId>, Renew)>, outputs: &mut Vec<LaneOutput>) {
+        renewals.append(&mut self.renewals);
+        outputs.append(&mut self.outputs);
+    }
+
+    /// For people.
+    pub(crate) fn status(&self) -> LaneStatus {
+        let lease = self.holder.status(Moment::now());
+        let live = lease.remaining.is_some_and(|left| !left.is_zero());
+        let groups = self.groups.iter().map(|(name, served)| {
+            let status = GroupStatus {
+                vrrp: served.router.status(),
+                open: live && self.hands.holds(&served.definition),
+                link_up: served.link.up,
+                discarded: served.discarded.clone(),
+                leftovers: self.hands.leftovers(&served.definition),
+            };
+            (name.clone(), status)
+        });
+        LaneStatus {
+            session: lease.sid,
+            remaining: lease.remaining,
+            groups: groups.collect(),
+            gate: Some(GateStatus { persistent: self.hands.is_persistent(), off: self.hands.is_off() }),
+            warnings: self.hands.warnings(),
+        }
+    }
+
+    fn occurred(&mut self, occurred: Occurred) {
+        let now = Moment::now();
+        match occurred {
+            Occurred::Packet { interface, header, payload } => {
+                let vrid = crate::vrrp::advert::vrid(&payload);
+                let addressed = |served: &&mut Served| served.config.interface == interface && Some(served.config.vrid) == vrid;
+                let Some(served) = self.groups.values_mut().find(addressed) else { return };
+                match served.format.decode(&payload, &header) {
+                    Ok(advert) => {
+                        let member = self.neighbours.addresses(&served.name).any(|(_, address)| address == header.source);
+                        served.notice_list(&advert, header.source);
+                        served.ear.handle(now, hearing::Event::Advert);
+                        let heard = router::Event::Heard { advert, source: header.source, member };
+                        self.queue.push_back(Happened::Router(served.name.clone(), heard));
+                    }
+                    Err(discard) => *served.discarded.entry(discard.name()).or_default() += 1,
+                }
+            }
+            Occurred::Arp { interface, sender } => {
+                let groups = self.groups.values_mut().filter(|served| served.config.interface == interface);
+                for served in groups.filter(|served| Some(sender) != served.link.address) {
+                    served.ear.handle(now, hearing::Event::Arp(sender));
+                }
+            }
+            Occurred::Link(link) => self.link(&link),
+            Occurred::WallClock => self.hands.wall_clock(),
+        }
+    }
+
+    fn link(&mut self, link: &Link) {
+        for served in self.groups.values_mut().filter(|served| served.config.interface == link.name) {
+            if served.link == *link {
+                continue;
+            }
+            let was_up = served.link.up;
+            served.link = link.clone();
+            tracing::info!(interface = %link.name, up = link.up, address = ?link.address, "interface changed");
+            match (was_up, link.up) {
+                (true, false) => self.queue.push_back(Happened::Router(served.name.clone(), router::Event::LinkDown)),
+                (false, true) => self.queue.push_back(Happened::Router(served.name.clone(), router::Event::LinkUp)),
+                (true, true) | (false, false) => {}
+            }
+        }
+    }
+
+    async fn perform(&mut self, actions: Vec<holder::Action>) {
+        for action in actions {
+            match action {
+                holder::Action::Send(voters, renew) => self.renewals.push_back((voters, renew)),
+                holder::Action::Arm(deadline) => self.hands.arm(deadline, &self.groups).await,
+                holder::Action::Shut => match self.hands.shut() {
+                    Ok(()) => self.queue.push_back(Happened::Lease(holder::Event::Shut)),
+                    Err(error) => tracing::error!(%error, "the gate was not shut; trying again"),
+                },
+                holder::Action::Record(record) => self.hands.record(record.as_ref()),
+                holder::Action::Claim(group, token, definition) => {
+                    let Some(served) = self.groups.get(&group) else { continue };
+                    match self.hands.claim(served, token, &definition).await {
+                        Ok(()) => {
+                            self.queue.push_back(Happened::Router(group.clone(), router::Event::Granted));
+                            self.queue.push_back(Happened::Lease(holder::Event::Claimed(group, token)));
+                        }
+                        Err(error) => {
+                            tracing::error!(%group, %token, %error, "claim failed");
+                            let undone = self.hands.unclaim(served, token).await;
+                            self.queue.push_back(Happened::Router(group.clone(), router::Event::Revoked));
+                            let event = match undone {
+                                Ok(()) => holder::Event::ClaimFailed(group, token),
+                                Err(_) => holder::Event::Stuck,
+                            };
+                            self.queue.push_back(Happened::Lease(event));
+                        }
+                    }
+                }
+                holder::Action::Unclaim(group, token) => {
+                    let Some(served) = self.groups.get(&group) else { continue };
+                    let event = match self.hands.unclaim(served, token).await {
+                        Ok(()) => holder::Event::Unclaimed(group.clone(), token),
+                        Err(error) => {
+                            tracing::error!(%group, %token, %error, "the gate was not shut; the lease is left to its deadline");
+                            holder::Event::Stuck
+                        }
+                    };
+                    self.queue.push_back(Happened::Router(group, router::Event::Revoked));
+                    self.queue.push_back(Happened::Lease(event));
+                }
+                holder::Action::Propose(command) => self.outputs.push(LaneOutput::Propose(command)),
+                holder::Action::Stopped => {
+                    self.hands.clear().await;
+                    self.outputs.push(LaneOutput::Stopped);
+                }
+            }
+        }
+    }
+
+    fn route(&mut self, group: &GroupName, event: router::Event) {
+        let Some(served) = self.groups.get_mut(group) else { return };
+        let before = served.router.status().state;
+        let actions = served.router.handle(Moment::now(), event);
+        let after = served.router.status().state;
+        if before.to_string() != after.to_string() {
+            tracing::info!(%group, from = %before, to = %after, "VRRP");
+        }
+        for action in actions {
+            match action {
+                router::Action::Want => {
+                    let candidate = Candidate {
+                        definition: served.definition.clone(),
+                        priority: served.priority,
+                        preempt: !served.config.nopreempt,
+                    };
+                    self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), candidate)));
+                }
+                router::Action::Refuse | router::Action::Yield => {
+                    self.queue.push_back(Happened::Lease(holder::Event::Refuse(group.clone())));
+                }
+                router::Action::SendAdvert => self.hands.advert(served, served.priority),
+                router::Action::Resign => self.hands.advert(served, 0),
+                router::Action::Announce => self.hands.announce(served),
+            }
+        }
+    }
+}

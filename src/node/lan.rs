@@ -1,0 +1,91 @@
+//! What directors tell each other, by gossip, of their places on the LANs.
+
+use hamesh_fencing::grantor::Hearing;
+use hamesh_raft::command::{GroupName, NodeId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// The prefix of the gossip keys, before the group's name.
+pub(crate) const FACT: &str = "lan/";
+
+/// One director's place on one group's LAN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) interface: String,
+    pub(crate) up: bool,
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) hears: Hears,
+}
+
+/// [`Hearing`] in gossip's words; the holder itself hears for nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Hears {
+    /// The holder.
+    Holder,
+    /// Not the holder, but others.
+    Others,
+    /// Nobody.
+    Nobody,
+}
+
+/// Every director's place, by group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Neighbours {
+    pub(crate) places: BTreeMap<GroupName, BTreeMap<NodeId, Place>>,
+}
+
+impl From<Hearing> for Hears {
+    fn from(hearing: Hearing) -> Self {
+        match hearing {
+            Hearing::Holder => Self::Holder,
+            Hearing::OnlyOthers => Self::Others,
+            Hearing::Nobody => Self::Nobody,
+        }
+    }
+}
+
+impl From<Hears> for Hearing {
+    fn from(hears: Hears) -> Self {
+        match hears {
+            Hears::Holder => Self::Holder,
+            Hears::Others => Self::OnlyOthers,
+            Hears::Nobody => Self::Nobody,
+        }
+    }
+}
+
+impl Neighbours {
+    /// From the facts of every living node.
+    pub(crate) fn from_facts<'a>(facts: impl Iterator<Item = (NodeId, &'a BTreeMap<String, String>)>) -> Self {
+        let mut places: BTreeMap<GroupName, BTreeMap<NodeId, Place>> = BTreeMap::new();
+        for (node, values) in facts {
+            for (key, value) in values {
+                // A place that does not parse comes from another version; it says nothing to us.
+                if let (Some(group), Ok(place)) = (key.strip_prefix(FACT), serde_json::from_str::<Place>(value)) {
+                    places.entry(group.to_owned()).or_default().insert(node, place);
+                }
+            }
+        }
+        Self { places }
+    }
+
+    /// In the grantor's words. A director whose link is down hears nobody.
+    pub(crate) fn hearing(&self) -> BTreeMap<GroupName, BTreeMap<NodeId, Hearing>> {
+        let of = |place: &Place| if place.up { place.hears.into() } else { Hearing::Nobody };
+        let group = |places: &BTreeMap<NodeId, Place>| places.iter().map(|(node, place)| (*node, of(place))).collect();
+        self.places.iter().map(|(name, places)| (name.clone(), group(places))).collect()
+    }
+
+    /// The address of `node` on the LAN of `group`.
+    pub(crate) fn address(&self, group: &str, node: NodeId) -> Option<Ipv4Addr> {
+        self.places.get(group)?.get(&node)?.address
+    }
+
+    /// Every known address on the LAN of `group`, with its node.
+    pub(crate) fn addresses(&self, group: &str) -> impl Iterator<Item = (NodeId, Ipv4Addr)> {
+        let places = self.places.get(group).into_iter().flatten();
+        places.filter_map(|(node, place)| Some((*node, place.address?)))
+    }
+}

@@ -1,0 +1,282 @@
+//! The lane: one thread for everything a lease and an advert depend on.
+//!
+//! It has real-time priority and locked memory when the machine allows, waits for no disk and no other task, and reads
+//! [`Moment::now`] after each thing it was woken by. Its queues are bounded; a full one drops what will be said again.
+
+use super::core::lock;
+use super::director::Director;
+use super::lan::Neighbours;
+use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
+use bytes::Bytes;
+use hamesh_fencing::clock::Moment;
+use hamesh_fencing::grantor::{self, Grantor};
+use hamesh_fencing::holder;
+use hamesh_fencing::message::{Ack, Message};
+use hamesh_fencing::voter::{self, Voter};
+use hamesh_raft::codec;
+use hamesh_raft::command::{Command, GroupName, Leadership, NodeId, Sid, Token};
+use hamesh_raft::{Standing, View};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// The grantor and the ears look around this often.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What the other tasks tell the lane.
+#[derive(Debug)]
+pub(crate) enum LaneInput {
+    /// The leader asks for a group to be handed over.
+    Move(GroupName, Token, Sid),
+    /// What gossip says of the LANs.
+    Neighbours(Arc<Neighbours>),
+    /// Hand over, close, end.
+    Stop,
+}
+
+/// What the lane tells the other tasks.
+#[derive(Debug)]
+pub(crate) enum LaneOutput {
+    /// Bring this to the leader.
+    Propose(Command),
+    /// Propose this in this leadership of our own.
+    ProposeUnder(Leadership, Command),
+    /// Ask a holder's node to hand a group over.
+    AskToMove(NodeId, GroupName, Token, Sid),
+    /// Spread a fact.
+    Fact(String, String),
+    /// The director has handed over and closed.
+    Stopped,
+}
+
+/// What people see of the lane.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LaneStatus {
+    pub(crate) session: Option<Sid>,
+    pub(crate) remaining: Option<Duration>,
+    pub(crate) groups: BTreeMap<GroupName, GroupStatus>,
+    pub(crate) gate: Option<GateStatus>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// One VIP group on this director.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupStatus {
+    pub(crate) vrrp: crate::vrrp::router::Status,
+    pub(crate) open: bool,
+    pub(crate) link_up: bool,
+    pub(crate) discarded: BTreeMap<&'static str, u64>,
+    /// Addresses that could not be removed yet.
+    pub(crate) leftovers: usize,
+}
+
+/// The gate of this director.
+#[derive(Clone, Debug)]
+pub(crate) struct GateStatus {
+    pub(crate) persistent: bool,
+    pub(crate) off: bool,
+}
+
+/// The lane's own things.
+pub(crate) struct Lane {
+    pub(crate) me: NodeId,
+    pub(crate) voter: Arc<Mutex<Voter>>,
+    pub(crate) grantor: Arc<Mutex<Grantor>>,
+    pub(crate) plane: LeasePlane,
+    pub(crate) datagrams: mpsc::Receiver<Datagram>,
+    pub(crate) director: Option<Director>,
+    pub(crate) view: watch::Receiver<View>,
+    pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) inputs: mpsc::Receiver<LaneInput>,
+    pub(crate) outputs: mpsc::Sender<LaneOutput>,
+    pub(crate) status: Arc<Mutex<LaneStatus>>,
+    pub(crate) heartbeat: Duration,
+}
+
+impl Lane {
+    /// Runs until told to stop, or until the rest of the node is gone.
+    pub(crate) async fn run(mut self) {
+        self.applied().await;
+        let mut ticker = tokio::time::interval(TICK);
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            let director = self.director.is_some();
+            tokio::select! {
+                biased;
+                heard = self.datagrams.recv() => match heard {
+                    Some(heard) => self.heard(heard.from, &heard.via, &heard.bytes).await,
+                    None => return,
+                },
+                changed = self.view.changed() => match changed {
+                    Ok(()) => self.applied().await,
+                    Err(_) => return,
+                },
+                changed = self.standing.changed() => match changed {
+                    Ok(()) => self.stands(),
+                    Err(_) => return,
+                },
+                input = self.inputs.recv() => match input {
+                    Some(input) => self.told(input).await,
+                    None => return,
+                },
+                () = Director::happens(&mut self.director), if director => self.director_work().await,
+                _ = ticker.tick() => self.tick().await,
+            }
+        }
+    }
+
+    async fn heard(&mut self, from: NodeId, via: &Via, body: &[u8]) {
+        let Ok(message) = codec::decode::<Message>(body, DATAGRAM_LIMIT) else {
+            tracing::debug!(%from, "undecodable datagram on the lease plane");
+            return;
+        };
+        match message {
+            Message::Renew(_) | Message::Ask(_) => {
+                if let Some(answer) = answer(&self.voter, from, &message) {
+                    self.sent(self.plane.reply(via, Bytes::from(codec::encode(&answer))));
+                }
+            }
+            Message::Ack(ack) => self.holder(holder::Event::Heard(from, ack)).await,
+            Message::Tell(tell) => self.grantor(grantor::Event::Told(from, tell)),
+        }
+    }
+
+    async fn applied(&mut self) {
+        let View { state, applied, membership, effective } = self.view.borrow_and_update().clone();
+        self.plane.set_peers(super::service::peers(&state));
+        self.grantor(grantor::Event::Applied(state.clone(), membership));
+        self.holder(holder::Event::Applied(applied, state, effective)).await;
+    }
+
+    fn stands(&mut self) {
+        let standing = self.standing.borrow_and_update().clone();
+        self.grantor(grantor::Event::Leads(standing.leading));
+        let recently = |at: Option<std::time::Instant>| at.is_some_and(|at| at.elapsed() < self.heartbeat * 4);
+        let mut replicating: BTreeSet<NodeId> =
+            standing.followers.iter().filter(|(_, p)| recently(p.heard)).map(|(node, _)| *node).collect();
+        replicating.insert(self.me);
+        self.grantor(grantor::Event::Replicating(replicating));
+    }
+
+    async fn told(&mut self, input: LaneInput) {
+        match input {
+            LaneInput::Move(group, token, to) => self.holder(holder::Event::Move(group, token, to)).await,
+            LaneInput::Neighbours(neighbours) => {
+                self.grantor(grantor::Event::Hears(neighbours.hearing()));
+                if let Some(director) = &mut self.director {
+                    director.neighbours(neighbours);
+                    self.director_work().await;
+                }
+            }
+            LaneInput::Stop => match &self.director {
+                Some(_) => self.holder(holder::Event::Stop).await,
+                None => self.say(LaneOutput::Stopped),
+            },
+        }
+    }
+
+    async fn tick(&mut self) {
+        // Metrics of followers change without a wake-up of their own.
+        self.stands();
+        let now = Moment::now();
+        let own = {
+            let voter = lock(&self.voter);
+            voter.sessions().filter_map(|sid| Some((sid, voter.known(now, sid)?))).collect()
+        };
+        self.grantor(grantor::Event::Tick(own));
+        if let Some(director) = &mut self.director {
+            director.look_around();
+        }
+        self.director_work().await;
+        let fresh = match &self.director {
+            Some(director) => director.status(),
+            None => LaneStatus::default(),
+        };
+        *lock(&self.status) = fresh;
+    }
+
+    async fn holder(&mut self, event: holder::Event) {
+        if let Some(director) = &mut self.director {
+            director.lease(event);
+            self.director_work().await;
+        }
+    }
+
+    /// Performs what the director's minds have ordered, and sends what came of it.
+    async fn director_work(&mut self) {
+        let Some(director) = &mut self.director else { return };
+        director.settle().await;
+        let mut renewals = VecDeque::new();
+        let mut outputs = Vec::new();
+        director.drain(&mut renewals, &mut outputs);
+        for output in outputs {
+            self.say(output);
+        }
+        let mut acks: Vec<Ack> = Vec::new();
+        for (voters, renew) in renewals {
+            let message = Message::Renew(renew);
+            let body = Bytes::from(codec::encode(&message));
+            for node in voters {
+                if node != self.me {
+                    self.sent(self.plane.send(node, body.clone()));
+                } else if let Some(Message::Ack(ack)) = answer(&self.voter, self.me, &message) {
+                    acks.push(ack);
+                }
+            }
+        }
+        for ack in acks {
+            Box::pin(self.holder(holder::Event::Heard(self.me, ack))).await;
+        }
+    }
+
+    fn grantor(&mut self, event: grantor::Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let actions = lock(&self.grantor).handle(Moment::now(), event);
+            for action in actions {
+                match action {
+                    grantor::Action::Propose(leadership, command) => {
+                        self.say(LaneOutput::ProposeUnder(leadership, command));
+                    }
+                    grantor::Action::Move(node, group, token, to) => {
+                        self.say(LaneOutput::AskToMove(node, group, token, to));
+                    }
+                    grantor::Action::Ask(voters, ask) => {
+                        let message = Message::Ask(ask);
+                        let body = Bytes::from(codec::encode(&message));
+                        for node in voters {
+                            if node != self.me {
+                                self.sent(self.plane.send(node, body.clone()));
+                            } else if let Some(Message::Tell(tell)) = answer(&self.voter, self.me, &message) {
+                                events.push_back(grantor::Event::Told(self.me, tell));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A datagram that was not sent is like one that was lost: there will be a next one.
+    fn sent(&self, result: Result<(), SendError>) {
+        match result {
+            Ok(()) | Err(SendError::NotConnected) => {}
+            Err(error @ SendError::TooLong) => tracing::error!(%error, "lease datagram"),
+        }
+    }
+
+    /// What does not fit is said again by the mind that wanted it.
+    fn say(&self, output: LaneOutput) {
+        if let Err(error) = self.outputs.try_send(output) {
+            tracing::warn!(%error, "the node's queue is full");
+        }
+    }
+}
+
+/// The voter's answer. The clock is read under the lock, after the message was received (H9).
+fn answer(voter: &Mutex<Voter>, from: NodeId, message: &Message) -> Option<Message> {
+    let mut voter = lock(voter);
+    let actions = voter.handle(Moment::now(), voter::Event::Heard(from, message));
+    actions.into_iter().map(|voter::Action::Answer(answer)| answer).next()
+}

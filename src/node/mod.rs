@@ -1,0 +1,24 @@
+//! The shell: one running node. It owns tokio, tasks and time, and wires minds to hands.
+//!
+//! Two threads of control, apart from each other (L4):
+//! - the **lane**, one real-time thread: lease plane, voter's answers, grantor, holder, VRRP, gate and addresses;
+//! - everything else on tokio's workers: the mesh, Raft and its disk, gossip, admin.
+//!
+//! The lane never waits for the rest. What it wants proposed goes through a bounded queue; what the log has decided comes
+//! back as the applied state. The voter stands under one lock that both sides take for microseconds (H9).
+
+mod claim;
+mod core;
+mod daemon;
+mod director;
+mod lan;
+mod lane;
+mod members;
+mod prepare;
+mod requests;
+mod service;
+mod status;
+
+pub(crate) use core::Core;
+pub use daemon::{mark_founding, run};
+pub use status::Picture;

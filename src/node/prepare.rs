@@ -1,0 +1,234 @@
+//! Before a director joins in: the gate of this network namespace, and what an earlier run has left.
+//!
+//! A killed predecessor is resumed when its may-act record and the gate found here belong together and the times are
+//! still the configured ones. Otherwise the gate is shut first, then the addresses go, and the next `Open` supersedes
+//! its session at once, because it names the gate that was found and shut.
+
+use super::claim::{Hands, Served};
+use super::director::{Director, Occurred};
+use crate::config::{Config, VipGroup};
+use crate::kernel::address::{Addresses, index_of, keep_secondaries};
+use crate::kernel::link::Links;
+use crate::net::arp::ArpSocket;
+use crate::net::authority::random;
+use crate::net::vrrp::VrrpSocket;
+use crate::vrrp::hearing::Ear;
+use crate::vrrp::router::Router;
+use anyhow::Context;
+use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
+use hamesh_fencing::gate::Gate;
+use hamesh_fencing::holder::{Holder, Identity, Terms};
+use hamesh_fencing::record::{MayAct, RecordFile};
+use hamesh_raft::command::{Definition, GateId, GroupName, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+/// Packets that wait for the lane; what comes beyond is dropped, as a full socket would.
+const QUEUE: usize = 256;
+/// Switches the gate off, for the experiment that shows what it is for.
+const NO_GATE: &str = "HAMESH_UNSAFE_NO_GATE";
+
+/// A director that has put its house in order.
+pub(super) struct Prepared {
+    hands: Hands,
+    gate: GateId,
+    terms: Terms,
+    resumed: Option<MayAct>,
+    groups: BTreeMap<GroupName, Served>,
+    occurrences: mpsc::Receiver<Occurred>,
+}
+
+impl Prepared {
+    /// # Errors
+    /// What is wrong with the gate, an interface, or the record.
+    pub(super) async fn new(config: &Config) -> anyhow::Result<Self> {
+        let served = config.groups.iter().filter_map(|(name, group)| Some((name, group, group.priority?)));
+        let served: Vec<_> = served.collect();
+        let definitions: Vec<Definition> = config.groups.values().map(VipGroup::definition).collect();
+        let interfaces: BTreeSet<String> = config.groups.values().map(|group| group.interface.clone()).collect();
+        let vips: BTreeSet<Ipv4Addr> =
+            config.groups.values().flat_map(|group| &group.addresses).map(|(address, _)| *address).collect();
+        let directory = config.admin.socket.parent().context("the admin socket is in no directory")?;
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let record_file = RecordFile::in_directory(directory);
+        let record = record_file.read().context("cannot read the may-act record")?;
+        let addresses = Addresses::open()?;
+        let links = Links::open(vips.clone())?;
+        for interface in &interfaces {
+            index_of(interface)?;
+            keep_secondaries(interface)?;
+        }
+        let names: Vec<String> = interfaces.iter().cloned().collect();
+        let (gate, resumed) = take_gate(config, record, &definitions, &names)?;
+        let id = match &gate {
+            Some(gate) => gate.id(),
+            None => GateId(u128::from_be_bytes(random()?)),
+        };
+        let lateness = gate.as_ref().map_or(LATENESS, Gate::lateness);
+        let ttl = config.lease.ttl;
+        let terms = Terms { ttl, promise: promise_for(ttl, lateness), renew: config.lease.renew };
+        if resumed.is_none() {
+            record_file.write(None).context("cannot remove the may-act record")?;
+        }
+        let keeps = |name: &str| resumed.iter().flat_map(|record| &record.pairs).any(|(group, _)| group == name);
+        for (name, group) in config.groups.iter().filter(|(name, _)| !keeps(name)) {
+            remove_leftovers(&addresses, name, group).await?;
+        }
+        let (tell, occurrences) = mpsc::channel(QUEUE);
+        if let Some(gate) = &gate {
+            watch_wall_clock(gate, tell.clone())?;
+        }
+        let mut sockets = BTreeMap::new();
+        for interface in &names {
+            let link = links.read(interface).await?;
+            let index = index_of(interface)?;
+            let vrrp = VrrpSocket::open(interface, index).with_context(|| format!("VRRP on {interface}"))?;
+            let arp = ArpSocket::open(index, link.mac).with_context(|| format!("ARP on {interface}"))?;
+            let (vrrp, arp) = (Arc::new(vrrp), Arc::new(arp));
+            listen(interface, &vrrp, &arp, &tell);
+            sockets.insert(interface.clone(), (link, vrrp, arp));
+        }
+        let now = Moment::now();
+        let mut groups = BTreeMap::new();
+        for (name, group, priority) in served {
+            let Some((link, vrrp, arp)) = sockets.get(&group.interface) else { continue };
+            let source = link.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let Some(parameters) = group.parameters(source) else { continue };
+            groups.insert(name.clone(), Served {
+                name: name.clone(),
+                config: group.clone(),
+                definition: group.definition(),
+                priority,
+                format: group.format(),
+                router: Router::new(parameters),
+                ear: Ear::new(now, group.interval),
+                link: link.clone(),
+                vrrp: vrrp.clone(),
+                arp: arp.clone(),
+                discarded: BTreeMap::new(),
+                other_lists: BTreeSet::new(),
+            });
+        }
+        links.watch(interfaces, move |link| !matches!(
+            tell.try_send(Occurred::Link(link)),
+            Err(mpsc::error::TrySendError::Closed(_))
+        ))?;
+        let hands = Hands::new(gate, addresses, record_file, ttl);
+        Ok(Self { hands, gate: id, terms, resumed, groups, occurrences })
+    }
+
+    /// The director, under its name in the cluster.
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub(super) fn begin(self, node: NodeId, incarnation: u64) -> anyhow::Result<Director> {
+        let process = u64::from_be_bytes(random()?);
+        let me = Identity { node, incarnation, process, gate: self.gate };
+        let resumed: BTreeSet<GroupName> =
+            self.resumed.iter().flat_map(|record| &record.pairs).map(|(group, _)| group.clone()).collect();
+        let holder = match self.resumed {
+            Some(record) => {
+                tracing::info!(sid = %record.sid, groups = ?resumed, "resuming the session of a killed predecessor");
+                Holder::resume(Moment::now(), me, self.terms.renew, record)
+            }
+            None => Holder::new(me, self.terms),
+        };
+        Ok(Director::new(node, holder, self.groups, self.hands, self.occurrences, &resumed))
+    }
+}
+
+/// Adopts the gate that was found if its session can go on, else makes one that is shut.
+fn take_gate(
+    config: &Config,
+    record: Option<MayAct>,
+    definitions: &[Definition],
+    interfaces: &[String],
+) -> anyhow::Result<(Option<Gate>, Option<MayAct>)> {
+    if std::env::var(NO_GATE).is_ok_and(|value| value == "1") {
+        tracing::error!("{NO_GATE} is set: THE GATE IS OFF, nothing keeps a frozen node from answering");
+        return Ok((None, None));
+    }
+    let keeper = Gate::acquire()?;
+    let found = keeper.found();
+    if let Some(record) = record
+        && found == Some(record.gate)
+        && record.ttl == config.lease.ttl
+    {
+        match keeper.adopt(definitions, interfaces) {
+            Ok(gate) => return Ok((Some(gate), Some(record))),
+            Err(error) => {
+                tracing::warn!(%error, "the predecessor's gate was not adopted; it is shut");
+                let gate = Gate::acquire()?.install(record.gate, definitions, interfaces)?;
+                return Ok((Some(gate), None));
+            }
+        }
+    }
+    // The same id, where there is one: the session behind it is superseded by the next Open.
+    let id = match found {
+        Some(id) => id,
+        None => GateId(u128::from_be_bytes(random()?)),
+    };
+    Ok((Some(keeper.install(id, definitions, interfaces)?), None))
+}
+
+async fn remove_leftovers(addresses: &Addresses, name: &str, group: &VipGroup) -> anyhow::Result<()> {
+    let present = addresses.on(&group.interface).await?;
+    let ours = |address: &Ipv4Addr| group.definition().addresses.contains(&IpAddr::V4(*address));
+    for (address, prefix) in present.into_iter().filter(|(address, _)| ours(address)) {
+        tracing::info!(group = name, %address, interface = %group.interface, "removing what an earlier run left");
+        addresses.remove(&group.interface, address, prefix).await?;
+    }
+    Ok(())
+}
+
+/// One task for adverts and one for ARP. A broken socket ends its task; the link's watch says why.
+fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, arp: &Arc<ArpSocket>, tell: &mpsc::Sender<Occurred>) {
+    let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
+    tokio::spawn(async move {
+        loop {
+            match vrrp.receive().await {
+                Ok((header, payload)) => {
+                    let packet = Occurred::Packet { interface: name.clone(), header, payload };
+                    if adverts.try_send(packet).is_err() && adverts.is_closed() {
+                        return;
+                    }
+                }
+                Err(error) => return tracing::error!(interface = %name, %error, "adverts are not heard any more"),
+            }
+        }
+    });
+    let (arp, senders, name) = (arp.clone(), tell.clone(), interface.to_owned());
+    tokio::spawn(async move {
+        loop {
+            match arp.receive().await {
+                Ok(sender) => {
+                    let heard = Occurred::Arp { interface: name.clone(), sender };
+                    if senders.try_send(heard).is_err() && senders.is_closed() {
+                        return;
+                    }
+                }
+                Err(error) => return tracing::error!(interface = %name, %error, "ARP is not heard any more"),
+            }
+        }
+    });
+}
+
+fn watch_wall_clock(gate: &Gate, tell: mpsc::Sender<Occurred>) -> anyhow::Result<()> {
+    let clock = gate.wall_clock().try_clone_to_owned()?;
+    let clock = crate::net::sys::register_fd(clock, Interest::READABLE)?;
+    tokio::spawn(async move {
+        let clock: AsyncFd<_> = clock;
+        while let Ok(mut ready) = clock.readable().await {
+            // The gate reads it; here it only wakes.
+            if tell.send(Occurred::WallClock).await.is_err() {
+                return;
+            }
+            ready.clear_ready();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! What nodes ask of each other over the mesh, beside Raft's own messages.
+
+use hamesh_raft::command::{Command, GroupName, NodeId, Outcome, Sid, Token};
+use serde::{Deserialize, Serialize};
+
+/// A question from one member to another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// To the leader: complete this entry with what only you know, and propose it.
+    Propose(Command),
+    /// To the holder's node: hand the group to this session.
+    Move(GroupName, Token, Sid),
+    /// To a voter: the CA's key, for another voter.
+    AuthorityKey,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The entry is applied at this index, and came to this.
+    Applied(u64, Outcome),
+    /// Ask this one.
+    NotLeader(Option<NodeId>),
+    /// It will be looked at.
+    Noted,
+    /// The CA's key in PEM.
+    AuthorityKey(String),
+    /// No, and why.
+    Failed(String),
+}
+
+impl Request {
+    /// The longest request or reply, in bytes.
+    pub(crate) const LIMIT: usize = 1 << 20;
+}

@@ -1,0 +1,349 @@
+//! The picture of a running node that `hamesh status`, the admin socket and the metrics show.
+//!
+//! It is drawn from what this node knows, so it can be drawn without a quorum too; then it says so, and what to do next.
+//! Field names stay once given.
+
+use super::core::{Core, lock};
+use super::lane::LaneStatus;
+use hamesh_fencing::clock::Moment;
+use hamesh_raft::command::{NodeId, Role, Sid, Token};
+use hamesh_raft::state::{Group, State};
+use hamesh_raft::voters;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Picture {
+    /// hamesh's own version.
+    pub version: String,
+    /// The node that drew this.
+    pub node: String,
+    /// The whole.
+    pub cluster: ClusterPicture,
+    /// Its members.
+    pub nodes: Vec<NodePicture>,
+    /// Its VIP groups.
+    pub vips: Vec<VipPicture>,
+    /// Its services; this version programs none.
+    pub services: Vec<serde_json::Value>,
+    /// What is wrong, and what to do next.
+    pub warnings: Vec<String>,
+}
+
+/// The cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClusterPicture {
+    /// For people.
+    pub name: String,
+    /// Random.
+    pub id: String,
+    /// The lineage's counter.
+    pub lineage: u32,
+    /// Whether this node is on the side of a quorum.
+    pub quorum: bool,
+    /// The Raft leader this node follows.
+    pub leader: Option<String>,
+    /// Raft's term.
+    pub term: u64,
+    /// The last applied entry here.
+    pub applied: u64,
+}
+
+/// A member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodePicture {
+    /// Its name.
+    pub name: String,
+    /// Its id, never reused.
+    pub id: u64,
+    /// `director` or `witness`.
+    pub role: String,
+    /// Where it stands.
+    pub rack: String,
+    /// Its mesh endpoint.
+    pub address: String,
+    /// Whether this node has a connection to it, both ways.
+    pub reachable: bool,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Why it does not vote, or what keeps it away.
+    pub why: Option<String>,
+    /// Its hamesh version, by gossip.
+    pub version: Option<String>,
+    /// Its interfaces with VIP groups, by gossip.
+    pub interfaces: Vec<String>,
+    /// How often it was started.
+    pub incarnation: u64,
+}
+
+/// A VIP group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VipPicture {
+    /// As in `[vip.NAME]`.
+    pub name: String,
+    /// VRRP state of this node; `-` where it does not serve the group.
+    pub state: String,
+    /// The node whose session holds the lease.
+    pub holder: Option<String>,
+    /// The fencing token, as one number that only grows.
+    pub token: Option<u64>,
+    /// The session of the token.
+    pub session: Option<u64>,
+    /// What is left of this node's lease, if it is the holder's.
+    pub lease_remaining_ms: Option<u64>,
+    /// `open`, `shut`, `off` (unsafe), or `-` where there is none.
+    pub gate: String,
+    /// The addresses as granted, or as this node has them.
+    pub addresses: Vec<String>,
+    /// The virtual router's id.
+    pub vrid: Option<u8>,
+    /// Who would take it, best priority first.
+    pub candidates: Vec<CandidatePicture>,
+}
+
+/// A candidate for a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CandidatePicture {
+    /// Its node.
+    pub node: String,
+    /// Its effective priority.
+    pub priority: u8,
+    /// Why it could not be granted the group; absent when it could.
+    pub obstacle: Option<String>,
+}
+
+/// A token as one number: the log index, with the lineage above it from the second lineage on.
+fn number(token: Token) -> u64 {
+    u64::from(token.lineage.saturating_sub(1)) * 1_000_000_000_000 + token.index
+}
+
+impl Core {
+    /// Draws the picture.
+    pub(crate) fn picture(&self) -> Picture {
+        let view = self.raft.view().borrow().clone();
+        let standing = self.raft.standing().borrow().clone();
+        let reach = self.mesh.reachable().borrow().clone();
+        let lane = lock(&self.lane_status).clone();
+        let state = &view.state;
+        let here = |node: NodeId| node == self.me || reach.get(&node).is_some_and(crate::net::Reach::is_up);
+        let name = |node: NodeId| state.members.get(&node).map_or_else(|| node.to_string(), |m| m.name.clone());
+        let reachable: BTreeSet<NodeId> = state.members.keys().copied().filter(|node| here(*node)).collect();
+        let leader = standing.leader.filter(|leader| here(*leader));
+        let quorum = leader.is_some() && view.effective.is_quorum(&reachable);
+        let voting = view.effective.voters();
+        let facts = self.gossip.facts().borrow().clone();
+        let nodes = state.members.iter().map(|(id, member)| {
+            let voter = voting.contains(id);
+            let trouble = reach.get(id).and_then(|reach| reach.trouble.clone()).filter(|_| !here(*id));
+            let values = facts.get(id).map(|facts| &facts.values);
+            let places = values.into_iter().flatten().filter_map(|(key, value)| {
+                let group = key.strip_prefix(super::lan::FACT)?;
+                let place: super::lan::Place = serde_json::from_str(value).ok()?;
+                let address = place.address.map_or_else(|| "no address".to_owned(), |address| address.to_string());
+                let up = if place.up { "up" } else { "down" };
+                Some(format!("{} {up} {address} ({group})", place.interface))
+            });
+            NodePicture {
+                name: member.name.clone(),
+                id: id.0,
+                role: member.role.to_string(),
+                rack: member.rack.clone(),
+                address: member.address.to_string(),
+                reachable: here(*id),
+                voter,
+                why: trouble.or_else(|| (!voter).then(|| voters::why_learner(state, &voting))),
+                version: values.and_then(|values| values.get("version")).cloned(),
+                interfaces: places.collect(),
+                incarnation: member.incarnation,
+            }
+        });
+        let names: BTreeSet<&String> = state.groups.keys().chain(self.config.groups.keys()).collect();
+        let vips = names.into_iter().map(|group| self.vip(group, state, &lane, &name));
+        let cluster = state.cluster.as_ref();
+        Picture {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.config.node.name.clone(),
+            cluster: ClusterPicture {
+                name: cluster.map_or_else(|| self.identity.record.cluster_name.clone(), |c| c.name.clone()),
+                id: self.identity.record.cluster.to_string(),
+                lineage: self.identity.record.lineage.counter,
+                quorum,
+                leader: leader.map(name),
+                term: standing.term,
+                applied: view.applied,
+            },
+            nodes: nodes.collect(),
+            vips: vips.collect(),
+            services: Vec::new(),
+            warnings: self.warnings(state, &lane, &reachable, &voting, quorum, standing.fatal.as_deref()),
+        }
+    }
+
+    fn vip(&self, group: &str, state: &State, lane: &LaneStatus, name: &dyn Fn(NodeId) -> String) -> VipPicture {
+        let empty = Group::default();
+        let known = state.groups.get(group).unwrap_or(&empty);
+        let node_of = |sid: Sid| state.sessions.get(&sid).map_or_else(|| sid.to_string(), |session| name(session.node));
+        let local = lane.groups.get(group);
+        let holder = known.holder.as_ref();
+        let ours = holder.filter(|holder| Some(holder.sid) == lane.session);
+        let definition = holder.map(|holder| &holder.definition);
+        let wish = self.config.groups.get(group).map(crate::config::VipGroup::definition);
+        let described = definition.or(wish.as_ref());
+        let mut candidates: Vec<CandidatePicture> = known
+            .candidates
+            .iter()
+            .map(|(sid, candidate)| CandidatePicture {
+                node: node_of(*sid),
+                priority: candidate.priority,
+                obstacle: state.obstacle(group, *sid),
+            })
+            .collect();
+        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
+        VipPicture {
+            name: group.to_owned(),
+            state: local.map_or_else(|| "-".to_owned(), |local| local.vrrp.state.to_string()),
+            holder: holder.map(|holder| node_of(holder.sid)),
+            token: holder.map(|holder| number(holder.token)),
+            session: holder.map(|holder| holder.sid.0),
+            lease_remaining_ms: ours
+                .and(lane.remaining)
+                .map(|remaining| u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX)),
+            gate: match (&lane.gate, local) {
+                (Some(gate), Some(_)) if gate.off => "off",
+                (Some(_), Some(local)) if local.open => "open",
+                (Some(_), Some(_)) => "shut",
+                (None, _) | (_, None) => "-",
+            }
+            .to_owned(),
+            addresses: described.map(|d| d.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            vrid: described.map(|d| d.vrid),
+            candidates,
+        }
+    }
+
+    fn warnings(
+        &self,
+        state: &State,
+        lane: &LaneStatus,
+        reachable: &BTreeSet<NodeId>,
+        voting: &BTreeSet<NodeId>,
+        quorum: bool,
+        fatal: Option<&str>,
+    ) -> Vec<String> {
+        let name = |node: &NodeId| state.members.get(node).map_or_else(|| node.to_string(), |m| m.name.clone());
+        let list = |nodes: Vec<String>| nodes.join(", ");
+        let mut warnings = Vec::new();
+        if let Some(fatal) = fatal {
+            warnings.push(format!("Raft has stopped on this node: {fatal}. Restart hamesh; if it says so again, `hamesh join` anew"));
+        }
+        let away: Vec<String> = voting.difference(reachable).map(name).collect();
+        if !quorum {
+            warnings.push(if away.is_empty() {
+                "no leader yet: an election takes less than a second; if this stays, look at the clocks and logs of the voters".to_owned()
+            } else {
+                format!(
+                    "no quorum: this node reaches {} of {} voters, so no lease can be renewed and VIPs are dark here. Bring back or reconnect: {}",
+                    voting.len() - away.len(), voting.len(), list(away)
+                )
+            });
+        } else if !away.is_empty() {
+            warnings.push(format!("not reached: {}. Start hamesh there, or look at UDP between the nodes", list(away)));
+        }
+        let directors = state.members.values().filter(|m| m.role == Role::Director).count();
+        if voting.len() < 3 {
+            warnings.push(format!(
+                "{} voter{}: the loss of one stops everything. `hamesh token` and `hamesh join` on another machine; a witness is enough ({directors} director{} now)",
+                voting.len(), if voting.len() == 1 { "" } else { "s" }, if directors == 1 { "" } else { "s" }
+            ));
+        }
+        warnings.extend(lane.warnings.iter().cloned());
+        self.warn_of_groups(state, lane, &name, &mut warnings);
+        self.warn_of_wishes(state, &name, &mut warnings);
+        warnings.extend(self.config.warnings.iter().map(ToString::to_string));
+        let own = state.members.get(&self.me);
+        if own.is_some_and(|member| member.role != self.config.node.role) {
+            warnings.push("this node's role in its file is not the one it was admitted with, which counts".to_owned());
+        }
+        warnings
+    }
+
+    fn warn_of_groups(
+        &self,
+        state: &State,
+        lane: &LaneStatus,
+        name: &dyn Fn(&NodeId) -> String,
+        warnings: &mut Vec<String>,
+    ) {
+        for (group, known) in &state.groups {
+            if known.holder.is_none() {
+                warnings.push(format!("vip.{group} has no holder: see its candidates' obstacles"));
+            }
+            for (sid, candidate) in &known.candidates {
+                let Some(node) = state.sessions.get(sid).map(|session| name(&session.node)) else { continue };
+                if let Some(holder) = &known.holder
+                    && candidate.definition != holder.definition
+                {
+                    warnings.push(format!(
+                        "vip.{group}: {node} has vrid {} {:?}, the holder vrid {} {:?}. {node} cannot take it over as it is: make the files equal and restart it",
+                        candidate.definition.vrid, candidate.definition.addresses, holder.definition.vrid, holder.definition.addresses
+                    ));
+                }
+            }
+        }
+        let now = Moment::now();
+        for (group, local) in &lane.groups {
+            if !local.link_up {
+                warnings.push(format!("vip.{group}: its interface is down here, or has no IPv4 address"));
+            }
+            if local.leftovers > 0 {
+                warnings.push(format!("vip.{group}: {} of its addresses could not be removed here; the gate keeps them silent", local.leftovers));
+            }
+            if let Some(foreign) = local.vrrp.foreign
+                && now.since(foreign.heard_at) < std::time::Duration::from_secs(10)
+            {
+                let held = state.holder(group).is_some();
+                let what = if held { "FOREIGN: it claims the VIP beside our holder" } else { "it is MASTER; the mesh leaves it the VIP" };
+                warnings.push(format!(
+                    "vip.{group}: {} outside the mesh sends adverts with priority {}, not fenced. {what}{}",
+                    foreign.source, foreign.priority,
+                    if foreign.obeyed { "" } else { " (not in legacy_peers, so it changes nothing)" }
+                ));
+            }
+        }
+        if lane.gate.as_ref().is_some_and(|gate| gate.off) {
+            warnings.push("THE GATE IS OFF (HAMESH_UNSAFE_NO_GATE): nothing keeps a frozen node from answering. For experiments only".to_owned());
+        } else if lane.gate.as_ref().is_some_and(|gate| !gate.persistent) {
+            warnings.push("this kernel is older than 6.9: others can flush the gate; a running hamesh puts it back".to_owned());
+        }
+    }
+
+    /// A node's file is its wish. Every difference is shown with both values, gathered by gossip.
+    fn warn_of_wishes(&self, state: &State, name: &dyn Fn(&NodeId) -> String, warnings: &mut Vec<String>) {
+        let mut wishes: BTreeMap<&str, BTreeMap<&str, Vec<String>>> = BTreeMap::new();
+        let facts = self.gossip.facts().borrow().clone();
+        for (node, facts) in facts.iter().filter(|(node, facts)| facts.alive && state.members.contains_key(node)) {
+            for (key, value) in &facts.values {
+                if let Some(subject) = key.strip_prefix("wish/") {
+                    wishes.entry(subject).or_default().entry(value).or_default().push(name(node));
+                }
+            }
+        }
+        for (subject, values) in wishes.into_iter().filter(|(_, values)| values.len() > 1) {
+            let said: Vec<String> = values.iter().map(|(value, nodes)| format!("{} on {}", value, nodes.join(", "))).collect();
+            warnings.push(format!("configuration files differ: {subject} is {}", said.join("; ")));
+        }
+        let lead = self.identity.record.lineage;
+        if state.cluster.as_ref().is_some_and(|cluster| cluster.lineage != lead) {
+            warnings.push("this node's disk is on another lineage than its state".to_owned());
+        }
+    }
+}
+
+impl Core {
+    /// Adverts sent and heard, by group.
+    pub(crate) fn adverts(&self) -> Vec<(String, u64, u64)> {
+        let lane = lock(&self.lane_status);
+        lane.groups.iter().map(|(group, local)| (group.clone(), local.vrrp.sent, local.vrrp.heard)).collect()
+    }
+}

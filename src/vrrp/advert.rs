@@ -1,0 +1,253 @@
+//! The bytes of an advert over IPv4, and every reason to throw one away.
+//!
+//! ```text
+//! v2 |2|1| vrid | priority | count | auth type | interval, s     | checksum | IPv4 x count | 8 bytes of auth data |
+//! v3 |3|1| vrid | priority | count | 0 |  interval, 12 bits of cs | checksum | IPv4 x count |
+//! ```
+//!
+//! A discarded advert ends here: it never reaches the [router](super::router), so it can move no state and no timer.
+
+use super::checksum::{self, Form};
+use super::{Auth, TTL, Version};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+use thiserror::Error;
+
+/// The one packet type there is (RFC 9568 section 5.2.2).
+const ADVERTISEMENT: u8 = 1;
+const FIXED: usize = 8;
+/// Version 2 messages end in this many bytes, with or without a password (RFC 3768 section 5.3.10).
+const AUTH_DATA: usize = 8;
+/// The count of addresses is one byte.
+pub const MAX_ADDRESSES: usize = 255;
+
+/// What all routers of one virtual router must agree on. It encodes our adverts and judges theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// The protocol's version.
+    pub version: Version,
+    /// The virtual router's id, 1 to 255.
+    pub vrid: u8,
+    /// Between two adverts of a MASTER. Version 2: whole seconds, 1 to 255. Version 3: 10 ms to 40.95 s in steps of 10 ms.
+    pub interval: Duration,
+    /// Version 2 only.
+    pub auth: Auth,
+    /// What we send; both forms are accepted. Version 3 only.
+    pub checksum: Form,
+    /// The VIPs in the order of the configuration; at most [`MAX_ADDRESSES`] are sent. Older keepalived drops an
+    /// advert whose list is not its own, so nothing is ever added to it.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// What the IP header says of a received advert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Who sent it.
+    pub source: Ipv4Addr,
+    /// To whom, [`super::GROUP`] as a rule.
+    pub destination: Ipv4Addr,
+    /// As received.
+    pub ttl: u8,
+}
+
+/// A valid advert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advert {
+    /// 0: the sender stops being MASTER. 255: it owns the addresses.
+    pub priority: u8,
+    /// The sender's interval.
+    pub interval: Duration,
+    /// The sender's VIPs. A list other than ours is worth a log line and nothing more (RFC 9568 section 7.1).
+    pub addresses: Vec<Ipv4Addr>,
+    /// The form its checksum is right in; version 2 is always plain.
+    pub checksum: Form,
+}
+
+/// Why a received packet is no advert of our virtual router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+pub enum Discard {
+    /// It was forwarded, or forged from afar.
+    #[error("TTL is {0}, not 255")]
+    Ttl(u8),
+    /// Less than the fixed part.
+    #[error("only {0} bytes")]
+    Short(usize),
+    /// More or less than the count of addresses asks for.
+    #[error("{actual} bytes where its own address count asks for {expected}")]
+    Length {
+        /// By its count.
+        expected: usize,
+        /// As received.
+        actual: usize,
+    },
+    /// Configured otherwise there or here.
+    #[error("version {0}")]
+    Version(u8),
+    /// RFC 9568 knows one type.
+    #[error("unknown packet type {0}")]
+    Type(u8),
+    /// Another virtual router's.
+    #[error("virtual router {0}")]
+    Vrid(u8),
+    /// Right in neither form.
+    #[error("checksum is wrong")]
+    Checksum,
+    /// Version 2: configured otherwise there or here.
+    #[error("authentication type {0}")]
+    AuthType(u8),
+    /// Version 2: most likely another cluster on the LAN with our VRID.
+    #[error("password is wrong")]
+    Password,
+    /// Version 2: not our interval (RFC 3768 section 7.1). Version 3: zero.
+    #[error("advertisement interval is {0:?}")]
+    Interval(Duration),
+}
+
+impl Discard {
+    /// A short, stable name, for a counter's label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ttl(_) => "ttl",
+            Self::Short(_) => "short",
+            Self::Length { .. } => "length",
+            Self::Version(_) => "version",
+            Self::Type(_) => "type",
+            Self::Vrid(_) => "vrid",
+            Self::Checksum => "checksum",
+            Self::AuthType(_) => "auth_type",
+            Self::Password => "password",
+            Self::Interval(_) => "interval",
+        }
+    }
+}
+
+/// The virtual router a packet is for, to find the [`Format`] that judges it.
+pub fn vrid(message: &[u8]) -> Option<u8> {
+    message.get(1).copied()
+}
+
+impl Format {
+    /// Our advert with `priority`, sent from `source` to `destination` (the pseudo-header holds both).
+    pub fn encode(&self, priority: u8, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+        let addresses = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
+        let count = u8::try_from(addresses.len()).unwrap_or(u8::MAX);
+        let mut message = vec![self.version.number() << 4 | ADVERTISEMENT, self.vrid, priority, count];
+        match self.version {
+            Version::V2 => message.extend([auth_type(&self.auth), seconds(self.interval)]),
+            Version::V3 => message.extend(centiseconds(self.interval).to_be_bytes()),
+        }
+        message.extend([0, 0]);
+        message.extend(addresses.iter().flat_map(Ipv4Addr::octets));
+        let form = match self.version {
+            Version::V2 => {
+                message.extend(auth_data(&self.auth));
+                Form::Plain
+            }
+            Version::V3 => self.checksum,
+        };
+        let sum = checksum::of(form, &message, source, destination);
+        message[6..8].copy_from_slice(&sum.to_be_bytes());
+        message
+    }
+
+    /// Judges an IP payload. The checks of RFC 9568 section 7.1 and RFC 3768 section 7.1; those that need a sound
+    /// message come after the checksum, so that damage is not reported as a wrong password.
+    pub fn decode(&self, message: &[u8], header: &Header) -> Result<Advert, Discard> {
+        if header.ttl != TTL {
+            return Err(Discard::Ttl(header.ttl));
+        }
+        let Some((fixed, rest)) = message.split_first_chunk::<FIXED>() else {
+            return Err(Discard::Short(message.len()));
+        };
+        let [kind, vrid, priority, count, high, low, ..] = *fixed;
+        if kind >> 4 != self.version.number() {
+            return Err(Discard::Version(kind >> 4));
+        }
+        if kind & 0x0f != ADVERTISEMENT {
+            return Err(Discard::Type(kind & 0x0f));
+        }
+        if vrid != self.vrid {
+            return Err(Discard::Vrid(vrid));
+        }
+        let list = 4 * usize::from(count);
+        let tail = match self.version {
+            Version::V2 => AUTH_DATA,
+            Version::V3 => 0,
+        };
+        if rest.len() != list + tail {
+            return Err(Discard::Length { expected: FIXED + list + tail, actual: message.len() });
+        }
+        let (list, tail) = rest.split_at(list);
+        let (interval, checksum) = match self.version {
+            Version::V2 => (self.check_v2(message, high, low, tail)?, Form::Plain),
+            Version::V3 => check_v3(message, header, u16::from_be_bytes([high & 0x0f, low]))?,
+        };
+        let addresses = list.chunks_exact(4).map(|a| Ipv4Addr::new(a[0], a[1], a[2], a[3])).collect();
+        Ok(Advert { priority, interval, addresses, checksum })
+    }
+
+    /// Whether the sender has our VIPs, in whatever order.
+    pub fn lists_the_same(&self, advert: &Advert) -> bool {
+        let sorted = |list: &[Ipv4Addr]| {
+            let mut list = list.to_vec();
+            list.sort_unstable();
+            list
+        };
+        sorted(&self.addresses) == sorted(&advert.addresses)
+    }
+
+    fn check_v2(&self, message: &[u8], auth: u8, interval: u8, data: &[u8]) -> Result<Duration, Discard> {
+        if !checksum::is_plain(message) {
+            return Err(Discard::Checksum);
+        }
+        if auth != auth_type(&self.auth) {
+            return Err(Discard::AuthType(auth));
+        }
+        match &self.auth {
+            Auth::Pass(password) if data != password.bytes() => return Err(Discard::Password),
+            // Without authentication the data is ignored on receipt (RFC 3768 section 5.3.10).
+            Auth::Pass(_) | Auth::None => {}
+        }
+        if interval != seconds(self.interval) {
+            return Err(Discard::Interval(Duration::from_secs(interval.into())));
+        }
+        Ok(Duration::from_secs(interval.into()))
+    }
+}
+
+fn check_v3(message: &[u8], header: &Header, centiseconds: u16) -> Result<(Duration, Form), Discard> {
+    let Some(form) = checksum::verify(message, header.source, header.destination) else {
+        return Err(Discard::Checksum);
+    };
+    let interval = Duration::from_millis(10) * u32::from(centiseconds);
+    // No router can keep to it, and a timer made of it would always be over.
+    if interval.is_zero() {
+        return Err(Discard::Interval(interval));
+    }
+    Ok((interval, form))
+}
+
+fn auth_type(auth: &Auth) -> u8 {
+    match auth {
+        Auth::None => 0,
+        Auth::Pass(_) => 1,
+    }
+}
+
+fn auth_data(auth: &Auth) -> [u8; AUTH_DATA] {
+    match auth {
+        Auth::None => [0; AUTH_DATA],
+        Auth::Pass(password) => *password.bytes(),
+    }
+}
+
+fn seconds(interval: Duration) -> u8 {
+    u8::try_from(interval.as_secs()).unwrap_or(u8::MAX).max(1)
+}
+
+fn centiseconds(interval: Duration) -> u16 {
+    u16::try_from(interval.as_millis() / 10).unwrap_or(u16::MAX).clamp(1, 0x0fff)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! What a director that is not MASTER hears of the holder on the LAN.
+//!
+//! A holder that the mesh reaches and the LAN does not keeps its lease and serves nobody. The others notice: no advert, no
+//! answer to ARP from the holder's own address, while a third host is heard in the same time. Without the third host it is
+//! we who are deaf (V10).
+
+use hamesh_fencing::clock::Moment;
+use hamesh_fencing::grantor::Hearing;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// Between two rounds of ARP probes.
+const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// How long the holder may leave probes unanswered: eight rounds, so that loss alone does not condemn it.
+const PROBE_FOR: Duration = Duration::from_millis(400);
+/// Neighbours probed beside the holder.
+const MOST_PROBED: usize = 4;
+
+/// What happens to an ear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A valid advert of the group's MASTER.
+    Advert,
+    /// Any ARP of this sender.
+    Arp(Ipv4Addr),
+    /// Time has passed; the holder's own address on this LAN, and other members' addresses.
+    Tick(Option<Ipv4Addr>, Vec<Ipv4Addr>),
+    /// We are MASTER: there is nobody to hear.
+    Holding,
+}
+
+/// What an ear orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask by ARP who has these addresses.
+    Probe(Vec<Ipv4Addr>),
+}
+
+/// One group's ear.
+#[derive(Clone, Debug)]
+pub struct Ear {
+    patience: Duration,
+    holder: Option<Ipv4Addr>,
+    holder_heard: Moment,
+    other_heard: Option<Moment>,
+    probing_since: Option<Moment>,
+    probed: Option<Moment>,
+}
+
+impl Ear {
+    /// For adverts that come every `interval`.
+    pub fn new(now: Moment, interval: Duration) -> Self {
+        Self {
+            patience: interval + interval / 4,
+            holder: None,
+            holder_heard: now,
+            other_heard: None,
+            probing_since: None,
+            probed: None,
+        }
+    }
+
+    /// What happens now.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        match event {
+            Event::Advert | Event::Holding => self.holder_heard = now,
+            Event::Arp(sender) if Some(sender) == self.holder => self.holder_heard = now,
+            Event::Arp(_) => self.other_heard = Some(now),
+            Event::Tick(holder, others) => return self.tick(now, holder, others),
+        }
+        Vec::new()
+    }
+
+    /// What this director hears, now.
+    pub fn hearing(&self, now: Moment) -> Hearing {
+        let unanswered = self.probing_since.is_some_and(|since| now.since(since) >= PROBE_FOR);
+        let others = self.other_heard.is_some_and(|at| now.since(at) < PROBE_FOR);
+        match (unanswered, others) {
+            (false, _) => Hearing::Holder,
+            (true, true) => Hearing::OnlyOthers,
+            (true, false) => Hearing::Nobody,
+        }
+    }
+
+    fn tick(&mut self, now: Moment, holder: Option<Ipv4Addr>, others: Vec<Ipv4Addr>) -> Vec<Action> {
+        if self.holder != holder {
+            // A new holder has its time to be heard.
+            (self.holder, self.holder_heard) = (holder, now);
+        }
+        if now.since(self.holder_heard) < self.patience {
+            self.probing_since = None;
+            return Vec::new();
+        }
+        self.probing_since.get_or_insert(now);
+        if self.probed.is_some_and(|at| now.since(at) < PROBE_EVERY) {
+            return Vec::new();
+        }
+        self.probed = Some(now);
+        let probed: Vec<Ipv4Addr> = holder.into_iter().chain(others.into_iter().take(MOST_PROBED)).collect();
+        if probed.is_empty() { Vec::new() } else { vec![Action::Probe(probed)] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLDER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const THIRD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+
+    fn at(ms: u64) -> Moment {
+        Moment::default() + Duration::from_millis(ms)
+    }
+
+    fn ear() -> Ear {
+        Ear::new(at(0), Duration::from_secs(1))
+    }
+
+    fn tick(ear: &mut Ear, ms: u64) -> Vec<Action> {
+        ear.handle(at(ms), Event::Tick(Some(HOLDER), vec![THIRD]))
+    }
+
+    #[test]
+    fn a_holder_that_answers_arp_is_heard_without_adverts() {
+        let mut ear = ear();
+        for ms in (0..5000).step_by(50) {
+            tick(&mut ear, ms);
+            if ms % 500 == 0 {
+                ear.handle(at(ms), Event::Arp(HOLDER));
+            }
+            assert_eq!(ear.hearing(at(ms)), Hearing::Holder, "at {ms} ms");
+        }
+    }
+
+    #[test]
+    fn silence_beside_a_third_host_is_the_holders() {
+        let mut ear = ear();
+        for ms in (0..3000).step_by(50) {
+            tick(&mut ear, ms);
+            ear.handle(at(ms), Event::Arp(THIRD));
+        }
+        assert_eq!(ear.hearing(at(3000)), Hearing::OnlyOthers);
+    }
+
+    #[test]
+    fn silence_all_around_is_our_own() {
+        let mut ear = ear();
+        for ms in (0..3000).step_by(50) {
+            tick(&mut ear, ms);
+        }
+        assert_eq!(ear.hearing(at(3000)), Hearing::Nobody);
+        ear.handle(at(3010), Event::Advert);
+        tick(&mut ear, 3050);
+        assert_eq!(ear.hearing(at(3060)), Hearing::Holder);
+    }
+}

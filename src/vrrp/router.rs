@@ -1,0 +1,378 @@
+//! The virtual router: when we want to be MASTER, and what we then say.
+//!
+//! The lease decides who *may* be MASTER; two members never are at once, so a member's advert never moves a MASTER.
+//! This machine decides when to *want* the lease, and serves routers outside the mesh by the rules of RFC 9568
+//! section 6.4: it leaves them the addresses while one of higher priority holds them, and yields to one that claims.
+//!
+//! Only valid adverts come in here ([`super::advert`] discards the rest), so nothing else can move a timer.
+
+use super::advert::Advert;
+use super::schedule::{Due, Schedule};
+use super::{LegacyPeers, Version};
+use hamesh_fencing::clock::Moment;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// Intervals of silence, beside the skew, after which a MASTER is gone (RFC 9568 section 6.1).
+const SILENT_INTERVALS: u32 = 3;
+
+/// The longest interval we follow, in our own ones. Version 3 lets a BACKUP adopt the MASTER's interval, so a single
+/// forged advert of 40.95 s would keep the addresses dark for two minutes.
+const LONGEST_FOLLOWED: u32 = 3;
+
+/// The priority of an owner of the addresses (RFC 9568 section 6.1).
+const OWNER: u8 = 255;
+
+/// What does not change while the router runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// The protocol's version.
+    pub version: Version,
+    /// 1 to 255.
+    pub priority: u8,
+    /// Between two of our adverts.
+    pub interval: Duration,
+    /// False: whoever is MASTER outside the mesh stays it, whatever its priority.
+    pub preempt: bool,
+    /// Who outside the mesh is obeyed.
+    pub legacy_peers: LegacyPeers,
+    /// The address our adverts come from; it breaks ties.
+    pub source: Ipv4Addr,
+}
+
+/// The states of RFC 9568 section 6.3 in keepalived's words, FAULT, and CLAIMING.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not started, or stopped.
+    Init,
+    /// Another is MASTER, or may be.
+    Backup {
+        /// When silence proves that nobody is.
+        down_at: Moment,
+        /// Whether we want the lease. A member behind a member does, to take over the moment the lease is free. One
+        /// that follows a router outside the mesh, or listens for one, does not.
+        candidate: bool,
+    },
+    /// It is our turn by VRRP; the lease is not granted yet.
+    Claiming,
+    /// The lease is ours and the addresses are up.
+    Master(Schedule),
+    /// The link is down.
+    Fault,
+}
+
+/// What happens to a virtual router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// hamesh starts. A link that is down is told right after.
+    Start {
+        /// The lease of the last run still lives and its gate was found: go on as if nothing had happened.
+        resumed: bool,
+    },
+    /// [`Router::next_deadline`] has come.
+    Tick,
+    /// A valid advert for our VRID, not our own.
+    Heard {
+        /// What it says.
+        advert: Advert,
+        /// Who says it.
+        source: Ipv4Addr,
+        /// Whether that is a member of the mesh.
+        member: bool,
+    },
+    /// The lease is held and the claim's kernel steps are done. A grant that comes while [`Status::candidate`] is
+    /// false is better given back before any step: here it can only be answered with [`Action::Yield`].
+    Granted,
+    /// The addresses are unclaimed: the lease ended, moved, or a step failed.
+    Revoked,
+    /// The interface lost its carrier, its address, or is gone.
+    LinkDown,
+    /// The interface is back.
+    LinkUp,
+    /// hamesh ends. Best sent after [`Event::Revoked`].
+    Stop,
+    /// Hosts may hold an outdated entry: the LAN healed, a silent member is heard again.
+    Announce,
+}
+
+/// What to do, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Be a candidate for the lease from now on. Again, when told again.
+    Want,
+    /// Be none from now on.
+    Refuse,
+    /// Unclaim and release the lease, if it is held; answer with [`Event::Revoked`].
+    Yield,
+    /// Send an advert with our priority.
+    SendAdvert,
+    /// Send an advert with priority 0: the addresses are free, do not wait for silence.
+    Resign,
+    /// Send a burst of gratuitous ARP for every address.
+    Announce,
+}
+
+/// A claim from outside the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Who.
+    pub source: Ipv4Addr,
+    /// Its priority.
+    pub priority: u8,
+    /// False: the configuration does not name it, so it changes nothing.
+    pub obeyed: bool,
+    /// Its last advert.
+    pub heard_at: Moment,
+}
+
+/// What to tell a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Where the machine is.
+    pub state: State,
+    /// Whether we want the lease, or use it.
+    pub candidate: bool,
+    /// Adverts sent, priority 0 included.
+    pub sent: u64,
+    /// Valid adverts heard.
+    pub heard: u64,
+    /// Those of them that came from a router nobody told us to obey.
+    pub strangers: u64,
+    /// The last claim of a router outside the mesh.
+    pub foreign: Option<Foreign>,
+}
+
+/// A virtual router.
+#[derive(Clone, Debug)]
+pub struct Router {
+    parameters: Parameters,
+    state: State,
+    sent: u64,
+    heard: u64,
+    strangers: u64,
+    foreign: Option<Foreign>,
+}
+
+/// An event, with an advert weighed against our own priority and address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    Start,
+    Resume,
+    Tick,
+    Granted,
+    Revoked,
+    LinkDown,
+    LinkUp,
+    Stop,
+    Announce,
+    /// A member is MASTER.
+    Member(Duration),
+    /// A member was.
+    MemberResigned,
+    /// A router outside the mesh is MASTER by right.
+    Higher(Duration),
+    /// It is MASTER and would have to give way to us.
+    Lower(Duration),
+    /// It was MASTER.
+    Resigned,
+    /// Nobody we obey, or our own address.
+    Stranger,
+}
+
+impl Router {
+    /// A router that has not started.
+    pub fn new(parameters: Parameters) -> Self {
+        Self { parameters, state: State::Init, sent: 0, heard: 0, strangers: 0, foreign: None }
+    }
+
+    /// Decides; touches nothing.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let input = self.weigh(now, event);
+        let (next, actions) = self.step(now, input);
+        self.state = next;
+        let adverts = actions.iter().filter(|action| matches!(action, Action::SendAdvert | Action::Resign)).count();
+        self.sent += u64::try_from(adverts).unwrap_or(0);
+        actions
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        match self.state {
+            State::Backup { down_at, .. } => Some(down_at),
+            State::Master(schedule) => Some(schedule.next()),
+            State::Init | State::Claiming | State::Fault => None,
+        }
+    }
+
+    /// What to tell a person.
+    pub fn status(&self) -> Status {
+        let candidate = match self.state {
+            State::Backup { candidate, .. } => candidate,
+            State::Claiming | State::Master(_) => true,
+            State::Init | State::Fault => false,
+        };
+        let Self { state, sent, heard, strangers, foreign, .. } = *self;
+        Status { state, candidate, sent, heard, strangers, foreign }
+    }
+
+    #[rustfmt::skip] // a table: the columns are the point
+    fn step(&self, now: Moment, input: Input) -> (State, Vec<Action>) {
+        use {Action::*, Input as I, State::*};
+        match (self.state, input) {
+            (Init, I::Start) | (Fault, I::LinkUp)              => self.begin(now),
+            // Claiming, not BACKUP: the lease is known to be ours, only the grant has to be heard.
+            (Init, I::Resume)                                  => (Claiming, vec![Want]),
+
+            (Backup { down_at, .. }, I::Tick) if now.reached(down_at)
+                                                               => (Claiming, vec![Want]),
+            (Backup { candidate: true, .. }, I::Member(every)) => (self.behind(now, every, true), vec![]),
+            (Backup { candidate: true, .. }, I::Higher(every)) => (self.behind(now, every, false), vec![Refuse]),
+            (Backup { candidate: true, .. }, I::Lower(every)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, false), vec![Refuse]),
+            (Backup { candidate: true, .. }, I::Resigned | I::MemberResigned)
+                                                               => (self.soon(now, true), vec![]),
+            // Not a candidate: it waits for the silence of the one outside the mesh, so members move no timer here.
+            (Backup { candidate: false, .. }, I::Higher(every)) => (self.behind(now, every, false), vec![]),
+            (Backup { candidate: false, .. }, I::Lower(every)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, false), vec![]),
+            (Backup { candidate: false, .. }, I::Resigned)     => (self.soon(now, false), vec![]),
+
+            (Claiming, I::Member(every))                       => (self.behind(now, every, true), vec![]),
+            (Claiming, I::Higher(every))                       => (self.behind(now, every, false), vec![Refuse]),
+            (Claiming, I::Lower(every)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, false), vec![Refuse]),
+            (Backup { candidate: true, .. } | Claiming, I::Granted)
+                                                               => self.advance(now, Schedule::begin(now)),
+            // The grant and our refusal have crossed.
+            (Init | Fault | Backup { candidate: false, .. }, I::Granted)
+                                                               => (self.state, vec![Yield]),
+
+            (Master(schedule), I::Tick)                        => self.advance(now, schedule),
+            (Master(schedule), I::Lower(_) | I::Announce)      => self.answer(now, schedule, true),
+            (Master(schedule), I::Resigned)                    => self.answer(now, schedule, false),
+            // No priority 0: the one we yield to would have to answer it (keepalived sends none either).
+            (Master(_), I::Higher(every))                      => (self.behind(now, every, false), vec![Refuse, Yield]),
+            (Master(_), I::Revoked)                            => (self.behind(now, self.parameters.interval, true), vec![Resign]),
+            (Master(_), I::LinkDown)                           => (Fault, vec![Refuse, Yield]),
+            // Let go before you tell: a peer may answer for the addresses as soon as it hears the Resign.
+            (Master(_), I::Stop)                               => (Init, vec![Refuse, Yield, Resign]),
+
+            (Backup { candidate: true, .. } | Claiming, I::LinkDown)
+                                                               => (Fault, vec![Refuse]),
+            (Backup { candidate: true, .. } | Claiming, I::Stop)
+                                                               => (Init, vec![Refuse]),
+            (Backup { candidate: false, .. }, I::LinkDown)     => (Fault, vec![]),
+            (Backup { candidate: false, .. } | Fault, I::Stop) => (Init, vec![]),
+
+            // Nothing to do.
+            (Init, I::Tick | I::Revoked | I::LinkDown | I::LinkUp | I::Stop | I::Announce | I::Member(_)
+                | I::MemberResigned | I::Higher(_) | I::Lower(_) | I::Resigned | I::Stranger)
+            | (Backup { .. }, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::Lower(_) | I::Stranger)
+            | (Backup { candidate: false, .. }, I::Member(_) | I::MemberResigned)
+            | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned
+                | I::Lower(_) | I::Resigned | I::Stranger)
+            | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(_) | I::MemberResigned | I::Stranger)
+            | (Fault, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkDown | I::Announce | I::Member(_)
+                | I::MemberResigned | I::Higher(_) | I::Lower(_) | I::Resigned | I::Stranger)
+                                                               => (self.state, vec![]),
+        }
+    }
+
+    /// Listens for a router outside the mesh first, unless nobody there could keep us from being MASTER.
+    fn begin(&self, now: Moment) -> (State, Vec<Action>) {
+        if self.parameters.priority == OWNER || self.parameters.legacy_peers.is_empty() {
+            return (State::Claiming, vec![Action::Want]);
+        }
+        (self.behind(now, self.parameters.interval, false), vec![])
+    }
+
+    /// BACKUP of a MASTER that advertises `every` so often.
+    fn behind(&self, now: Moment, every: Duration, candidate: bool) -> State {
+        let every = every.min(self.parameters.interval * LONGEST_FOLLOWED);
+        State::Backup { down_at: now + every * SILENT_INTERVALS + self.skew(every), candidate }
+    }
+
+    /// BACKUP of nobody: routers of higher priority come first.
+    fn soon(&self, now: Moment, candidate: bool) -> State {
+        State::Backup { down_at: now + self.skew(self.parameters.interval), candidate }
+    }
+
+    /// Skew_Time of RFC 9568 section 6.1; RFC 3768 has a second in place of the interval.
+    fn skew(&self, every: Duration) -> Duration {
+        let whole = match self.parameters.version {
+            Version::V2 => Duration::from_secs(1),
+            Version::V3 => every,
+        };
+        whole * (256 - u32::from(self.parameters.priority)) / 256
+    }
+
+    fn answer(&self, now: Moment, mut schedule: Schedule, burst: bool) -> (State, Vec<Action>) {
+        schedule.answer(now, burst);
+        self.advance(now, schedule)
+    }
+
+    fn advance(&self, now: Moment, mut schedule: Schedule) -> (State, Vec<Action>) {
+        let Due { advert, burst } = schedule.take(now, self.parameters.interval);
+        let actions = [(advert, Action::SendAdvert), (burst, Action::Announce)];
+        (State::Master(schedule), actions.into_iter().filter_map(|(due, action)| due.then_some(action)).collect())
+    }
+
+    fn weigh(&mut self, now: Moment, event: Event) -> Input {
+        match event {
+            Event::Start { resumed: false } => Input::Start,
+            Event::Start { resumed: true } => Input::Resume,
+            Event::Tick => Input::Tick,
+            Event::Granted => Input::Granted,
+            Event::Revoked => Input::Revoked,
+            Event::LinkDown => Input::LinkDown,
+            Event::LinkUp => Input::LinkUp,
+            Event::Stop => Input::Stop,
+            Event::Announce => Input::Announce,
+            Event::Heard { advert, source, member } => {
+                self.heard += 1;
+                match (member, advert.priority) {
+                    (true, 0) => Input::MemberResigned,
+                    (true, 1..) => Input::Member(advert.interval),
+                    (false, _) => self.weigh_foreign(now, &advert, source),
+                }
+            }
+        }
+    }
+
+    fn weigh_foreign(&mut self, now: Moment, advert: &Advert, source: Ipv4Addr) -> Input {
+        let obeyed = self.parameters.legacy_peers.obeys(source);
+        if advert.priority > 0 {
+            self.foreign = Some(Foreign { source, priority: advert.priority, obeyed, heard_at: now });
+        }
+        // Our own address: an echo or a thief, and nothing to weigh.
+        if !obeyed || source == self.parameters.source {
+            self.strangers += 1;
+            return Input::Stranger;
+        }
+        if advert.priority == 0 {
+            return Input::Resigned;
+        }
+        // RFC 9568 section 6.4.3: the higher priority, then the higher address.
+        if (advert.priority, source) > (self.parameters.priority, self.parameters.source) {
+            Input::Higher(advert.interval)
+        } else {
+            Input::Lower(advert.interval)
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Init => "INIT",
+            Self::Backup { .. } => "BACKUP",
+            Self::Claiming => "CLAIMING",
+            Self::Master(_) => "MASTER",
+            Self::Fault => "FAULT",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
