@@ -1,7 +1,7 @@
 //! Somebody who uses the VIP through a real kernel and its neighbour cache, and the services that answer.
 
 use super::host::Host;
-use super::lock;
+use super::{lock, sys};
 use anyhow::{Context, Result};
 use nix::cmsg_space;
 use nix::libc::in_pktinfo;
@@ -45,6 +45,8 @@ impl Worker {
         let seen = Arc::clone(&ends);
         // A socket stays in the namespace it was made in, whatever thread uses it.
         let thread = thread::Builder::new().name(format!("udp {}", host.name())).spawn(move || {
+            // On a busy machine the figures must be the system's under test, not ours.
+            drop(sys::run_in_real_time());
             while !seen.load(Ordering::Relaxed) {
                 turn(&socket);
             }
@@ -117,6 +119,7 @@ struct Heard {
     from: String,
     outages: Vec<(Instant, Instant)>,
     answers: BTreeMap<String, u64>,
+    late: Vec<(Instant, Duration)>,
 }
 
 /// Asks the VIP every [`PERIOD`].
@@ -138,7 +141,8 @@ impl Client {
     /// The socket cannot be made.
     pub fn start(host: &Host, vip: Ipv4Addr) -> Result<Self> {
         let now = Instant::now();
-        let heard = Heard { last: now, from: String::new(), outages: Vec::new(), answers: BTreeMap::new() };
+        let heard =
+            Heard { last: now, from: String::new(), outages: Vec::new(), answers: BTreeMap::new(), late: Vec::new() };
         let heard = Arc::new(Mutex::new(heard));
         let record = Arc::clone(&heard);
         let (mut sequence, mut next) = (0_u64, now);
@@ -147,6 +151,10 @@ impl Client {
             sequence += 1;
             // No neighbour, no route: that is an unanswered question.
             drop(socket.send_to(&sequence.to_be_bytes(), target));
+            let late = Instant::now().saturating_duration_since(next);
+            if late > PERIOD {
+                lock(&record).late.push((next + late, late));
+            }
             next = (next + PERIOD).max(Instant::now());
             listen(socket, next, sequence, &record);
         })?;
@@ -167,6 +175,14 @@ impl Client {
         let all = heard.outages.iter().chain(std::iter::once(&running));
         let inside = all.map(|(start, end)| (*end).min(to).saturating_duration_since((*start).max(from)));
         inside.filter(|outage| *outage > SILENCE).max().unwrap_or(Duration::ZERO)
+    }
+
+    /// Its own worst lateness in `[from, to]`, as [`super::observer::Observer::lateness`].
+    #[must_use]
+    pub fn lateness(&self, from: Instant, to: Instant) -> Duration {
+        let heard = lock(&self.heard);
+        let inside = heard.late.iter().filter(|(at, _)| *at >= from && *at <= to);
+        inside.map(|(_, late)| *late).max().unwrap_or(Duration::ZERO)
     }
 
     /// When it was answered last, and by whom.

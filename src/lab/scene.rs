@@ -168,6 +168,13 @@ impl Scene {
         self.directors.get(node).map_or(self.witness_mesh, |director| director.mesh)
     }
 
+    /// The laboratory's own worst lateness in `[from, to]`; beyond [`super::observer::NOISE`] its figures are noisy.
+    #[must_use]
+    pub fn lateness(&self, from: Instant, to: Instant) -> Duration {
+        let clients = self.clients.iter().map(|(client, _)| client.lateness(from, to));
+        clients.max().unwrap_or_default().max(self.observer.lateness(from, to))
+    }
+
     /// Waits until exactly one host has owned the VIP without a gap for `steady`, and both clients hear it: its name.
     ///
     /// # Errors
@@ -212,4 +219,95 @@ pub fn fresh_dir(purpose: &str) -> Result<PathBuf> {
     let dir = std::env::temp_dir().join(format!("hamesh-{purpose}-{}", now.as_millis()));
     fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
     Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::frame::Kind;
+
+    const LOOK: Duration = Duration::from_millis(400);
+
+    fn stage() -> (tempfile::TempDir, Scene) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let scene = Scene::set(dir.path(), 7).expect("the laboratory needs root");
+        (dir, scene)
+    }
+
+    fn claim(scene: &Scene, director: usize) {
+        scene.directors[director].host.address(LAN_NIC, VIP, 32).expect("an address");
+    }
+
+    fn two_owners_now(scene: &Scene) -> Duration {
+        thread::sleep(LOOK);
+        let now = Instant::now();
+        scene.observer.two_owners(now.checked_sub(LOOK).unwrap_or(now), now, |_| true)
+    }
+
+    #[test]
+    fn two_owners_are_seen_through_a_partition_and_one_is_not_called_two() {
+        let (_dir, scene) = stage();
+        claim(&scene, 0);
+        assert_eq!(two_owners_now(&scene), Duration::ZERO);
+        assert_eq!(scene.observer.owners(), ["lb1"]);
+        let cut = scene.lan.cut(&[scene.directors[0].lan], &scene.lan_without(0, &[]), Kind::Any);
+        claim(&scene, 1);
+        assert!(two_owners_now(&scene) > LOOK / 2);
+        drop(cut);
+        scene.directors[0].host.remove_address(LAN_NIC, VIP).expect("removed");
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(two_owners_now(&scene), Duration::ZERO);
+        assert_eq!(scene.observer.owners(), ["lb2"]);
+    }
+
+    #[test]
+    fn a_cut_darkens_the_clients_behind_it_only_and_counts_what_it_took() {
+        let (_dir, scene) = stage();
+        claim(&scene, 0);
+        scene.settled(Duration::from_millis(100), Duration::from_secs(3)).expect("answered");
+        let from = Instant::now();
+        // One way: the questions arrive, the answers do not.
+        let cut = scene.lan.cut_one_way(&[scene.directors[0].lan], &[scene.clients[1].1], Kind::Any);
+        thread::sleep(LOOK);
+        let to = Instant::now();
+        assert!(cut.dropped() > 20, "{} frames", cut.dropped());
+        assert!(scene.clients[1].0.outage(from, to) > LOOK / 2);
+        assert!(scene.clients[0].0.outage(from, to) < LOOK / 2);
+        drop(cut);
+        scene.settled(Duration::from_millis(100), Duration::from_secs(3)).expect("answered again");
+    }
+
+    #[test]
+    fn a_lossy_network_loses_about_what_it_should() {
+        let (_dir, scene) = stage();
+        claim(&scene, 0);
+        scene.settled(Duration::from_millis(100), Duration::from_secs(3)).expect("answered");
+        let answered = || scene.clients[0].0.answers().values().sum::<u64>();
+        let before = answered();
+        let loss = scene.lan.lossy(&[scene.directors[0].lan, scene.clients[0].1], 300);
+        thread::sleep(Duration::from_secs(3));
+        let answers = answered() - before;
+        // Of 600 questions 0.7 * 0.7 are answered: 294, with a standard deviation of 12.
+        assert!((220..360).contains(&answers), "{answers} answers, {} lost", loss.dropped());
+    }
+
+    #[test]
+    fn a_pulled_second_cable_is_silent_and_a_plugged_one_answers_for_its_host() {
+        let (_dir, scene) = stage();
+        claim(&scene, 0);
+        let second = &scene.directors[0];
+        let others = scene.lan_without(0, &[]);
+        let _cut = scene.lan.cut(&[second.lan], &others, Kind::Any);
+        thread::sleep(LOOK);
+        let heard = |client: usize| scene.clients[client].0.last_answer().0.elapsed() < Duration::from_millis(50);
+        assert!(!heard(0));
+        scene.lan.plug(second.second, true);
+        scene.directors[0].host.remove_address(LAN_NIC, VIP).expect("removed");
+        second.host.address(SECOND_NIC, VIP, 32).expect("an address");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !heard(0) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(scene.observer.owners(), ["lb1"], "one host, by whichever NIC");
+    }
 }

@@ -50,6 +50,8 @@ pub struct Figures {
     pub bound: Duration,
     /// Longest outage of a client after the heal.
     stale: Duration,
+    /// Longest outage of a client while all went back to its place. Shown, not judged.
+    back: Duration,
     late: Duration,
     bite: String,
 }
@@ -80,11 +82,14 @@ impl fmt::Display for Verdict {
             Self::Noisy(figures) => ("noisy ", figures),
             Self::Void(why) => return write!(f, "FAILED {why}"),
         };
-        let Figures { gap, two, bound, stale, late, bite } = figures;
+        let Figures { gap, two, bound, stale, back, late, bite } = figures;
         let (gap, two, bound) = (gap.as_millis(), two.as_millis(), bound.as_millis());
         write!(f, "{word} gap {gap} ms (bound {bound}), two owners {two} ms; {bite}")?;
         if !stale.is_zero() {
             write!(f, "; a client dark for {} ms after the heal", stale.as_millis())?;
+        }
+        if !back.is_zero() {
+            write!(f, "; {} ms dark on the way back", back.as_millis())?;
         }
         if *late > NOISE {
             write!(f, "; this machine was away for {} ms", late.as_millis())?;
@@ -116,29 +121,26 @@ impl Bench {
     fn judge(&mut self, fault: &Fault, number: u32) -> Result<Verdict> {
         let from = Instant::now();
         let seen = (fault.run)(self, number);
-        let seen = match seen {
-            Ok(seen) => seen,
-            Err(error) => {
-                // A double claim counts even when the run is void.
-                let two = self.two_owners(from, Instant::now());
-                ensure!(two.is_zero(), "two owners for {} ms; {error:#}", two.as_millis());
-                return Err(error);
-            }
-        };
-        self.mend()?;
-        self.scene.settled(STEADY, WHOLE).context("after the fault")?;
+        // The way back is judged too: a higher priority takes the VIP again.
+        let back = self.whole();
         let end = Instant::now();
+        let two = self.two_owners(from, end);
+        let (seen, ()) = match (seen, back) {
+            (Ok(seen), Ok(back)) => (seen, back),
+            (Err(error), _) | (Ok(_), Err(error)) if two.is_zero() => return Err(error),
+            (Err(error), _) | (Ok(_), Err(error)) => bail!("two owners for {} ms; {error:#}", two.as_millis()),
+        };
         let outage = |from, to, blind: Option<usize>| {
             let clients = self.scene.clients.iter().enumerate().filter(|(index, _)| Some(*index) != blind);
             clients.map(|(_, (client, _))| client.outage(from, to)).max().unwrap_or_default()
         };
-        let gap = self.scene.observer.longest_gap(seen.from, seen.to).max(outage(seen.from, seen.to, seen.blind));
         let figures = Figures {
-            gap,
-            two: self.two_owners(from, end),
+            gap: self.scene.observer.longest_gap(seen.from, seen.to).max(outage(seen.from, seen.to, seen.blind)),
+            two,
             bound: seen.bound,
             stale: seen.healed.map_or(Duration::ZERO, |healed| outage(healed, end, None)),
-            late: self.scene.observer.lateness(seen.from, seen.to),
+            back: outage(seen.to, end, seen.blind),
+            late: self.scene.lateness(seen.from, seen.to),
             bite: seen.bite,
         };
         let in_time = figures.gap <= figures.bound && figures.stale <= STALE;

@@ -39,20 +39,12 @@ impl Story {
         println!("{:6.1} s  {line}", self.begun.elapsed().as_secs_f64());
     }
 
-    pub(super) fn tell(&self, scene: &Scene, fleet: Fleet) -> Result<Told> {
+    pub(super) fn tell(&self, scene: &Scene, fleet: Fleet) -> Told {
         let mut act = Act { story: self, scene, fleet, rows: Vec::new(), unrecovered: 0 };
         let start = Instant::now();
-        act.steady()?;
-        act.planned_stop()?;
-        act.crash()?;
-        act.freeze()?;
-        act.lan_partition()?;
-        if act.fleet.is_hamesh() {
-            act.mesh_partition()?;
-            act.leader_loss()?;
-            act.quorum_loss()?;
-        }
-        Ok(act.end(start))
+        // What was seen until something went wrong is told nevertheless.
+        let broken = act.play().err();
+        act.end(start, broken)
     }
 }
 
@@ -65,6 +57,20 @@ struct Act<'a> {
 }
 
 impl Act<'_> {
+    fn play(&mut self) -> Result<()> {
+        self.steady()?;
+        self.planned_stop()?;
+        self.crash()?;
+        self.freeze()?;
+        self.lan_partition()?;
+        if self.fleet.is_hamesh() {
+            self.mesh_partition()?;
+            self.leader_loss()?;
+            self.quorum_loss()?;
+        }
+        Ok(())
+    }
+
     fn steady(&mut self) -> Result<()> {
         let with_legacy = self.fleet.legacy(self.scene, true)?;
         self.chapter("steady", "nothing happens for 4 s", with_legacy, |_| {
@@ -230,7 +236,7 @@ impl Act<'_> {
         // client2 is always on the side that the VIP must be answered on.
         let client = scene.clients[1].0.outage(from, to);
         let gap = scene.observer.longest_gap(from, to).max(client);
-        let late = scene.observer.lateness(from, to);
+        let late = scene.lateness(from, to);
         if late > NOISE {
             note = format!(
                 "{note}{}this machine paused for {}",
@@ -238,22 +244,36 @@ impl Act<'_> {
                 milliseconds(late)
             );
         }
-        self.story.say(&format!("    longest gap {}, two owners {}; {note}", milliseconds(gap), milliseconds(two)));
+        let colon = if note.is_empty() { "" } else { ": " };
+        self.story.say(&format!(
+            "    longest gap {}, two owners {}{colon}{note}",
+            milliseconds(gap),
+            milliseconds(two)
+        ));
         let legacy = with_legacy.then(|| all.saturating_sub(two));
         self.rows.push(Row { fault, gap, two, legacy, note });
     }
 
-    fn end(self, start: Instant) -> Told {
+    fn end(self, start: Instant, broken: Option<anyhow::Error>) -> Told {
         let ours = |name: &str| self.scene.director(name).is_some();
         let two = self.scene.observer.two_owners(start, Instant::now(), ours);
         let hamesh = self.fleet.is_hamesh();
-        let passed = !hamesh || (two.is_zero() && self.unrecovered == 0);
-        let verdict = match (hamesh, two.is_zero(), self.unrecovered) {
-            (true, true, 0) => "At no time did two hamesh nodes answer for the VIP.".to_owned(),
-            (true, true, unrecovered) => format!("FAILED: {unrecovered} of the faults had no recovery."),
-            (true, false, _) => format!("FAILED: two hamesh nodes answered for the VIP for {}.", milliseconds(two)),
-            (false, ..) => format!("keepalived: two directors answered for the VIP for {} in all.", milliseconds(two)),
+        let passed = broken.is_none() && (!hamesh || (two.is_zero() && self.unrecovered == 0));
+        let who = if hamesh { "hamesh nodes" } else { "keepaliveds" };
+        let mut verdict = if two.is_zero() {
+            format!("At no time did two {who} answer for the VIP.")
+        } else {
+            format!("Two {who} answered for the VIP for {} in all.", milliseconds(two))
         };
+        if self.unrecovered > 0 {
+            verdict += &format!(" {} of the faults had no recovery.", self.unrecovered);
+        }
+        if let Some(error) = broken {
+            verdict += &format!(" The story broke off: {error:#}.");
+        }
+        if !passed {
+            verdict = format!("FAILED: {verdict}");
+        }
         Told { rows: self.rows, passed, verdict }
     }
 
