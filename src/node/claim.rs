@@ -207,9 +207,14 @@ impl Hands {
         }
     }
 
-    /// Tries again what failed.
+    /// Tries again what failed, and puts a gate back that somebody else has changed (kernels before 6.9).
     pub(crate) async fn retry(&mut self) {
         let now = Moment::now();
+        if let Some(gate) = &mut self.gate
+            && let Err(error) = gate.check().and_then(|whole| if whole { Ok(()) } else { gate.put_back() })
+        {
+            tracing::error!(%error, "the gate is not as it should be");
+        }
         if self.leftovers.is_empty() || self.retried.is_some_and(|at| now.since(at) < RETRY) {
             return;
         }

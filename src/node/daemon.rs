@@ -138,7 +138,7 @@ async fn node(config: Config) -> anyhow::Result<()> {
         status: lane_status.clone(),
         incarnation,
     };
-    let authority = Mutex::new(Identity::load(&data_dir)?.authority.map(Arc::new));
+    let authority = Mutex::new(identity.authority.clone());
     let cluster_toml = match &config.cluster {
         Some(file) if file.present => std::fs::read_to_string(&file.path).unwrap_or_default(),
         Some(_) | None => String::new(),

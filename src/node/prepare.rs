@@ -18,7 +18,7 @@ use crate::vrrp::hearing::Ear;
 use crate::vrrp::router::Router;
 use anyhow::Context;
 use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
-use hamesh_fencing::gate::Gate;
+use hamesh_fencing::gate::{Gate, GateError, Keeper};
 use hamesh_fencing::holder::{Holder, Identity, Terms};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, GateId, GroupName, NodeId};
@@ -69,7 +69,7 @@ impl Prepared {
             promote_secondaries(interface)?;
         }
         let names: Vec<String> = interfaces.into_iter().collect();
-        let (gate, resumed) = take_gate(config, record, &definitions, &names)?;
+        let (gate, resumed) = take_gate(config, record, &definitions, &names).await?;
         let id = match &gate {
             Some(gate) => gate.id(),
             None => GateId(u128::from_be_bytes(random()?)),
@@ -149,7 +149,7 @@ impl Prepared {
 }
 
 /// Adopts the gate that was found if its session can go on, else makes one that is shut.
-fn take_gate(
+async fn take_gate(
     config: &Config,
     record: Option<MayAct>,
     definitions: &[Definition],
@@ -159,7 +159,7 @@ fn take_gate(
         tracing::error!("{NO_GATE} is set: THE GATE IS OFF, nothing keeps a frozen node from answering");
         return Ok((None, None));
     }
-    let keeper = Gate::acquire()?;
+    let keeper = acquire().await?;
     let found = keeper.found();
     if let Some(record) = record
         && found == Some(record.gate)
@@ -169,7 +169,7 @@ fn take_gate(
             Ok(gate) => return Ok((Some(gate), Some(record))),
             Err(error) => {
                 tracing::warn!(%error, "the predecessor's gate was not adopted; it is shut");
-                let gate = Gate::acquire()?.install(record.gate, definitions, interfaces)?;
+                let gate = acquire().await?.install(record.gate, definitions, interfaces)?;
                 return Ok((Some(gate), None));
             }
         }
@@ -180,6 +180,18 @@ fn take_gate(
         None => GateId(u128::from_be_bytes(random()?)),
     };
     Ok((Some(keeper.install(id, definitions, interfaces)?), None))
+}
+
+/// A child of a killed predecessor may keep its lock for a moment, between fork and exec.
+async fn acquire() -> Result<Keeper, GateError> {
+    let mut tries = 0;
+    loop {
+        match Gate::acquire() {
+            Err(GateError::Locked | GateError::Owned(_)) if tries < 20 => tries += 1,
+            result => return result,
+        }
+        sleep(Duration::from_millis(25)).await;
+    }
 }
 
 async fn remove_leftovers(addresses: &Addresses, name: &str, group: &VipGroup, link: &Link) -> anyhow::Result<()> {

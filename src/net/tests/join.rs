@@ -152,7 +152,7 @@ impl Scene {
     fn joiner(&self, name: &str) -> Joiner {
         Joiner {
             data_dir: self.dir.path().join(name),
-            cluster_file: self.dir.path().join(format!("{name}.cluster.toml")),
+            cluster_file: Some(self.dir.path().join(format!("{name}.cluster.toml"))),
             name: name.into(),
             role: Role::Director,
             rack: "r1".into(),
@@ -166,7 +166,7 @@ impl Scene {
         let words = join(invited, joiner).await.unwrap_err().to_string();
         assert_eq!(self.office.table.lock().unwrap().joined.len(), joined, "{words}");
         assert!(matches!(Identity::load(&joiner.data_dir), Err(IdentityError::NotAMember(_))), "{words}");
-        assert!(!joiner.cluster_file.exists(), "{words}");
+        assert!(!joiner.cluster_file.as_ref().unwrap().exists(), "{words}");
         let left: Vec<String> = files(&joiner.data_dir);
         assert!(left.iter().all(|name| name == "node.key"), "{words}: {left:?}");
         println!("{words}");
@@ -191,7 +191,7 @@ async fn a_joined_node_is_a_member_that_the_mesh_hears() {
     let joined = join(&JoinString::parse(&invited.encode()).unwrap(), &joiner).await.unwrap();
     assert_eq!(joined.record.id, NodeId(2));
     assert!(joined.copied_cluster_file);
-    assert_eq!(std::fs::read_to_string(&joiner.cluster_file).unwrap(), scene.office.facts.cluster_toml);
+    assert_eq!(std::fs::read_to_string(joiner.cluster_file.as_ref().unwrap()).unwrap(), scene.office.facts.cluster_toml);
     let identity = Identity::load(&joiner.data_dir).unwrap();
     assert_eq!(identity.record, joined.record);
     assert!(identity.authority.is_none(), "the CA key stays on voters");
@@ -212,9 +212,9 @@ async fn a_joined_node_is_a_member_that_the_mesh_hears() {
 async fn an_existing_cluster_file_is_left_alone() {
     let scene = Scene::new(31);
     let joiner = scene.joiner("lb2");
-    std::fs::write(&joiner.cluster_file, "# mine").unwrap();
+    std::fs::write(joiner.cluster_file.as_ref().unwrap(), "# mine").unwrap();
     assert!(!join(&scene.invite(Role::Director), &joiner).await.unwrap().copied_cluster_file);
-    assert_eq!(std::fs::read_to_string(&joiner.cluster_file).unwrap(), "# mine");
+    assert_eq!(std::fs::read_to_string(joiner.cluster_file.as_ref().unwrap()).unwrap(), "# mine");
     scene.close().await;
 }
 
