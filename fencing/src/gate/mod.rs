@@ -10,8 +10,9 @@
 //! VIP and in *from* one, what is only on its way through the host, and adverts with priority 0: a BACKUP must reach
 //! the MASTER, and say that it stops.
 //!
-//! Limits: before Linux 6.9 another process can change the tables ([`Gate::check`]); before 5.16 what packet sockets
-//! send is not seen; a packet socket with `PACKET_QDISC_BYPASS` is never seen. IPv4 only, so far.
+//! Limits: another process can change the tables before Linux 6.9 ([`Gate::check`]), and later too while nobody owns
+//! them: between the death of one process and the start of the next. Before Linux 5.16 what packet sockets send is not
+//! seen; with `PACKET_QDISC_BYPASS` it never is. IPv4 only, so far.
 
 mod batch;
 mod expression;
@@ -103,7 +104,8 @@ impl Gate {
     /// Takes the lock of this network namespace and looks for the gate of an earlier run.
     ///
     /// # Errors
-    /// [`GateError::Locked`] if another director runs here; [`GateError::Owned`]; no netlink, or no privilege for it.
+    /// [`GateError::Locked`] if another director runs here; [`GateError::Owned`]. Either passes by itself when a process
+    /// before this one is still ending, or had just started a child: ask again. No netlink, or no privilege for it.
     pub fn acquire() -> Result<Keeper, GateError> {
         Keeper::acquire()
     }
@@ -230,10 +232,13 @@ impl Gate {
     /// # Errors
     /// As [`Gate::arm`].
     pub fn rearm_wall_clock(&mut self) -> Result<(), GateError> {
-        match (self.wall.stepped()?, self.deadline) {
-            (true, Some(deadline)) if !Moment::now().reached(deadline) => self.arm(deadline),
-            (true | false, _) => Ok(()),
+        if self.wall.stepped()?
+            && let Some(deadline) = self.deadline
+            && !Moment::now().reached(deadline)
+        {
+            return self.arm(deadline);
         }
+        Ok(())
     }
 
     /// Whether the gate is surely as we wrote it. Where it is not [`Gate::persistent`], any change of any table in this

@@ -321,12 +321,16 @@ fn inet(fib: bool) -> Vec<Request> {
 }
 
 fn netdev() -> Vec<Request> {
-    let arp = [meta(MetaKey::EtherTypeProtocol), equal(&0x0806u16.to_be_bytes())];
-    // What belongs to a socket is ours; what is on its way through belongs to none.
-    let ours = [meta(MetaKey::EtherTypeProtocol), equal(&0x0800u16.to_be_bytes()), meta(MetaKey::SocketUserId)];
+    // What has a socket of this namespace is ours. What is on its way through has none, nor has what comes down from
+    // another host's macvlan; and what our kernel itself sends was seen by the other tables.
+    let ours = |protocol: u16| {
+        let owner = meta(MetaKey::SocketUserId);
+        vec![meta(MetaKey::EtherTypeProtocol), equal(&protocol.to_be_bytes()), owner]
+    };
+    let (arp, ip) = (ours(0x0806), ours(0x0800));
     let mut rules = gated(Table::Netdev, EGRESS, &arp, &arp_sender(), Set::Vip4, Set::Held4);
-    rules.extend(gated(Table::Netdev, EGRESS, &ours, &ip_source(), Set::Vip4, Set::Held4));
-    rules.extend(adverts(Table::Netdev, EGRESS, &ours));
+    rules.extend(gated(Table::Netdev, EGRESS, &ip, &ip_source(), Set::Vip4, Set::Held4));
+    rules.extend(adverts(Table::Netdev, EGRESS, &ip));
     rules
 }
 

@@ -68,6 +68,31 @@ fn the_next_process_takes_over_an_open_gate_without_losing_a_packet() {
 }
 
 #[test]
+fn a_new_gate_takes_the_place_of_an_old_one_without_a_moment_between() {
+    let lan = Lan::new();
+    let mut gate = Some(installed(&lan));
+    let (stop, stopped) = mpsc::channel::<()>();
+    let wire = lan.client.wire("br0", ARP);
+    let asking = thread::spawn(move || {
+        let mut answers = 0;
+        while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            wire.send(&arp(1, wire.mac, CLIENT, VIP));
+            let frames = wire.frames_within(Duration::from_micros(100));
+            answers += frames.iter().filter(|frame| is_answer(frame, VIP)).count();
+        }
+        answers
+    });
+    for _ in 0..50 {
+        drop(gate.take());
+        gate = Some(installed(&lan));
+    }
+    stop.send(()).unwrap();
+    assert_eq!(asking.join().unwrap(), 0);
+    lan.director.run(move || gate.take().unwrap().remove().unwrap());
+    assert_eq!(lan.answers(VIP), 3, "without a gate it answers, or this test shows nothing");
+}
+
+#[test]
 fn a_group_that_is_no_longer_configured_is_not_taken_over() {
     let lan = Lan::new();
     let mut gate = installed(&lan);
