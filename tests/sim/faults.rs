@@ -15,7 +15,7 @@ pub fn strike(world: &mut World) {
     if !world.net.hostile {
         return;
     }
-    let pause = world.net.millis(10..900);
+    let pause = world.net.millis(10..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
     match world.net.rng.u8(0..24) {

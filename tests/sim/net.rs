@@ -75,6 +75,8 @@ pub struct Net {
     pub hostile: bool,
     /// Directed links that pass nothing, by the cut that made them.
     pub cuts: BTreeMap<u64, BTreeSet<(NodeId, NodeId)>>,
+    /// The longest time between two faults, in milliseconds: some mistakes show in a storm, some between two blows.
+    pub calm: u64,
     /// Lost messages per thousand.
     pub loss: u32,
     /// Whether a gate was open after the latest event.
@@ -98,11 +100,13 @@ impl Net {
         let mut rng = fastrand::Rng::with_seed(seed);
         let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 1000, 2000][rng.usize(0..3)]);
         let terms = [any(&mut rng), any(&mut rng)];
+        let calm = [600, 1500, 3000, 5000][rng.usize(0..4)];
         Self {
             now: Time::ZERO,
             rng,
             hostile: true,
             cuts: BTreeMap::new(),
+            calm,
             loss: 10,
             live: false,
             applied: Vec::new(),
