@@ -305,8 +305,11 @@ impl Holder {
             actions.push(Action::Stopped);
             return;
         }
+        // Only the latest Open counts, and only since the gate was shut: the session that died may still be in the state,
+        // and an earlier Open that comes late is superseded by the one still on its way.
         let ours = self.state.sessions.iter().find(|(_, session)| {
-            session.node == self.me.node
+            proposed.is_some()
+                && session.node == self.me.node
                 && session.incarnation == self.me.incarnation
                 && session.attempt == self.attempt
                 && session.fenced.is_none()
