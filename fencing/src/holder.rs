@@ -66,7 +66,8 @@ pub enum Event {
     ClaimFailed(GroupName, Token),
     /// The gate is shut for the group, and the kernel has said so.
     Unclaimed(GroupName, Token),
-    /// The gate could not be shut for a group: the lease is left to its deadline.
+    /// What must not fail did: the gate could not be shut for a group, or the record not be replaced. The rest of that list
+    /// of actions is void, and the lease is left to its deadline, which shuts the gate.
     Stuck,
     /// The whole gate is shut, and the kernel has said so.
     Shut,
@@ -76,7 +77,8 @@ pub enum Event {
     Stop,
 }
 
-/// What a holder orders. Performed in order; a failed one stops the list and comes back as an event.
+/// What a holder orders. Performed in order, over all lists. A failed [`Action::Record`] or [`Action::Unclaim`] voids the
+/// rest of its list and comes back as [`Event::Stuck`]; a failed [`Action::Claim`] undoes itself and voids nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send this to each of these voters.
@@ -282,7 +284,8 @@ impl Holder {
             Phase::Shutting { asked } => {
                 if now.since(asked) >= PATIENCE {
                     self.phase = Phase::Shutting { asked: now };
-                    actions.push(Action::Shut);
+                    // The record too: what failed may have been its removal, and `Open` must find none (H1).
+                    actions.extend([Action::Record(None), Action::Shut]);
                 }
             }
             Phase::Opening { proposed } => self.opening(now, proposed, actions),
@@ -292,6 +295,7 @@ impl Holder {
                     actions.push(Action::Stopped);
                 } else if now.since(proposed) >= PATIENCE {
                     self.phase = Phase::Closing { sid, proposed: now };
+                    actions.push(Action::Record(None));
                     actions.push(Action::Propose(Command::Close { sid, grants: Vec::new() }));
                 }
             }

@@ -1,7 +1,7 @@
 //! The hands of a holder: they perform its orders one by one, may fail at each, and a kill may fall between any two.
 
 use crate::kernel::{Arming, Gate};
-use crate::net::Net;
+use crate::net::{Due, Net};
 use crate::node::Node;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder::{Action, Event};
@@ -34,7 +34,7 @@ pub struct Hands {
 }
 
 impl Hands {
-    /// A list of orders: when one fails, the rest of its list is void.
+    /// A list of orders: when one fails that must not, the rest of its list is void.
     pub fn take(&mut self, orders: Vec<Step>) {
         self.list += 1;
         let list = self.list;
@@ -92,8 +92,7 @@ impl Node {
                 }
             }
             Step::Ordered(Action::Claim(group, token, definition)) => {
-                failed = fails(&mut self.failing, net, "claim failed");
-                if failed {
+                if fails(&mut self.failing, net, "claim failed") {
                     gate.unhold(&group);
                     told = Some(Event::ClaimFailed(group, token));
                 } else {
@@ -119,7 +118,7 @@ impl Node {
                 net.count("stopped by SIGTERM");
                 net.note(self.id, || "has stopped".to_owned());
                 self.process = None;
-                return;
+                return net.at(net.now + Duration::from_millis(300), Due::Start(self.id));
             }
             Step::Ordered(Action::Send(..)) => {}
         }

@@ -143,6 +143,22 @@ impl Raft {
         self.vote
     }
 
+    /// For the story.
+    pub fn summary(&self) -> String {
+        let role = match self.role {
+            Role::Follower => "follower",
+            Role::Candidate(_) => "candidate",
+            Role::Leader { .. } => "leader",
+        };
+        let Self { vote, base, durable, verified, commit, applied, leader, .. } = self;
+        let (last, effective) = (self.last(), self.effective());
+        format!(
+            "{role} of {leader:?} vote {vote:?} base {base:?} durable {durable} verified {verified} commit {commit} \
+             applied {applied} last {last:?} voters {:?} by {}; {:?}",
+            effective.halves, effective.index, self.state.groups
+        )
+    }
+
     /// The state applied last, as a snapshot.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -212,7 +228,8 @@ impl Raft {
             Role::Follower | Role::Candidate(_) if t >= self.election_at => {
                 self.election_at = t + timeout;
                 let effective = self.effective();
-                if effective.is_voter(self.me) {
+                // One that is voted out may still be needed, until that is committed.
+                if effective.is_voter(self.me) || self.membership.is_voter(self.me) {
                     self.vote = Leadership { term: self.vote.term + 1, node: self.me };
                     self.role = Role::Candidate(BTreeSet::from([self.me]));
                     self.leader = None;

@@ -92,6 +92,11 @@ impl World {
             }
             self.run_until(self.net.now + STEADY / 6);
         }
+        let Self { net, nodes, .. } = self;
+        for node in nodes {
+            let summary = node.process.as_ref().map(|process| process.raft.summary());
+            net.note(node.id, || summary.unwrap_or_else(|| "does not run".to_owned()));
+        }
     }
 
     pub fn node(&mut self, id: NodeId) -> Option<&mut Node> {
