@@ -119,6 +119,8 @@ enum Phase {
     /// No session; `Open` is on its way, or waits for the registration.
     Opening {
         proposed: Option<Moment>,
+        /// How long this one is waited for; twice as long each time, or a slow commit would never be the latest.
+        patience: Duration,
     },
     /// `Promises` has the deadline.
     Live {
@@ -163,7 +165,7 @@ impl Holder {
         Self {
             me,
             terms,
-            phase: Phase::Opening { proposed: None },
+            phase: Phase::Opening { proposed: None, patience: PATIENCE },
             attempt: 0,
             stopping: false,
             promises: Promises::default(),
@@ -222,7 +224,7 @@ impl Holder {
             Event::Shut => {
                 if let Phase::Shutting { .. } = self.phase {
                     self.claims.all_unclaimed();
-                    self.phase = Phase::Opening { proposed: None };
+                    self.phase = Phase::Opening { proposed: None, patience: PATIENCE };
                 }
             }
             Event::Move(group, token, to) => self.claims.hand_to(&group, token, to),
@@ -288,7 +290,7 @@ impl Holder {
                     actions.extend([Action::Record(None), Action::Shut]);
                 }
             }
-            Phase::Opening { proposed } => self.opening(now, proposed, actions),
+            Phase::Opening { proposed, patience } => self.opening(now, proposed, patience, actions),
             Phase::Closing { sid, proposed } => {
                 if !self.state.sessions.contains_key(&sid) {
                     self.phase = Phase::Stopped;
@@ -303,7 +305,7 @@ impl Holder {
         }
     }
 
-    fn opening(&mut self, now: Moment, proposed: Option<Moment>, actions: &mut Vec<Action>) {
+    fn opening(&mut self, now: Moment, proposed: Option<Moment>, patience: Duration, actions: &mut Vec<Action>) {
         if self.stopping {
             self.phase = Phase::Stopped;
             actions.push(Action::Stopped);
@@ -325,9 +327,10 @@ impl Holder {
             self.promises = Promises::begin(now, now + self.terms.promise * 2);
             self.claims = Claims::new(sid);
             self.live(now, sid, actions);
-        } else if self.registered() && proposed.is_none_or(|at| now.since(at) >= PATIENCE) {
+        } else if self.registered() && proposed.is_none_or(|at| now.since(at) >= patience) {
             self.attempt += 1;
-            self.phase = Phase::Opening { proposed: Some(now) };
+            let patience = if proposed.is_some() { (patience * 2).min(PATIENCE * 8) } else { patience };
+            self.phase = Phase::Opening { proposed: Some(now), patience };
             actions.push(Action::Propose(Command::Open {
                 node: self.me.node,
                 incarnation: self.me.incarnation,
