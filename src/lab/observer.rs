@@ -1,8 +1,9 @@
 //! The judge on the wire: who answers for the VIP, and when.
 //!
-//! It sits in the LAN switch and asks every port for the VIP every [`TICK`], past every cut, so each side of a partition is
-//! seen. It goes by the *port* an answer comes from, not by its MAC. Each probe's sender MAC carries its number and its
-//! sender address is 0.0.0.0 (an RFC 5227 probe), so an answer names the probe it answers and no host learns anything.
+//! It sits in the LAN switch and asks every port for the VIP every [`TICK`], past every cut, so each side of a
+//! partition is seen. It goes by the *port* an answer comes from, not by its MAC. Each probe's sender MAC carries
+//! its number and its sender address is 0.0.0.0 (an RFC 5227 probe), so an answer names the probe it answers and no
+//! host learns anything.
 
 use super::frame::{Arp, BROADCAST, Mac, VrrpHeader};
 use super::lock;
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 /// How often every port is asked.
 pub const TICK: Duration = Duration::from_millis(2);
 
-/// Answers of one host at most this far apart are one interval of ownership: a few lost frames do not split it, and no host
-/// gives a VIP up and gets it back so fast.
+/// Answers of one host at most this far apart are one interval of ownership: a few lost frames do not split it, and
+/// no host gives a VIP up and gets it back so fast.
 const MERGE: Duration = Duration::from_millis(20);
 
 /// Two probes without any answer are within the resolution, more is a gap.

@@ -1,7 +1,8 @@
 //! The fault judge: one cluster, every fault, judged from the wire.
 //!
-//! `faults --runs N [--only NAME] [--seed S] [--short]`. A run counts only if the VIP was answered before, the fault was
-//! seen to bite, and the VIP is answered after. A control run with the gate off must show two owners, else all is void.
+//! `faults --runs N [--only NAME] [--seed S] [--short]`. A run counts only if the VIP was answered before, the
+//! fault was seen to bite, and the VIP is answered after. A control run with the gate off must show two owners,
+//! else all is void.
 
 mod bench;
 mod catalogue;

@@ -25,7 +25,8 @@ struct Book {
     session_of: HashMap<u64, u64>,
     /// Largest token that a node said it acts with, and when that answer was in hand.
     acted: Option<(u64, Instant)>,
-    /// The smaller token a node's last answer acted with. Just woken from SIGSTOP it may say once what was true before; twice is a claim.
+    /// The smaller token a node's last answer acted with. Just woken from SIGSTOP it may say once what was true
+    /// before; twice is a claim.
     suspect: HashMap<String, u64>,
     /// Largest token each node has named since it last was out of reach: one that starts again replays its log.
     named: HashMap<String, u64>,

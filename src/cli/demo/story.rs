@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a fault may keep everybody from the VIP, and the cluster from being well again, before the story gives up on it.
+/// How long a fault may keep everybody from the VIP, and the cluster from being well again, before the story gives
+/// up on it.
 const TAKEOVER: Duration = Duration::from_secs(10);
 const RECOVERY: Duration = Duration::from_secs(12);
 
