@@ -318,3 +318,6 @@ impl Grantor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -419,3 +419,6 @@ impl Wish {
         self.not_before = Some(now + pause);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,12 +61,16 @@ impl Checks {
             let Some(holder) = &group.holder else { continue };
             let session = *self.tokens.entry((name.clone(), holder.token)).or_insert(holder.sid);
             let latest = self.latest.entry(name.clone()).or_insert((index, holder.token));
-            let shrinks = (index > latest.0 && holder.token < latest.1) || (index < latest.0 && holder.token > latest.1);
+            let shrinks =
+                (index > latest.0 && holder.token < latest.1) || (index < latest.0 && holder.token > latest.1);
             if index > latest.0 {
                 *latest = (index, holder.token);
             }
             if session != holder.sid {
-                self.violated(at, format!("S2: token {} of vip.{name} names {session} and {}", holder.token, holder.sid));
+                self.violated(
+                    at,
+                    format!("S2: token {} of vip.{name} names {session} and {}", holder.token, holder.sid),
+                );
             }
             if shrinks {
                 self.violated(at, format!("S2: the token of vip.{name} goes back to {}", holder.token));

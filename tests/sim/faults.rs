@@ -3,10 +3,11 @@
 use crate::clocks::Clocks;
 use crate::kernel::Gate;
 use crate::net::{Due, Msg};
+use crate::raft::What;
 use crate::world::{World, definition};
 use hamesh_fencing::grantor::Hearing;
 use hamesh_fencing::holder::Event;
-use hamesh_raft::command::{GateId, GroupName, NodeId, Role};
+use hamesh_raft::command::{Command, GateId, GroupName, NodeId, Role, Sid};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub fn strike(world: &mut World) {
     let pause = world.net.millis(10..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
-    match world.net.rng.u8(0..24) {
+    match world.net.rng.u8(0..26) {
         0 => {
             let pause = short_or_long(world);
             world.kill(victim, "killed", pause);
@@ -48,11 +49,24 @@ pub fn strike(world: &mut World) {
         20 => stops(world, victim),
         21 => new_namespace(world, victim),
         22 => deaf_lan(world),
+        23 | 24 => fences_the_living(world),
         _ => {
             if let Some(node) = world.node(victim) {
                 node.failing = 1;
             }
         }
+    }
+}
+
+/// Why a session is fenced must not matter: here for no reason at all.
+fn fences_the_living(world: &mut World) {
+    let World { net, nodes, .. } = world;
+    let leads = nodes.iter_mut().filter_map(|node| node.process.as_mut()).find_map(|p| Some((p.raft.leading()?, p)));
+    let Some((leadership, process)) = leads else { return };
+    let holders: Vec<Sid> = process.raft.state.groups.values().filter_map(|g| Some(g.holder.as_ref()?.sid)).collect();
+    if let Some(sid) = net.rng.choice(holders) {
+        net.count("the living fenced");
+        process.raft.propose(net.now, leadership, What::Command(Command::Fence { sid }));
     }
 }
 

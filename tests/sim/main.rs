@@ -59,6 +59,7 @@ const MUST_HAPPEN: &[&str] = &[
     "snapshot installed",
     "stopped by SIGTERM",
     "suspended",
+    "the living fenced",
     "truncated",
     "unflushed tail lost",
     "voters changed",

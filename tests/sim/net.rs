@@ -36,7 +36,12 @@ pub enum What {
 #[derive(Clone, Debug)]
 pub enum Due {
     /// For a process; `None` for whichever runs then.
-    Process { node: NodeId, epoch: Option<u64>, what: What, now: Option<Moment> },
+    Process {
+        node: NodeId,
+        epoch: Option<u64>,
+        what: What,
+        now: Option<Moment>,
+    },
     Start(NodeId),
     Resume(NodeId),
     Want(NodeId, GroupName),

@@ -231,9 +231,7 @@ impl Node {
                 {
                     net.count("asked before the flush");
                 }
-                for voter::Action::Answer(answer) in
-                    process.voter.handle(now, voter::Event::Heard(from, &message))
-                {
+                for voter::Action::Answer(answer) in process.voter.handle(now, voter::Event::Heard(from, &message)) {
                     net.send(id, from, Msg::Lease(answer));
                 }
             }

@@ -48,8 +48,7 @@ impl World {
         let mut nodes = Vec::new();
         for id in &ids {
             let role = if Some(*id) == witness { Role::Witness } else { Role::Director };
-            let disk =
-                Disk { vote: Leadership { term: 1, node: ids[0] }, snapshot: snapshot.clone(), log: Vec::new() };
+            let disk = Disk { vote: Leadership { term: 1, node: ids[0] }, snapshot: snapshot.clone(), log: Vec::new() };
             let clocks = Clocks::any(&mut net.rng);
             nodes.push(Node {
                 id: *id,
