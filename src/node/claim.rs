@@ -242,10 +242,14 @@ impl Hands {
         }
     }
 
-    /// After the last unclaim: this host is no director any more until the next start.
+    /// After the last unclaim: this host is no director any more until the next start. An address that is still there
+    /// needs the gate: the next holder answers for it.
     pub(crate) async fn clear(&mut self) {
         self.retried = None;
         self.retry().await;
+        if !self.leftovers.is_empty() {
+            return tracing::warn!(groups = ?self.leftovers.keys(), "addresses are left; the gate stays, shut");
+        }
         if let Some(Err(error)) = self.gate.take().map(Gate::remove) {
             tracing::warn!(%error, "the gate stays, shut");
         }
