@@ -242,7 +242,7 @@ impl Bench {
 
     /// Reads the grants out of every node's log, of the cluster at rest. `None`: this hamesh has no command for it.
     pub fn tokens_on_disk(&mut self) -> Result<Option<String>> {
-        if self.cluster.command(0, &["help", "log"]).is_err() {
+        if self.cluster.command(0, &["log", "--help"]).is_err() {
             return Ok(None);
         }
         let mut session_of: BTreeMap<String, String> = BTreeMap::new();
