@@ -266,9 +266,12 @@ impl Director {
     }
 
     async fn perform(&mut self, actions: Vec<holder::Action>) {
+        // What could not be shut must not be kept open: it voids the arming behind it.
+        let mut stuck = false;
         for action in actions {
             match action {
                 holder::Action::Send(voters, renew) => self.renewals.push_back((voters, renew)),
+                holder::Action::Arm(_) if stuck => {}
                 holder::Action::Arm(deadline) => self.hands.arm(deadline, &self.groups).await,
                 holder::Action::Shut => match self.hands.shut() {
                     Ok(()) => self.queue.push_back(Happened::Lease(holder::Event::Shut)),
@@ -288,7 +291,10 @@ impl Director {
                             self.queue.push_back(Happened::Router(group.clone(), router::Event::Revoked));
                             let event = match undone {
                                 Ok(()) => holder::Event::ClaimFailed(group, token),
-                                Err(_) => holder::Event::Stuck,
+                                Err(_) => {
+                                    stuck = true;
+                                    holder::Event::Stuck
+                                }
                             };
                             self.queue.push_back(Happened::Lease(event));
                         }
@@ -300,6 +306,7 @@ impl Director {
                         Ok(()) => holder::Event::Unclaimed(group.clone(), token),
                         Err(error) => {
                             tracing::error!(%group, %token, %error, "the gate was not shut; the lease is left to its deadline");
+                            stuck = true;
                             holder::Event::Stuck
                         }
                     };

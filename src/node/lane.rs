@@ -113,7 +113,7 @@ impl Lane {
                     Err(_) => return,
                 },
                 changed = self.standing.changed() => match changed {
-                    Ok(()) => self.stands(),
+                    Ok(()) => self.stands().await,
                     Err(_) => return,
                 },
                 input = self.inputs.recv() => match input {
@@ -149,8 +149,12 @@ impl Lane {
         self.holder(holder::Event::Applied(applied, state, effective)).await;
     }
 
-    fn stands(&mut self) {
+    async fn stands(&mut self) {
         let standing = self.standing.borrow_and_update().clone();
+        // A leadership stands on what it has applied: the state that it was told with comes first.
+        if self.view.has_changed().unwrap_or(false) {
+            self.applied().await;
+        }
         self.grantor(grantor::Event::Leads(standing.leading));
         let recently = |at: Option<std::time::Instant>| at.is_some_and(|at| at.elapsed() < self.heartbeat * 4);
         let mut replicating: BTreeSet<NodeId> =
@@ -178,7 +182,7 @@ impl Lane {
 
     async fn tick(&mut self) {
         // Metrics of followers change without a wake-up of their own.
-        self.stands();
+        self.stands().await;
         let now = Moment::now();
         let own = {
             let voter = lock(&self.voter);
