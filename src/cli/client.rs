@@ -77,16 +77,19 @@ impl Client {
 
     fn unreachable(&self, error: &std::io::Error) -> Failure {
         let socket = self.socket.display();
-        match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure {
+        let kind = error.kind();
+        if matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+            Failure {
                 message: format!("no daemon at {socket}. Start it: hamesh run, or systemctl start hamesh"),
                 exit: Exit::NotReachable,
-            },
-            ErrorKind::PermissionDenied => Failure {
+            }
+        } else if kind == ErrorKind::PermissionDenied {
+            Failure {
                 message: format!("{socket} is not yours to open: it is for the user that runs the daemon"),
                 exit: Exit::NotPermitted,
-            },
-            _ => Failure { message: format!("cannot reach the daemon at {socket}: {error}"), exit: Exit::NotReachable },
+            }
+        } else {
+            Failure { message: format!("cannot reach the daemon at {socket}: {error}"), exit: Exit::NotReachable }
         }
     }
 }

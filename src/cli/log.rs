@@ -51,7 +51,14 @@ pub(super) fn show(file: &Path, json: bool) -> Result<Exit, Failure> {
         if json {
             println!("{}", serde_json::to_string(&line)?);
         } else {
-            println!("{:>6} {:>4} {:<4} {} {}", line.index, line.term, line.leader.to_string(), line.entry, line.outcome);
+            println!(
+                "{:>6} {:>4} {:<4} {} {}",
+                line.index,
+                line.term,
+                line.leader.to_string(),
+                line.entry,
+                line.outcome
+            );
         }
         print_grants(entry.index, &state, &mut held, json)?;
     }

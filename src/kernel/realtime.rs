@@ -18,9 +18,9 @@ pub fn raise() {
         tracing::warn!(%error, "no real-time priority for leases and adverts (CAP_SYS_NICE or LimitRTPRIO)");
     }
     // With a limit, a later allocation would fail: only where there is none.
-    if getrlimit(Resource::Memlock).current.is_none() {
-        if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
-            tracing::warn!(%error, "memory is not locked");
-        }
+    if getrlimit(Resource::Memlock).current.is_none()
+        && let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+    {
+        tracing::warn!(%error, "memory is not locked");
     }
 }

@@ -155,9 +155,8 @@ impl Hands {
 
     /// Shuts the whole gate.
     pub(crate) fn shut(&mut self) -> Result<(), GateError> {
-        match &mut self.gate {
-            Some(gate) => gate.shut()?,
-            None => {}
+        if let Some(gate) = &mut self.gate {
+            gate.shut()?;
         }
         self.held.clear();
         Ok(())

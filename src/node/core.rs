@@ -68,7 +68,7 @@ impl Core {
                     Ok(Reply::NotLeader(next)) => hint = next.filter(|next| *next != leader),
                     Ok(Reply::Failed(why)) | Err(why) => trouble = why,
                     Ok(Reply::Noted | Reply::AuthorityKey(_)) => {
-                        trouble = "the leader answered something else".to_owned()
+                        trouble = "the leader answered something else".to_owned();
                     }
                 },
                 None => "there is no leader".clone_into(&mut trouble),
