@@ -191,7 +191,10 @@ async fn a_joined_node_is_a_member_that_the_mesh_hears() {
     let joined = join(&JoinString::parse(&invited.encode()).unwrap(), &joiner).await.unwrap();
     assert_eq!(joined.record.id, NodeId(2));
     assert!(joined.copied_cluster_file);
-    assert_eq!(std::fs::read_to_string(joiner.cluster_file.as_ref().unwrap()).unwrap(), scene.office.facts.cluster_toml);
+    assert_eq!(
+        std::fs::read_to_string(joiner.cluster_file.as_ref().unwrap()).unwrap(),
+        scene.office.facts.cluster_toml
+    );
     let identity = Identity::load(&joiner.data_dir).unwrap();
     assert_eq!(identity.record, joined.record);
     assert!(identity.authority.is_none(), "the CA key stays on voters");
