@@ -124,7 +124,11 @@ impl Grantor {
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         match event {
             Event::Applied(state, membership) => {
-                if self.membership.halves != membership.halves {
+                // Another leader's changes may be applied several at once and end where they began: any entry counts. Our
+                // own are applied one by one, and one that changes learners only delays nothing (V6).
+                let other = self.membership.index != membership.index && self.leadership != Some(membership.by);
+                let changed = other || self.membership.halves != membership.halves;
+                if changed {
                     self.voters_since = now;
                 }
                 (self.state, self.membership) = (state, membership);
@@ -314,3 +318,6 @@ impl Grantor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,7 +66,8 @@ pub enum Event {
     ClaimFailed(GroupName, Token),
     /// The gate is shut for the group, and the kernel has said so.
     Unclaimed(GroupName, Token),
-    /// The gate could not be shut for a group: the lease is left to its deadline.
+    /// What must not fail did: the gate could not be shut for a group, or the record not be replaced. The rest of that list
+    /// of actions is void, and the lease is left to its deadline, which shuts the gate.
     Stuck,
     /// The whole gate is shut, and the kernel has said so.
     Shut,
@@ -76,7 +77,8 @@ pub enum Event {
     Stop,
 }
 
-/// What a holder orders. Performed in order; a failed one stops the list and comes back as an event.
+/// What a holder orders. Performed in order, over all lists. A failed [`Action::Record`] or [`Action::Unclaim`] voids the
+/// rest of its list and comes back as [`Event::Stuck`]; a failed [`Action::Claim`] undoes itself and voids nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send this to each of these voters.
@@ -117,6 +119,8 @@ enum Phase {
     /// No session; `Open` is on its way, or waits for the registration.
     Opening {
         proposed: Option<Moment>,
+        /// How long this one is waited for; twice as long each time, or a slow commit would never be the latest.
+        patience: Duration,
     },
     /// `Promises` has the deadline.
     Live {
@@ -161,7 +165,7 @@ impl Holder {
         Self {
             me,
             terms,
-            phase: Phase::Opening { proposed: None },
+            phase: Phase::Opening { proposed: None, patience: PATIENCE },
             attempt: 0,
             stopping: false,
             promises: Promises::default(),
@@ -220,7 +224,7 @@ impl Holder {
             Event::Shut => {
                 if let Phase::Shutting { .. } = self.phase {
                     self.claims.all_unclaimed();
-                    self.phase = Phase::Opening { proposed: None };
+                    self.phase = Phase::Opening { proposed: None, patience: PATIENCE };
                 }
             }
             Event::Move(group, token, to) => self.claims.hand_to(&group, token, to),
@@ -282,16 +286,18 @@ impl Holder {
             Phase::Shutting { asked } => {
                 if now.since(asked) >= PATIENCE {
                     self.phase = Phase::Shutting { asked: now };
-                    actions.push(Action::Shut);
+                    // The record too: what failed may have been its removal, and `Open` must find none (H1).
+                    actions.extend([Action::Record(None), Action::Shut]);
                 }
             }
-            Phase::Opening { proposed } => self.opening(now, proposed, actions),
+            Phase::Opening { proposed, patience } => self.opening(now, proposed, patience, actions),
             Phase::Closing { sid, proposed } => {
                 if !self.state.sessions.contains_key(&sid) {
                     self.phase = Phase::Stopped;
                     actions.push(Action::Stopped);
                 } else if now.since(proposed) >= PATIENCE {
                     self.phase = Phase::Closing { sid, proposed: now };
+                    actions.push(Action::Record(None));
                     actions.push(Action::Propose(Command::Close { sid, grants: Vec::new() }));
                 }
             }
@@ -299,14 +305,17 @@ impl Holder {
         }
     }
 
-    fn opening(&mut self, now: Moment, proposed: Option<Moment>, actions: &mut Vec<Action>) {
+    fn opening(&mut self, now: Moment, proposed: Option<Moment>, patience: Duration, actions: &mut Vec<Action>) {
         if self.stopping {
             self.phase = Phase::Stopped;
             actions.push(Action::Stopped);
             return;
         }
+        // Only the latest Open counts, and only since the gate was shut: the session that died may still be in the state,
+        // and an earlier Open that comes late is superseded by the one still on its way.
         let ours = self.state.sessions.iter().find(|(_, session)| {
-            session.node == self.me.node
+            proposed.is_some()
+                && session.node == self.me.node
                 && session.incarnation == self.me.incarnation
                 && session.attempt == self.attempt
                 && session.fenced.is_none()
@@ -318,9 +327,10 @@ impl Holder {
             self.promises = Promises::begin(now, now + self.terms.promise * 2);
             self.claims = Claims::new(sid);
             self.live(now, sid, actions);
-        } else if self.registered() && proposed.is_none_or(|at| now.since(at) >= PATIENCE) {
+        } else if self.registered() && proposed.is_none_or(|at| now.since(at) >= patience) {
             self.attempt += 1;
-            self.phase = Phase::Opening { proposed: Some(now) };
+            let patience = if proposed.is_some() { (patience * 2).min(PATIENCE * 8) } else { patience };
+            self.phase = Phase::Opening { proposed: Some(now), patience };
             actions.push(Action::Propose(Command::Open {
                 node: self.me.node,
                 incarnation: self.me.incarnation,
@@ -409,3 +419,6 @@ impl Wish {
         self.not_before = Some(now + pause);
     }
 }
+
+#[cfg(test)]
+mod tests;

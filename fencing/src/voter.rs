@@ -193,3 +193,6 @@ impl Voter {
         Some(Ack { sid: renew.sid, seq: renew.seq, process: renew.process, membership })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -375,3 +375,6 @@ impl State {
         self.groups.retain(|_, group| group.holder.is_some() || !group.candidates.is_empty());
     }
 }
+
+#[cfg(test)]
+mod tests;

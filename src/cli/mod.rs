@@ -3,6 +3,7 @@
 pub mod demo;
 
 mod client;
+mod log;
 mod sink;
 mod status;
 
@@ -103,6 +104,14 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Show what the Raft log on this node's disk says, while its daemon is stopped.
+    Log {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at configuration files.
     Config {
         #[command(subcommand)]
@@ -160,6 +169,7 @@ pub fn main() -> ExitCode {
         Task::Join { joinstring, file } => join_cluster(&joinstring, &file.config),
         Task::Run { file } => run(&file.config),
         Task::Status { door, json } => socket(&door).and_then(|socket| status::show(&Client::new(socket), json)),
+        Task::Log { file, json } => log::show(&file.config, json),
         Task::Config { what: ConfigTask::Check { file } } => check(&file),
         Task::Demo(options) => {
             return demo::run(&options).unwrap_or_else(|error| {

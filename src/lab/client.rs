@@ -167,14 +167,20 @@ impl Client {
         &self.name
     }
 
-    /// The longest time in `[from, to]` without an answer.
+    /// Every time in `[from, to]` without an answer, as far as it lies inside.
     #[must_use]
-    pub fn outage(&self, from: Instant, to: Instant) -> Duration {
+    pub fn outages(&self, from: Instant, to: Instant) -> Vec<(Instant, Instant)> {
         let heard = lock(&self.heard);
         let running = (heard.last, to.max(heard.last));
         let all = heard.outages.iter().chain(std::iter::once(&running));
-        let inside = all.map(|(start, end)| (*end).min(to).saturating_duration_since((*start).max(from)));
-        inside.filter(|outage| *outage > SILENCE).max().unwrap_or(Duration::ZERO)
+        let inside = all.map(|(start, end)| ((*start).max(from), (*end).min(to)));
+        inside.filter(|(start, end)| end.saturating_duration_since(*start) > SILENCE).collect()
+    }
+
+    /// The longest of the [`Client::outages`].
+    #[must_use]
+    pub fn outage(&self, from: Instant, to: Instant) -> Duration {
+        self.outages(from, to).into_iter().map(|(start, end)| end - start).max().unwrap_or_default()
     }
 
     /// Its own worst lateness in `[from, to]`, as [`super::observer::Observer::lateness`].

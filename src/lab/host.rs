@@ -202,7 +202,8 @@ impl Host {
     /// Runs a program on this host to its end.
     ///
     /// # Errors
-    /// It cannot be started, runs longer than `timeout` (then it is killed), or fails: then with what it said on stderr.
+    /// It cannot be started, runs longer than `timeout` (then it is killed), or fails: then with what it said on
+    /// stderr.
     pub fn output<S: AsRef<OsStr>>(&self, program: &Path, args: &[S], timeout: Duration) -> Result<String> {
         let args: Vec<OsString> = args.iter().map(|arg| arg.as_ref().to_owned()).collect();
         let child = self.spawn(program, &args, &[], Stdio::piped(), Stdio::piped())?;

@@ -1,8 +1,9 @@
 //! The laboratory: a LAN, a mesh network and the machines on them, on one Linux machine and without touching it.
 //!
 //! Hosts are network namespaces ([`host`]) on Ethernet switches in user space ([`switch`]) whose faults are exact and
-//! counted. An observer in the LAN's switch ([`observer`]) and clients with real kernels ([`client`]) judge what they see on the
-//! wire; no log of the system under test counts. `hamesh demo`, `tests/faults` and `tests/interop` are built from it.
+//! counted. An observer in the LAN's switch ([`observer`]) and clients with real kernels ([`client`]) judge what
+//! they see on the wire; no log of the system under test counts. `hamesh demo`, `tests/faults` and `tests/interop`
+//! are built from it.
 
 pub mod client;
 pub mod cluster;

@@ -1,8 +1,9 @@
 //! The judge on the wire: who answers for the VIP, and when.
 //!
-//! It sits in the LAN switch and asks every port for the VIP every [`TICK`], past every cut, so each side of a partition is
-//! seen. It goes by the *port* an answer comes from, not by its MAC. Each probe's sender MAC carries its number and its
-//! sender address is 0.0.0.0 (an RFC 5227 probe), so an answer names the probe it answers and no host learns anything.
+//! It sits in the LAN switch and asks every port for the VIP every [`TICK`], past every cut, so each side of a
+//! partition is seen. It goes by the *port* an answer comes from, not by its MAC. Each probe's sender MAC carries
+//! its number and its sender address is 0.0.0.0 (an RFC 5227 probe), so an answer names the probe it answers and no
+//! host learns anything.
 
 use super::frame::{Arp, BROADCAST, Mac, VrrpHeader};
 use super::lock;
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 /// How often every port is asked.
 pub const TICK: Duration = Duration::from_millis(2);
 
-/// Answers of one host at most this far apart are one interval of ownership: a few lost frames do not split it, and no host
-/// gives a VIP up and gets it back so fast.
+/// Answers of one host at most this far apart are one interval of ownership: a few lost frames do not split it, and
+/// no host gives a VIP up and gets it back so fast.
 const MERGE: Duration = Duration::from_millis(20);
 
 /// Two probes without any answer are within the resolution, more is a gap.
@@ -24,6 +25,9 @@ const GAP: Duration = Duration::from_millis(6);
 
 /// A tick this late makes a measurement noisy: the machine, not the system under test, was away.
 pub const NOISE: Duration = Duration::from_millis(30);
+
+/// An advertisement and an answer of one claim are at most this far apart, on a busy machine too.
+const CLOSE: Duration = Duration::from_millis(100);
 
 const MARK: [u8; 2] = [0x02, 0x6f];
 
@@ -212,14 +216,20 @@ impl Observer {
         overlap(&spans, from, to)
     }
 
-    /// The longest time in `[from, to]` that nobody answered, counted between arrivals of answers.
+    /// Every time in `[from, to]` that nobody answered, counted between arrivals of answers.
     #[must_use]
-    pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
+    pub fn gaps(&self, from: Instant, to: Instant) -> Vec<(Instant, Instant)> {
         let record = lock(&self.0);
         let running = (record.last_answer, to.max(record.last_answer));
         let gaps = record.gaps.iter().chain(std::iter::once(&running));
-        let inside = gaps.map(|(start, end)| (*end).min(to).saturating_duration_since((*start).max(from)));
-        inside.filter(|gap| *gap > GAP).max().unwrap_or(Duration::ZERO)
+        let inside = gaps.map(|(start, end)| ((*start).max(from), (*end).min(to)));
+        inside.filter(|(start, end)| end.saturating_duration_since(*start) > GAP).collect()
+    }
+
+    /// The longest of the [`Observer::gaps`].
+    #[must_use]
+    pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
+        self.gaps(from, to).into_iter().map(|(start, end)| end - start).max().unwrap_or_default()
     }
 
     /// When the VIP was first answered at or after `from`, by whom.
@@ -234,6 +244,18 @@ impl Observer {
     #[must_use]
     pub fn adverts(&self, from: Instant, to: Instant) -> Vec<Advert> {
         lock(&self.0).adverts.iter().filter(|advert| advert.at >= from && advert.at <= to).cloned().collect()
+    }
+
+    /// The advertisements of `[from, to]` that claim the VIP (priority above 0) for a host that did not answer for it.
+    #[must_use]
+    pub fn false_claims(&self, from: Instant, to: Instant) -> Vec<Advert> {
+        let record = lock(&self.0);
+        let answered = |advert: &Advert| {
+            let near = |span: &&Owned| span.from <= advert.at + CLOSE && advert.at <= span.to + CLOSE;
+            record.owned.iter().filter(near).any(|span| record.hosts[span.host] == advert.host)
+        };
+        let inside = record.adverts.iter().filter(|advert| advert.at >= from && advert.at <= to);
+        inside.filter(|advert| advert.header.priority > 0 && !answered(advert)).cloned().collect()
     }
 
     /// Who announced the VIP (gratuitous ARP) in `[from, to]`.

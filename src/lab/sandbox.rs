@@ -22,7 +22,8 @@ const MAIN: &str = "main";
 /// Call it first in `main`: making a user namespace needs a process with one thread.
 ///
 /// # Errors
-/// Namespaces are not permitted (not root, and unprivileged user namespaces are off), or the program cannot be started again.
+/// Namespaces are not permitted (not root, and unprivileged user namespaces are off), or the program cannot be
+/// started again.
 pub fn enter() -> Result<Option<ExitCode>> {
     match std::env::var(STAGE).as_deref() {
         Ok(MAIN) => Ok(None),
@@ -61,8 +62,9 @@ fn code(status: ExitStatus) -> ExitCode {
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Process 1. It dies with its parent (so Ctrl-C needs no handler: the parent has none and ends), makes the mounts its own, shows
-/// the new PID namespace in /proc, and then buries orphans: a daemon refuses to start while its killed forerunner is a zombie.
+/// Process 1. It dies with its parent (so Ctrl-C needs no handler: the parent has none and ends), makes the mounts
+/// its own, shows the new PID namespace in /proc, and then buries orphans: a daemon refuses to start while its
+/// killed forerunner is a zombie.
 fn init() -> Result<ExitCode> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .context("PR_SET_PDEATHSIG")?;

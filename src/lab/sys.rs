@@ -80,7 +80,8 @@ pub fn finish_frames(interface: &str) -> io::Result<()> {
             *to = libc::c_char::from_ne_bytes([from]);
         }
         request.ifr_ifru.ifru_data = (&raw mut value).cast();
-        // SAFETY: the request and the value it points to live through the call, with the layouts of the kernel's headers.
+        // SAFETY: the request and the value it points to live through the call, with the layouts of the kernel's
+        // headers.
         if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -88,8 +89,8 @@ pub fn finish_frames(interface: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for SCHED_FIFO for the calling thread. Without the privilege it keeps its priority, and its measured lateness says what
-/// that costs.
+/// Asks for SCHED_FIFO for the calling thread. Without the privilege it keeps its priority, and its measured
+/// lateness says what that costs.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_NICE in the first user namespace.

@@ -17,6 +17,7 @@ use hamesh_fencing::gate::{Gate, GateError};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, GroupName, Token};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,8 +181,11 @@ impl Hands {
     pub(crate) fn advert(&self, served: &Served, priority: u8) {
         let Some(source) = served.link.address else { return };
         let payload = served.format.encode(priority, source, crate::vrrp::GROUP);
-        if let Err(error) = served.vrrp.send(source, crate::vrrp::GROUP, &payload) {
-            tracing::warn!(group = %served.name, %error, "advert not sent");
+        match served.vrrp.send(source, crate::vrrp::GROUP, &payload) {
+            Ok(()) => {}
+            // The gate: the lease is over and the holder will hear of it.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => tracing::debug!(group = %served.name, "gated"),
+            Err(error) => tracing::warn!(group = %served.name, %error, "advert not sent"),
         }
     }
 
@@ -190,8 +194,11 @@ impl Hands {
         let Some(mac) = served.link.mac else { return };
         for _ in 0..ANNOUNCEMENTS {
             for (address, _) in &served.config.addresses {
-                if let Err(error) = served.arp.send(&arp::gratuitous(mac, *address)) {
-                    tracing::warn!(group = %served.name, %address, %error, "gratuitous ARP not sent");
+                match served.arp.send(&arp::gratuitous(mac, *address)) {
+                    Ok(()) => {}
+                    // A packet socket hears of a shut gate in this way.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return,
+                    Err(error) => tracing::warn!(group = %served.name, %address, %error, "gratuitous ARP not sent"),
                 }
             }
         }

@@ -22,3 +22,4 @@ mod status;
 pub(crate) use core::Core;
 pub use daemon::{mark_founding, run};
 pub use status::Picture;
+pub(crate) use status::number;

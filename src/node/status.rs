@@ -114,7 +114,7 @@ pub struct CandidatePicture {
 }
 
 /// A token as one number: the log index, with the lineage above it from the second lineage on.
-fn number(token: Token) -> u64 {
+pub(crate) fn number(token: Token) -> u64 {
     u64::from(token.lineage.saturating_sub(1)) * 1_000_000_000_000 + token.index
 }
 

@@ -41,8 +41,12 @@ pub enum Action {
 pub struct Ear {
     patience: Duration,
     holder: Option<Ipv4Addr>,
+    /// When the holder was heard last, or became the holder.
     holder_heard: Moment,
     other_heard: Option<Moment>,
+    /// What is said until there is something to say of a new holder: a MASTER that yielded because it was not heard must
+    /// not take the group back before it has heard its successor.
+    concluded: Hearing,
     probing_since: Option<Moment>,
     probed: Option<Moment>,
 }
@@ -55,6 +59,7 @@ impl Ear {
             holder: None,
             holder_heard: now,
             other_heard: None,
+            concluded: Hearing::Nobody,
             probing_since: None,
             probed: None,
         }
@@ -63,8 +68,9 @@ impl Ear {
     /// What happens now.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         match event {
-            Event::Advert | Event::Holding => self.holder_heard = now,
-            Event::Arp(sender) if Some(sender) == self.holder => self.holder_heard = now,
+            Event::Advert => self.heard(now),
+            Event::Arp(sender) if Some(sender) == self.holder => self.heard(now),
+            Event::Holding => (self.holder, self.holder_heard, self.concluded) = (None, now, Hearing::Nobody),
             Event::Arp(_) => self.other_heard = Some(now),
             Event::Tick(holder, others) => return self.tick(now, holder, others),
         }
@@ -76,10 +82,14 @@ impl Ear {
         let unanswered = self.probing_since.is_some_and(|since| now.since(since) >= PROBE_FOR);
         let others = self.other_heard.is_some_and(|at| now.since(at) < PROBE_FOR);
         match (unanswered, others) {
-            (false, _) => Hearing::Holder,
+            (false, _) => self.concluded,
             (true, true) => Hearing::OnlyOthers,
             (true, false) => Hearing::Nobody,
         }
+    }
+
+    fn heard(&mut self, now: Moment) {
+        (self.holder_heard, self.concluded, self.probing_since) = (now, Hearing::Holder, None);
     }
 
     fn tick(&mut self, now: Moment, holder: Option<Ipv4Addr>, others: Vec<Ipv4Addr>) -> Vec<Action> {
@@ -92,6 +102,7 @@ impl Ear {
             return Vec::new();
         }
         self.probing_since.get_or_insert(now);
+        self.concluded = self.hearing(now);
         if self.probed.is_some_and(|at| now.since(at) < PROBE_EVERY) {
             return Vec::new();
         }
@@ -140,6 +151,18 @@ mod tests {
             ear.handle(at(ms), Event::Arp(THIRD));
         }
         assert_eq!(ear.hearing(at(3000)), Hearing::OnlyOthers);
+    }
+
+    #[test]
+    fn a_master_that_yielded_hears_its_successor_only_when_it_does() {
+        let mut ear = ear();
+        ear.handle(at(0), Event::Holding);
+        for ms in (50..5000).step_by(50) {
+            tick(&mut ear, ms);
+            assert_ne!(ear.hearing(at(ms)), Hearing::Holder, "at {ms} ms");
+        }
+        ear.handle(at(5000), Event::Advert);
+        assert_eq!(ear.hearing(at(5000)), Hearing::Holder);
     }
 
     #[test]

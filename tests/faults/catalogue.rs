@@ -1,6 +1,6 @@
 //! The faults. Each makes its fault, proves that it bit, and heals it.
 
-use crate::bench::{Bench, Seen};
+use crate::bench::{BLINK, Bench, Measure, Seen};
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{WITNESS, cluster_toml};
 use hamesh::lab::frame::Kind;
@@ -42,15 +42,17 @@ pub const CATALOGUE: [Fault; 18] = [
 
 /// No packet lost, as far as client and observer can tell.
 const NOTHING: Duration = Duration::from_millis(20);
-/// L3, as the issue puts it.
-const PLANNED: Duration = Duration::from_millis(50);
 /// L1 of the default profile: max(L, 2 x election) + 0.5 s.
 const CRASH: Duration = Duration::from_millis(1500);
 /// 2 L + 1 s.
 const PARTITION: Duration = Duration::from_secs(3);
 
-fn seen(from: Instant, bound: Duration, bite: String) -> Seen {
-    Seen { from, to: Instant::now(), bound, healed: None, bite, blind: None }
+fn seen(from: Instant, measure: Measure, bound: Duration, bite: String) -> Seen {
+    Seen { from, to: Instant::now(), measure, bound, healed: None, bite, blind: None }
+}
+
+fn healed(from: Instant, healed: Instant, measure: Measure, bound: Duration, bite: String) -> Seen {
+    Seen { from, to: healed, measure, bound, healed: Some(healed), bite, blind: None }
 }
 
 fn sigterm(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -59,7 +61,7 @@ fn sigterm(bench: &mut Bench, _: u32) -> Result<Seen> {
     bench.cluster.stop(holder)?;
     bench.wait_takeover(from, holder, Duration::from_secs(10))?;
     sleep(Duration::from_secs(1));
-    Ok(seen(from, PLANNED, "ended with code 0".to_owned()))
+    Ok(seen(from, Measure::Gap, BLINK, "ended with code 0".to_owned()))
 }
 
 fn kill(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -68,7 +70,7 @@ fn kill(bench: &mut Bench, _: u32) -> Result<Seen> {
     bench.cluster.kill(holder)?;
     bench.wait_takeover(from, holder, Duration::from_secs(10))?;
     sleep(Duration::from_secs(2));
-    Ok(seen(from, CRASH, "killed".to_owned()))
+    Ok(seen(from, Measure::Again, CRASH, "killed".to_owned()))
 }
 
 fn kill_restart(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -78,7 +80,7 @@ fn kill_restart(bench: &mut Bench, _: u32) -> Result<Seen> {
     bench.cluster.start(holder, &[])?;
     let down = from.elapsed();
     sleep(Duration::from_secs(4));
-    Ok(seen(from, NOTHING, format!("started again {} ms after the kill", down.as_millis())))
+    Ok(seen(from, Measure::Gap, NOTHING, format!("started again {} ms after the kill", down.as_millis())))
 }
 
 /// Where a daemon can be told to kill itself: before, between and after the steps, and around the may-act record.
@@ -94,7 +96,7 @@ fn killed_in_claim(bench: &mut Bench, number: u32) -> Result<Seen> {
     bench.cluster.start(holder, &[("HAMESH_KILL_POINT", point.clone())])?;
     let bite = died(bench, holder, &point)?;
     sleep(Duration::from_secs(3));
-    Ok(seen(from, CRASH, bite))
+    Ok(seen(from, Measure::Gap, CRASH, bite))
 }
 
 fn killed_in_release(bench: &mut Bench, number: u32) -> Result<Seen> {
@@ -108,7 +110,7 @@ fn killed_in_release(bench: &mut Bench, number: u32) -> Result<Seen> {
     bench.cluster.process(holder)?.signal(Signal::SIGTERM)?;
     let bite = died(bench, holder, &point)?;
     sleep(Duration::from_secs(3));
-    Ok(seen(from, CRASH, bite))
+    Ok(seen(from, Measure::Again, CRASH, bite))
 }
 
 /// The runs go through all points; the seed says where they begin.
@@ -142,10 +144,9 @@ fn frozen(bench: &mut Bench, prepare: impl FnOnce(&Bench, usize)) -> Result<Seen
     sleep(lasting);
     let state = bench.cluster.process(holder)?.state();
     ensure!(state == Some('T'), "in state {state:?} at the end, not stopped");
-    let healed = Instant::now();
+    let thawed = Instant::now();
     bench.cluster.thaw(holder)?;
-    let bite = format!("stopped for {lasting:?}");
-    Ok(Seen { from, to: healed, bound: CRASH, healed: Some(healed), bite, blind: None })
+    Ok(healed(from, thawed, Measure::Again, CRASH, format!("stopped for {lasting:?}")))
 }
 
 fn lan_cut(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -201,9 +202,8 @@ fn cut(bench: &mut Bench, bound: Duration, make: impl FnOnce(&Bench) -> Cut) -> 
     let dropped = cut.dropped();
     ensure!(dropped > 0, "the cut took no frame");
     drop(cut);
-    let healed = Instant::now();
-    let bite = format!("{dropped} frames cut");
-    Ok(Seen { from, to: healed, bound, healed: Some(healed), bite, blind: None })
+    let measure = if bound == NOTHING { Measure::Gap } else { Measure::Again };
+    Ok(healed(from, Instant::now(), measure, bound, format!("{dropped} frames cut")))
 }
 
 fn loss(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -215,9 +215,7 @@ fn loss(bench: &mut Bench, _: u32) -> Result<Seen> {
     let dropped = loss.dropped();
     ensure!(dropped > 0, "no frame was lost");
     drop(loss);
-    let healed = Instant::now();
-    let bite = format!("{dropped} frames lost");
-    Ok(Seen { from, to: healed, bound: PARTITION, healed: Some(healed), bite, blind: None })
+    Ok(healed(from, Instant::now(), Measure::Gap, PARTITION, format!("{dropped} frames lost")))
 }
 
 fn leader_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -229,7 +227,7 @@ fn leader_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
     let new = bench.leader().context("3 s after the leader's end")?;
     ensure!(new != leader, "the killed node is still called the leader");
     let names = format!("{} killed, {} leads", bench.cluster.name(leader), bench.cluster.name(new));
-    Ok(seen(from, bound, names))
+    Ok(seen(from, if bound == NOTHING { Measure::Gap } else { Measure::Again }, bound, names))
 }
 
 fn leader_and_holder_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -251,7 +249,7 @@ fn leader_and_holder_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
     }
     sleep(PARTITION);
     let names = format!("{} and {} killed", bench.cluster.name(leader), bench.cluster.name(holder));
-    Ok(seen(from, bound, names))
+    Ok(seen(from, Measure::Again, bound, names))
 }
 
 fn all_killed(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -267,7 +265,7 @@ fn all_killed(bench: &mut Bench, _: u32) -> Result<Seen> {
     }
     sleep(Duration::from_secs(8));
     // Start, election, a fence and the ages of the sessions of before.
-    Ok(seen(from, Duration::from_secs(8), "all nodes killed, the VIP went dark".to_owned()))
+    Ok(seen(from, Measure::Again, Duration::from_secs(8), "all nodes killed, the VIP went dark".to_owned()))
 }
 
 /// Adds an address to the group, or removes it again, on one node after the other; the holder comes last.
@@ -288,5 +286,5 @@ fn edited(bench: &mut Bench, _: u32) -> Result<Seen> {
         bench.cluster.wait_whole(node, Duration::from_secs(20))?;
     }
     sleep(Duration::from_secs(2));
-    Ok(seen(from, PARTITION, "edited and restarted node by node".to_owned()))
+    Ok(seen(from, Measure::Gap, PARTITION, "edited and restarted node by node".to_owned()))
 }

@@ -1,5 +1,5 @@
-//! The control: without its gate a frozen holder must be seen to answer beside its successor. A judge that cannot see two owners
-//! proves nothing.
+//! The control: without its gate a frozen holder must be seen to answer beside its successor. A judge that cannot
+//! see two owners proves nothing.
 
 use crate::bench::Bench;
 use anyhow::{Context, Result};

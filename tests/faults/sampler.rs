@@ -25,6 +25,9 @@ struct Book {
     session_of: HashMap<u64, u64>,
     /// Largest token that a node said it acts with, and when that answer was in hand.
     acted: Option<(u64, Instant)>,
+    /// The smaller token a node's last answer acted with. Just woken from SIGSTOP it may say once what was true
+    /// before; twice is a claim.
+    suspect: HashMap<String, u64>,
     /// Largest token each node has named since it last was out of reach: one that starts again replays its log.
     named: HashMap<String, u64>,
 }
@@ -97,12 +100,16 @@ impl Book {
         if vip.state == "MASTER" && vip.holder.as_deref() == Some(node) {
             match self.acted {
                 Some((largest, at)) if token < largest && asked > at => {
-                    self.violation(format!("{node} acts with token {token} after {largest} was acted with"));
+                    if self.suspect.insert(node.to_owned(), token) == Some(token) {
+                        self.violation(format!("{node} acts with token {token} after {largest} was acted with"));
+                    }
+                    return;
                 }
                 Some((largest, _)) if token <= largest => {}
                 Some(_) | None => self.acted = Some((token, Instant::now())),
             }
         }
+        self.suspect.remove(node);
     }
 
     fn violation(&mut self, what: String) {

@@ -1,7 +1,7 @@
 //! hamesh beside a real keepalived on one LAN: `interop [--short]`.
 //!
-//! In VRRPv2 without and with a password and in VRRPv3: each side backs up the other, priorities decide, nothing flaps, and when a
-//! higher priority preempts, both answer for at most one advertisement interval.
+//! In VRRPv2 without and with a password and in VRRPv3: each side backs up the other, priorities decide, nothing
+//! flaps, and when a higher priority preempts, both answer for at most one advertisement interval.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;

@@ -53,8 +53,13 @@ impl Kernel {
         socket.set_non_blocking(true)?;
         // Answers without a copy of the question, so that the receive queue never overflows.
         socket.set_cap_ack(true)?;
-        sockopt::set_socket_send_buffer_size_force(&socket, BUFFER)?;
-        sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)?;
+        // Past the machine's limit, where we may: in a user namespace we may not, and the limit is enough for a few VIPs.
+        if sockopt::set_socket_send_buffer_size_force(&socket, BUFFER).is_err() {
+            sockopt::set_socket_send_buffer_size(&socket, BUFFER)?;
+        }
+        if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
+            sockopt::set_socket_recv_buffer_size(&socket, BUFFER)?;
+        }
         Ok(Self { socket, sequence: 0 })
     }
 

@@ -184,7 +184,8 @@ impl Claims {
         }
     }
 
-    /// The pair leaves the record before the Release is sent; the Release is repeated until it is applied.
+    /// The pair leaves the record before the Release is sent, each time: an earlier write may have failed. The Release is
+    /// repeated until it is applied.
     fn release(&mut self, now: Moment, actions: &mut Vec<Action>, record: &MayAct) {
         for (group, claim) in &mut self.groups {
             let due = claim.proposed.is_none_or(|at| now.since(at) >= super::PATIENCE);
@@ -193,9 +194,8 @@ impl Claims {
             }
             claim.proposed = Some(now);
             self.released.insert(claim.token);
-            if self.pairs.remove(&(group.clone(), claim.token)) {
-                actions.push(Action::Record(Some(MayAct { pairs: self.pairs.clone(), ..record.clone() })));
-            }
+            self.pairs.remove(&(group.clone(), claim.token));
+            actions.push(Action::Record(Some(MayAct { pairs: self.pairs.clone(), ..record.clone() })));
             let (group, token, to) = (group.clone(), claim.token, claim.to);
             actions.push(Action::Propose(Command::Release { group, token, to }));
         }

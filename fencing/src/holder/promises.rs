@@ -43,7 +43,7 @@ impl Promises {
         self.deadline.or(self.newborn_until).is_none_or(|end| now.reached(end))
     }
 
-    /// No more renewals: the session is left to its deadline.
+    /// No more renewals, and acks on their way count no more: the session is left to its deadline.
     pub(super) fn give_up(&mut self) {
         self.given_up = true;
     }
@@ -75,6 +75,9 @@ impl Promises {
         self.in_flight.retain(|_, sent| !now.reached(sent.t0 + terms.ttl));
         if ack.membership.index >= self.last_heard.index {
             self.last_heard = ack.membership.clone();
+        }
+        if self.given_up {
+            return None;
         }
         let sent = self.in_flight.get_mut(&ack.seq)?;
         let acked = match sent.acks.iter_mut().find(|(membership, _)| *membership == ack.membership) {

@@ -8,6 +8,7 @@
 mod writer;
 
 use crate::entry::{Ballot, Noted, Position, Snapshot};
+use crate::state::State;
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
@@ -160,6 +161,17 @@ impl Store {
     /// Writes what is queued, closes the file and gives it free for another process.
     pub async fn close(&self) {
         self.inner.writer.close().await;
+    }
+
+    /// What this disk knows to be committed: the state of its last snapshot, and the entries after it. For looking at
+    /// the disk of a stopped node.
+    pub fn history(&self) -> (Arc<State>, Vec<Noted>) {
+        let (state, first) = match self.snapshot() {
+            Some(snapshot) => (snapshot.state.clone(), snapshot.last.map_or(0, |last| last.index + 1)),
+            None => (Arc::default(), 0),
+        };
+        let entries = self.committed().map_or_else(Vec::new, |committed| self.entries(first..=committed.index));
+        (state, entries)
     }
 
     /// The last position that left the log, and the last one that is in it or left it.

@@ -1,7 +1,8 @@
 //! `hamesh demo`: every fault of a small cluster, shown on this machine within two minutes.
 //!
-//! It builds a LAN with three directors, two clients and, if keepalived is installed, a legacy peer, and a mesh network with a witness,
-//! all in namespaces of its own; forms the cluster as a person would; and lets an observer on the wire judge.
+//! It builds a LAN with three directors, two clients and, if keepalived is installed, a legacy peer, and a mesh
+//! network with a witness, all in namespaces of its own; forms the cluster as a person would; and lets an observer
+//! on the wire judge.
 
 mod fleet;
 mod story;

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a fault may keep everybody from the VIP, and the cluster from being well again, before the story gives up on it.
+/// How long a fault may keep everybody from the VIP, and the cluster from being well again, before the story gives
+/// up on it.
 const TAKEOVER: Duration = Duration::from_secs(10);
 const RECOVERY: Duration = Duration::from_secs(12);
 
@@ -124,29 +125,39 @@ impl Act<'_> {
     fn lan_partition(&mut self) -> Result<()> {
         let holder = self.holder()?;
         let near = [self.scene.directors[holder].lan, self.scene.clients[0].1];
-        let line = format!("the LAN splits for 7 s: {} and client1 on one side", self.name(holder));
+        let line = format!("the LAN splits for 6 s: {} and client1 on one side", self.name(holder));
         self.chapter("LAN partition", &line, false, |act| {
             let far = act.scene.lan_without(holder, &near);
-            act.split(act.scene.lan.cut(&near, &far, Kind::Any), holder)
+            let cut = act.scene.lan.cut(&near, &far, Kind::Any);
+            act.split(cut, holder)
         })
     }
 
     fn mesh_partition(&mut self) -> Result<()> {
         let holder = self.holder()?;
-        let line = format!("{}, the holder, loses the mesh network for 5 s", self.name(holder));
+        let line = format!("{}, the holder, loses the mesh network for 6 s", self.name(holder));
         self.chapter("mesh partition", &line, false, |act| {
             let others: Vec<Port> = act.scene.mesh_without(holder);
-            act.split(act.scene.mesh.cut(&[act.scene.mesh_port(holder)], &others, Kind::Any), holder)
+            let cut = act.scene.mesh.cut(&[act.scene.mesh_port(holder)], &others, Kind::Any);
+            act.split(cut, holder)
         })
     }
 
-    /// Keeps a partition up until somebody else answers, 5 to 7 s in all.
-    fn split(&self, cut: Fault, holder: usize) -> Result<String> {
+    /// Keeps a partition up for 6 s, in which the VIP must come back to the side of client2 and stay there.
+    fn split(&mut self, cut: Fault, holder: usize) -> Result<String> {
         let at = Instant::now();
         let note = self.takeover_within(at, holder, Duration::from_secs(5));
         sleep(Duration::from_secs(6).saturating_sub(at.elapsed()));
         ensure!(cut.dropped() > 0, "the cut took no frame");
-        Ok(format!("{note}, {} frames cut", cut.dropped()))
+        let note = format!("{note}, {} frames cut", cut.dropped());
+        let end = Instant::now();
+        let late = at + Duration::from_secs(4);
+        let dark: Duration = self.scene.clients[1].0.outages(late, end).iter().map(|(from, to)| *to - *from).sum();
+        if dark <= Duration::from_millis(200) {
+            return Ok(note);
+        }
+        self.unrecovered += 1;
+        Ok(format!("{note}; client2 dark again for {} of the last 2 s", milliseconds(dark)))
     }
 
     fn leader_loss(&mut self) -> Result<()> {

@@ -1,0 +1,231 @@
+use super::*;
+use hamesh_raft::command::{Applicant, ClusterId, Definition, Family, GateId, InvitationId, Lineage, Role};
+use std::net::{Ipv4Addr, SocketAddr};
+
+const L: Duration = Duration::from_secs(1);
+const LG: Duration = Duration::from_millis(1013);
+const BY: Leadership = Leadership { term: 4, node: NodeId(1) };
+
+fn at(millis: u64) -> Moment {
+    let t = Duration::from_millis(10_000 + millis);
+    Moment::at(t, t)
+}
+
+fn voters(index: u64, ids: &[u64]) -> Membership {
+    Membership { by: BY, index, halves: vec![set(ids)], learners: BTreeSet::new() }
+}
+
+fn set(ids: &[u64]) -> BTreeSet<NodeId> {
+    ids.iter().copied().map(NodeId).collect()
+}
+
+fn known(silent: u64, acted: u64, bound: bool) -> Known {
+    let silent = Duration::from_millis(silent);
+    Known { silent, renewed: Some(silent), acted, bound }
+}
+
+/// Three directors with a session each that stand for web by priority 101 to 103; the first holds it.
+struct Bench {
+    grantor: Grantor,
+    state: State,
+    index: u64,
+    sids: Vec<Sid>,
+    own: BTreeMap<Sid, Known>,
+    now: Moment,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut bench = Self {
+            grantor: Grantor::new(at(0)),
+            state: State::default(),
+            index: 0,
+            sids: Vec::new(),
+            own: BTreeMap::new(),
+            now: at(0),
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let role = Role::Director;
+        for node in 1..=3 {
+            let applicant = Applicant { name: format!("lb{node}"), role, rack: String::new(), address, key: [0; 32] };
+            if node == 1 {
+                let lineage = Lineage { counter: 1, id: 1 };
+                bench.log(Command::Found { cluster: ClusterId(1), name: "c".to_owned(), lineage, founder: applicant });
+            } else {
+                let (id, expires_at) = (InvitationId(node), Duration::from_secs(9));
+                bench.log(Command::Invite { id, secret_hash: [0; 32], role, expires_at });
+                bench.log(Command::Join { invitation: id, applicant, at: Duration::ZERO });
+            }
+            let node = NodeId(node);
+            bench.log(Command::Register { node, incarnation: 1, rack: String::new(), address });
+            let gate = GateId(u128::from(node.0));
+            bench.log(Command::Open { node, incarnation: 1, attempt: 1, ttl: L, promise: LG, gate, shut: None });
+            bench.sids.push(Sid(bench.index));
+            bench.own.insert(Sid(bench.index), known(10, 99, false));
+        }
+        for (priority, sid) in (101..).zip(bench.sids.clone()) {
+            let definition =
+                Definition { family: Family::V4, vrid: 1, addresses: vec![Ipv4Addr::new(203, 0, 113, 1).into()] };
+            let group = "web".to_owned();
+            bench.log(Command::Candidate { sid, group, definition, priority, preempt: false });
+        }
+        bench.log(Command::Grant { group: "web".to_owned(), to: bench.sids[0] });
+        bench.applied(&voters(1, &[1, 2, 3]));
+        bench.grantor.handle(at(0), Event::Leads(Some(BY)));
+        bench.grantor.handle(at(0), Event::Replicating(set(&[1, 2, 3])));
+        bench
+    }
+
+    fn log(&mut self, command: Command) {
+        self.index += 1;
+        self.state.apply(self.index, BY, &command);
+    }
+
+    fn applied(&mut self, membership: &Membership) {
+        self.grantor.handle(self.now, Event::Applied(Arc::new(self.state.clone()), membership.clone()));
+    }
+
+    /// Ticks at `millis`, and lets these voters answer what they are asked about the first session.
+    fn tick(&mut self, millis: u64, answers: &[(u64, Known)]) -> Vec<Command> {
+        self.now = at(millis);
+        let mut actions = self.grantor.handle(self.now, Event::Tick(self.own.clone()));
+        let asks: Vec<Ask> = actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Ask(_, ask) if ask.sid == self.sids[0] => Some(ask.clone()),
+                Action::Ask(..) | Action::Propose(..) | Action::Move(..) => None,
+            })
+            .collect();
+        for Ask { sid, round } in asks {
+            for (node, known) in answers {
+                let tell = Tell { sid, round, known: *known };
+                actions.extend(self.grantor.handle(self.now, Event::Told(NodeId(*node), tell)));
+            }
+        }
+        let proposed = actions.into_iter().filter_map(|action| match action {
+            Action::Propose(by, command) => {
+                assert_eq!(by, BY);
+                Some(command)
+            }
+            Action::Ask(..) | Action::Move(..) => None,
+        });
+        proposed.collect()
+    }
+
+    fn fence(&mut self) {
+        self.log(Command::Fence { sid: self.sids[0] });
+        self.applied(&voters(1, &[1, 2, 3]));
+    }
+}
+
+#[test]
+fn only_the_silence_of_a_set_that_meets_every_quorum_fences() {
+    let mut bench = Bench::new();
+    let fence = Command::Fence { sid: bench.sids[0] };
+    let silent = known(1020, 99, false);
+    assert_eq!(bench.tick(2000, &[(2, silent), (3, silent)]), [], "the leader itself has heard it");
+    bench.own.insert(bench.sids[0], silent);
+    assert_eq!(bench.tick(2100, &[(1, silent)]), [], "the others may hear it: a broken link fences nobody");
+    assert_eq!(bench.tick(2200, &[(1, silent), (2, known(5, 99, false))]), []);
+    assert_eq!(bench.tick(2300, &[(1, silent), (3, silent)]), [fence]);
+}
+
+#[test]
+fn an_answer_long_ago_is_no_silence_now() {
+    let mut bench = Bench::new();
+    let silent = known(1020, 99, false);
+    bench.own.insert(bench.sids[0], silent);
+    assert_eq!(bench.tick(2000, &[(2, silent)]), []);
+    assert_eq!(bench.tick(2500, &[(3, silent)]), [], "L/4 old");
+}
+
+#[test]
+fn ages_count_only_from_the_bound_and_grow_from_when_they_were_told() {
+    let mut bench = Bench::new();
+    bench.fence();
+    assert_eq!(bench.tick(3000, &[(1, known(2000, 0, true)), (2, known(2000, 0, false))]), []);
+    assert_eq!(bench.tick(3100, &[(2, known(900, 0, true))]), []);
+    assert_eq!(bench.tick(3205, &[]), []);
+    let expires = bench.tick(3214, &[]);
+    let [Command::Expire { sid, by, grants }] = expires.as_slice() else { panic!("{expires:?}") };
+    assert_eq!((*sid, *by), (bench.sids[0], BY));
+    assert_eq!(*grants, [("web".to_owned(), bench.sids[2])], "the grantee is named: the best priority");
+}
+
+#[test]
+fn nothing_expires_within_lg_of_a_change_of_voters() {
+    let mut bench = Bench::new();
+    bench.fence();
+    let old = known(9000, 0, true);
+    bench.now = at(3000);
+    bench.applied(&voters(9, &[1, 2, 4]));
+    assert_eq!(bench.tick(3100, &[(1, old), (2, old)]), []);
+    assert_eq!(bench.tick(4012, &[(1, old), (2, old)]), []);
+    assert_eq!(bench.tick(4014, &[(1, old), (2, old)]).len(), 1);
+}
+
+#[test]
+fn another_leaders_changes_that_end_where_they_began_count_too() {
+    let mut bench = Bench::new();
+    bench.fence();
+    let old = known(9000, 0, true);
+    bench.now = at(3000);
+    bench.grantor.handle(at(3000), Event::Leads(None));
+    let by = Leadership { term: 3, node: NodeId(2) };
+    bench.applied(&Membership { by, ..voters(20, &[1, 2, 3]) });
+    bench.grantor.handle(at(3000), Event::Leads(Some(BY)));
+    assert_eq!(bench.tick(3100, &[(1, old), (2, old)]), []);
+    let mut bench = Bench::new();
+    bench.fence();
+    bench.now = at(3000);
+    bench.applied(&voters(20, &[1, 2, 3]));
+    assert_eq!(bench.tick(3100, &[(1, old), (2, old)]).len(), 1, "our own, of learners only, delays nothing (V6)");
+}
+
+#[test]
+fn what_an_earlier_leadership_measured_is_void() {
+    let mut bench = Bench::new();
+    bench.fence();
+    let old = known(9000, 0, true);
+    bench.tick(3000, &[(1, old)]);
+    bench.grantor.handle(at(3000), Event::Leads(None));
+    bench.grantor.handle(at(3000), Event::Leads(Some(BY)));
+    assert_eq!(bench.tick(3100, &[(2, old)]), []);
+}
+
+#[test]
+fn a_grantee_that_a_quorum_has_not_seen_acting_is_fenced() {
+    let mut bench = Bench::new();
+    let (token, fence) = (bench.index, Command::Fence { sid: bench.sids[0] });
+    let renews_only = known(10, token - 1, false);
+    bench.own.insert(bench.sids[0], renews_only);
+    assert_eq!(bench.tick(500, &[(1, renews_only), (2, renews_only)]), []);
+    assert_eq!(bench.tick(1100, &[(1, renews_only), (2, known(10, token, false))]), [], "one has seen it act");
+    assert_eq!(bench.tick(1200, &[(1, renews_only), (2, renews_only)]), [fence], "V3");
+}
+
+#[test]
+fn a_release_names_a_candidate_that_can_take_it() {
+    let mut bench = Bench::new();
+    bench.tick(100, &[]);
+    let [first, second, third] = bench.sids.clone()[..] else { panic!() };
+    let token = bench.state.holder("web").unwrap().token;
+    let release = |to| Command::Release { group: "web".to_owned(), token, to };
+    assert_eq!(bench.grantor.complete(release(None)), release(Some(third)));
+    assert_eq!(bench.grantor.complete(release(Some(second))), release(Some(second)));
+    bench.own.insert(third, known(500, 99, false));
+    bench.tick(200, &[]);
+    assert_eq!(bench.grantor.complete(release(None)), release(Some(second)), "the best has not renewed within 2R");
+    bench.grantor.handle(at(300), Event::Replicating(set(&[1, 3])));
+    assert_eq!(bench.grantor.complete(release(Some(second))), release(None), "nor is the other reached");
+    let close = bench.grantor.complete(Command::Close { sid: first, grants: Vec::new() });
+    assert_eq!(close, Command::Close { sid: first, grants: Vec::new() });
+}
+
+#[test]
+fn no_voters_change_while_a_session_is_fenced() {
+    let mut bench = Bench::new();
+    assert!(bench.grantor.may_change_voters());
+    bench.fence();
+    assert!(!bench.grantor.may_change_voters());
+}

@@ -1,0 +1,80 @@
+//! A machine's clocks, as functions of true time.
+
+use hamesh_fencing::clock::{DRIFT_PPM, Moment};
+use std::time::Duration;
+
+/// True time since the beginning of the schedule; no node can read it.
+pub type Time = Duration;
+
+const MILLION: u32 = 1_000_000;
+
+/// The clocks of one boot of one machine. Rates are in ticks per million true ones.
+#[derive(Clone, Debug)]
+pub struct Clocks {
+    crystal: u32,
+    /// `CLOCK_BOOTTIME`, the kernel's timers and the wall clock are slewed by NTP, `CLOCK_MONOTONIC_RAW` is not.
+    slewed: u32,
+    boot0: Duration,
+    raw0: Duration,
+    slept: Duration,
+    asleep_since: Option<Time>,
+}
+
+impl Clocks {
+    pub fn any(rng: &mut fastrand::Rng) -> Self {
+        // The ends of the allowed range are where the margins are thin.
+        let crystal = match rng.u8(0..4) {
+            0 => MILLION - DRIFT_PPM,
+            1 => MILLION + DRIFT_PPM,
+            _ => rng.u32(MILLION - DRIFT_PPM..=MILLION + DRIFT_PPM),
+        };
+        let slew = if rng.u8(0..4) == 0 { rng.u32(0..160_000) } else { 80_000 };
+        Self {
+            crystal,
+            slewed: crystal + slew - 80_000,
+            boot0: Duration::from_millis(rng.u64(0..1_000_000)),
+            raw0: Duration::from_millis(rng.u64(0..1_000_000)),
+            slept: Duration::ZERO,
+            asleep_since: None,
+        }
+    }
+
+    pub fn read(&self, t: Time) -> Moment {
+        Moment::at(self.boot0 + self.wall(t), self.raw0 + scaled(self.awake(t), self.crystal))
+    }
+
+    /// What the kernel's own timers count: slewed, and still in suspend.
+    pub fn jiffies(&self, t: Time) -> Duration {
+        scaled(self.awake(t), self.slewed)
+    }
+
+    /// The wall clock, as far as `meta time` is concerned: slewed, and it counts suspend.
+    pub fn wall(&self, t: Time) -> Duration {
+        self.jiffies(t) + self.asleep(t)
+    }
+
+    pub fn suspend(&mut self, t: Time) {
+        self.asleep_since.get_or_insert(t);
+    }
+
+    pub fn resume(&mut self, t: Time) {
+        self.slept = self.asleep(t);
+        self.asleep_since = None;
+    }
+
+    pub fn is_suspended(&self) -> bool {
+        self.asleep_since.is_some()
+    }
+
+    fn asleep(&self, t: Time) -> Duration {
+        self.slept + self.asleep_since.map_or(Duration::ZERO, |since| t.saturating_sub(since))
+    }
+
+    fn awake(&self, t: Time) -> Duration {
+        t.saturating_sub(self.asleep(t))
+    }
+}
+
+fn scaled(span: Duration, rate: u32) -> Duration {
+    span * rate / MILLION
+}

@@ -1,0 +1,287 @@
+//! What goes wrong. Half of it is aimed at whoever holds or leads, where it hurts.
+
+use crate::clocks::Clocks;
+use crate::kernel::Gate;
+use crate::net::{Due, Msg};
+use crate::raft::What;
+use crate::world::{World, definition};
+use hamesh_fencing::grantor::Hearing;
+use hamesh_fencing::holder::Event;
+use hamesh_raft::command::{Command, GateId, GroupName, NodeId, Role, Sid};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// One fault, and the time of the next.
+pub fn strike(world: &mut World) {
+    if !world.net.hostile {
+        return;
+    }
+    let pause = world.net.millis(10..world.net.calm);
+    world.net.at(world.net.now + pause, Due::Fault);
+    let victim = victim(world);
+    match world.net.rng.u8(0..26) {
+        0 => {
+            let pause = short_or_long(world);
+            world.kill(victim, "killed", pause);
+        }
+        1 => dies_between_steps(world, victim),
+        2 => loses_power(world, victim),
+        3 => freezes(world, victim),
+        4 => suspends(world, victim),
+        5 | 6 => splits(world),
+        7 | 8 => cuts_one_way(world, victim),
+        9 => cuts_one_link(world, victim),
+        10 => {
+            world.net.loss = [0, 10, 50, 300][world.net.rng.usize(0..4)];
+        }
+        11 => {
+            let until = world.net.now + world.net.millis(100..4000);
+            if let Some(node) = world.node(victim) {
+                node.slow_disk = until;
+            }
+        }
+        12 => campaigns(world),
+        13 | 14 => gives_up_a_group(world, victim),
+        15 => operator_moves(world),
+        16 => priority_changes(world, victim),
+        17 => definition_changes(world, victim),
+        18 | 19 => voters_change(world),
+        20 => stops(world, victim),
+        21 => new_namespace(world, victim),
+        22 => deaf_lan(world),
+        23 | 24 => fences_the_living(world),
+        _ => {
+            if let Some(node) = world.node(victim) {
+                node.failing = 1;
+            }
+        }
+    }
+}
+
+/// Why a session is fenced must not matter: here for no reason at all.
+fn fences_the_living(world: &mut World) {
+    let World { net, nodes, .. } = world;
+    let leads = nodes.iter_mut().filter_map(|node| node.process.as_mut()).find_map(|p| Some((p.raft.leading()?, p)));
+    let Some((leadership, process)) = leads else { return };
+    let holders: Vec<Sid> = process.raft.state.groups.values().filter_map(|g| Some(g.holder.as_ref()?.sid)).collect();
+    if let Some(sid) = net.rng.choice(holders) {
+        net.count("the living fenced");
+        process.raft.propose(net.now, leadership, What::Command(Command::Fence { sid }));
+    }
+}
+
+/// A holder, the leader, or anybody.
+fn victim(world: &mut World) -> NodeId {
+    let now = world.net.now;
+    let open = |node: &crate::node::Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
+    let leads = |node: &crate::node::Node| node.process.as_ref().is_some_and(|process| process.raft.is_leader());
+    let aimed = world.net.rng.u8(0..4);
+    let ids: Vec<NodeId> = world
+        .nodes
+        .iter()
+        .filter(|node| match aimed {
+            0 | 1 => open(node),
+            2 => leads(node),
+            _ => true,
+        })
+        .map(|node| node.id)
+        .collect();
+    let fallback = world.nodes[world.net.rng.usize(0..world.nodes.len())].id;
+    world.net.rng.choice(ids.iter()).copied().unwrap_or(fallback)
+}
+
+fn group(world: &mut World) -> GroupName {
+    world.groups[world.net.rng.usize(0..world.groups.len())].clone()
+}
+
+fn short_or_long(world: &mut World) -> Duration {
+    if world.net.rng.bool() { world.net.millis(1..100) } else { world.net.millis(100..4000) }
+}
+
+fn dies_between_steps(world: &mut World, victim: NodeId) {
+    let (steps, pause) = (world.net.rng.u32(0..8), short_or_long(world) + Duration::from_millis(300));
+    world.net.at(world.net.now + pause, Due::Start(victim));
+    if let Some(node) = world.node(victim) {
+        node.dies_in = Some(steps);
+    }
+    // Something to do meanwhile, so that the death falls into it.
+    match world.net.rng.u8(0..3) {
+        0 => gives_up_a_group(world, victim),
+        1 => operator_moves(world),
+        _ => {}
+    }
+}
+
+fn loses_power(world: &mut World, victim: NodeId) {
+    let pause = world.net.millis(200..4000);
+    world.kill(victim, "lost power", pause);
+    let World { net, nodes, .. } = world;
+    if let Some(node) = nodes.iter_mut().find(|node| node.id == victim) {
+        node.clocks = Clocks::any(&mut net.rng);
+        node.run = None;
+        node.gates = vec![Gate::new(GateId(net.rng.u128(..)), node.kind)];
+        node.frozen = Duration::ZERO;
+    }
+}
+
+fn freezes(world: &mut World, victim: NodeId) {
+    let until = world.net.now + world.net.millis(5..3500);
+    world.net.count("frozen");
+    world.net.note(victim, || "freezes".to_owned());
+    if let Some(node) = world.node(victim) {
+        node.frozen = node.frozen.max(until);
+    }
+}
+
+fn suspends(world: &mut World, victim: NodeId) {
+    let now = world.net.now;
+    let until = now + world.net.millis(5..3500);
+    world.net.count("suspended");
+    world.net.note(victim, || "is suspended".to_owned());
+    world.net.at(until, Due::Resume(victim));
+    if let Some(node) = world.node(victim) {
+        node.clocks.suspend(now);
+        node.frozen = node.frozen.max(until);
+    }
+}
+
+fn cut(world: &mut World, links: BTreeSet<(NodeId, NodeId)>) {
+    let (id, until) = (world.net.next_epoch(), world.net.now + world.net.millis(50..5000));
+    world.net.note(NodeId(0), || format!("cut {links:?} until {until:?}"));
+    world.net.cuts.insert(id, links);
+    world.net.at(until, Due::Uncut(id));
+}
+
+fn splits(world: &mut World) {
+    let side: Vec<(NodeId, u8)> = world.nodes.iter().map(|node| node.id).zip((0..).map(|_| 0)).collect();
+    let side: Vec<(NodeId, u8)> = side.into_iter().map(|(id, _)| (id, world.net.rng.u8(0..3))).collect();
+    let pairs = side.iter().flat_map(|(a, x)| side.iter().filter(move |(_, y)| x != y).map(move |(b, _)| (*a, *b)));
+    let links = pairs.collect();
+    world.net.count("partition");
+    cut(world, links);
+}
+
+fn cuts_one_way(world: &mut World, victim: NodeId) {
+    let out = world.net.rng.bool();
+    let all = world.net.rng.bool();
+    let others: Vec<NodeId> = world.nodes.iter().map(|node| node.id).filter(|id| *id != victim).collect();
+    let chosen: Vec<NodeId> = others.into_iter().filter(|_| all || world.net.rng.bool()).collect();
+    world.net.count("one-way cut");
+    cut(world, chosen.into_iter().map(|other| if out { (victim, other) } else { (other, victim) }).collect());
+}
+
+fn cuts_one_link(world: &mut World, victim: NodeId) {
+    let Some(leader) = world.nodes.iter().find(|n| n.process.as_ref().is_some_and(|p| p.raft.is_leader())) else {
+        return;
+    };
+    let leader = leader.id;
+    world.net.count("link to the leader cut");
+    cut(world, BTreeSet::from([(leader, victim), (victim, leader)]));
+}
+
+fn campaigns(world: &mut World) {
+    let now = world.net.now;
+    // Sometimes two at once: one term, two leaders.
+    for _ in 0..world.net.rng.u8(1..3) {
+        let chosen = world.net.rng.usize(0..world.nodes.len());
+        if let Some(process) = &mut world.nodes[chosen].process {
+            process.raft.election_at = process.raft.election_at.min(now);
+            world.net.count("campaign forced");
+        }
+    }
+}
+
+fn gives_up_a_group(world: &mut World, victim: NodeId) {
+    let group = group(world);
+    let back = world.net.now + world.net.millis(1..3000);
+    world.net.at(back, Due::Want(victim, group.clone()));
+    world.net.count("group refused");
+    world.wish(victim, &group, false);
+}
+
+fn operator_moves(world: &mut World) {
+    let group = group(world);
+    let Some(state) = world.nodes.iter().filter_map(|n| n.process.as_ref()).map(|p| p.raft.state.clone()).next() else {
+        return;
+    };
+    let Some(holder) = state.holder(&group) else { return };
+    let Some(session) = state.sessions.get(&holder.sid) else { return };
+    let Some(candidates) = state.groups.get(&group).map(|g| g.candidates.keys().copied().collect::<Vec<_>>()) else {
+        return;
+    };
+    if let Some(to) = world.net.rng.choice(candidates.iter()) {
+        world.net.send(session.node, session.node, Msg::Move(group, holder.token, *to));
+    }
+}
+
+fn priority_changes(world: &mut World, victim: NodeId) {
+    let group = group(world);
+    let World { net, nodes, .. } = world;
+    let Some(node) = nodes.iter_mut().find(|node| node.id == victim) else { return };
+    if let Some((_, candidate)) = node.wishes.get_mut(&group) {
+        candidate.priority = net.rng.u8(1..=255);
+        candidate.preempt = true;
+        net.count("priority changed");
+        let now = node.clocks.read(net.now);
+        node.wish(net, now, &group);
+    }
+}
+
+fn definition_changes(world: &mut World, victim: NodeId) {
+    let chosen = world.net.rng.usize(0..world.groups.len());
+    let group = world.groups[chosen].clone();
+    let World { net, nodes, .. } = world;
+    let Some(node) = nodes.iter_mut().find(|node| node.id == victim) else { return };
+    if let Some((_, candidate)) = node.wishes.get_mut(&group) {
+        candidate.definition = definition(u8::try_from(chosen).unwrap_or(0), net.rng.u8(0..3));
+        net.count("definition changed");
+        let now = node.clocks.read(net.now);
+        node.wish(net, now, &group);
+    }
+}
+
+fn voters_change(world: &mut World) {
+    let mut ids: Vec<NodeId> = world.nodes.iter().map(|node| node.id).collect();
+    world.net.rng.shuffle(&mut ids);
+    let most = if ids.len() % 2 == 1 { ids.len() } else { ids.len() - 1 };
+    let count = [1, 3, 3, 5][world.net.rng.usize(0..4)].min(most);
+    let target: BTreeSet<NodeId> = ids.into_iter().take(count).collect();
+    for node in &mut world.nodes {
+        node.voters = Some(target.clone());
+    }
+}
+
+fn stops(world: &mut World, victim: NodeId) {
+    let World { net, nodes, .. } = world;
+    let Some(node) = nodes.iter_mut().find(|node| node.id == victim && node.role == Role::Director) else { return };
+    let now = node.clocks.read(net.now);
+    net.note(victim, || "gets SIGTERM".to_owned());
+    node.hold(net, now, Event::Stop);
+    let back = net.now + net.millis(500..4000);
+    net.at(back, Due::Start(victim));
+}
+
+/// A container starts again on the same host: its old namespace lives on, its /run perhaps too.
+fn new_namespace(world: &mut World, victim: NodeId) {
+    let pause = short_or_long(world);
+    world.kill(victim, "namespace replaced", pause);
+    let World { net, nodes, .. } = world;
+    if let Some(node) = nodes.iter_mut().find(|node| node.id == victim) {
+        if net.rng.bool() {
+            node.run = None;
+        }
+        node.gates.push(Gate::new(GateId(net.rng.u128(..)), node.kind));
+    }
+}
+
+/// Most candidates hear others on the LAN and not the holder.
+fn deaf_lan(world: &mut World) {
+    let group = group(world);
+    world.net.count("holder unheard on the LAN");
+    let World { net, nodes, .. } = world;
+    let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
+    let what = [Hearing::Holder, Hearing::Holder, Hearing::OnlyOthers, Hearing::Nobody][net.rng.usize(0..4)];
+    for node in nodes {
+        node.hears.insert(group.clone(), ids.iter().map(|id| (*id, what)).collect());
+    }
+}

@@ -1,0 +1,147 @@
+//! The hands of a holder: they perform its orders one by one, may fail at each, and a kill may fall between any two.
+
+use crate::kernel::{Arming, Gate};
+use crate::net::{Due, Net};
+use crate::node::Node;
+use hamesh_fencing::clock::Moment;
+use hamesh_fencing::holder::{Action, Event};
+use hamesh_raft::command::{GroupName, Token};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// An arming that took longer is undone.
+const LATE: Duration = Duration::from_millis(10);
+
+/// One thing that the hands do.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Ordered(Action),
+    /// The remainder is computed, the kernel does not have it yet.
+    Arm(Arming),
+    /// Look whether the arming took too long.
+    Check(Arming),
+    Hold(GroupName, Token, Vec<IpAddr>),
+    Tell(Event),
+}
+
+/// The orders not yet performed.
+#[derive(Default)]
+pub struct Hands {
+    orders: VecDeque<(u64, Step)>,
+    list: u64,
+    busy: bool,
+}
+
+impl Hands {
+    /// A list of orders: when one fails that must not, the rest of its list is void.
+    pub fn take(&mut self, orders: Vec<Step>) {
+        self.list += 1;
+        let list = self.list;
+        self.orders.extend(orders.into_iter().map(|step| (list, step)));
+    }
+
+    /// Whether a step must be scheduled.
+    pub fn begin(&mut self) -> bool {
+        let begins = !self.busy && !self.orders.is_empty();
+        self.busy |= begins;
+        begins
+    }
+}
+
+impl Node {
+    /// The next step of the hands.
+    pub fn step(&mut self, net: &mut Net, now: Moment) {
+        if let Some(left) = self.dies_in {
+            if left == 0 {
+                return self.kill(net, "killed between steps");
+            }
+            self.dies_in = Some(left - 1);
+        }
+        let Some(process) = &mut self.process else { return };
+        process.hands.busy = false;
+        let Some((list, step)) = process.hands.orders.pop_front() else { return };
+        let gate = &mut self.gates[process.gate];
+        let mut told = None;
+        let mut next = None;
+        let mut failed = false;
+        match step {
+            Step::Ordered(Action::Arm(deadline)) => {
+                next = Gate::compute(&self.clocks, net.now, deadline).map(Step::Arm);
+            }
+            Step::Arm(arming) => {
+                gate.arm(&self.clocks, net.now, arming);
+                next = Some(Step::Check(arming));
+            }
+            Step::Check(arming) => {
+                if self.clocks.jiffies(net.now) > self.clocks.jiffies(arming.computed) + LATE {
+                    net.count("late arming undone");
+                    gate.disarm();
+                }
+            }
+            Step::Ordered(Action::Shut) => {
+                gate.shut();
+                told = Some(Event::Shut);
+            }
+            Step::Ordered(Action::Record(record)) => {
+                failed = fails(&mut self.failing, net, "record not written");
+                if failed {
+                    told = Some(Event::Stuck);
+                } else {
+                    self.run = record;
+                }
+            }
+            Step::Ordered(Action::Claim(group, token, definition)) => {
+                if fails(&mut self.failing, net, "claim failed") {
+                    gate.unhold(&group);
+                    told = Some(Event::ClaimFailed(group, token));
+                } else {
+                    next = Some(Step::Hold(group, token, definition.addresses));
+                }
+            }
+            Step::Hold(group, token, addresses) => {
+                gate.hold(group.clone(), addresses);
+                next = Some(Step::Tell(Event::Claimed(group, token)));
+            }
+            Step::Ordered(Action::Unclaim(group, token)) => {
+                failed = fails(&mut self.failing, net, "gate stuck");
+                if failed {
+                    told = Some(Event::Stuck);
+                } else {
+                    gate.unhold(&group);
+                    next = Some(Step::Tell(Event::Unclaimed(group, token)));
+                }
+            }
+            Step::Tell(event) => told = Some(event),
+            Step::Ordered(Action::Propose(command)) => self.propose(net, command),
+            Step::Ordered(Action::Stopped) => {
+                net.count("stopped by SIGTERM");
+                net.note(self.id, || "has stopped".to_owned());
+                self.process = None;
+                return net.at(net.now + Duration::from_millis(300), Due::Start(self.id));
+            }
+            Step::Ordered(Action::Send(..)) => {}
+        }
+        let Some(process) = &mut self.process else { return };
+        if failed {
+            process.hands.orders.retain(|(other, _)| *other != list);
+        }
+        if let Some(step) = next {
+            process.hands.orders.push_front((list, step));
+        }
+        if let Some(event) = told {
+            net.note(self.id, || format!("hands say {event:?}"));
+            self.hold(net, now, event);
+        }
+        self.hurry(net);
+    }
+}
+
+fn fails(failing: &mut u32, net: &mut Net, what: &'static str) -> bool {
+    if *failing == 0 || net.rng.bool() {
+        return false;
+    }
+    *failing -= 1;
+    net.count(what);
+    true
+}

@@ -1,0 +1,240 @@
+//! Time, the network and chance: everything that the nodes of one schedule share.
+
+use crate::clocks::Time;
+use crate::raft::Rpc;
+use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
+use hamesh_fencing::holder::Terms;
+use hamesh_fencing::message::Message;
+use hamesh_raft::command::{Command, GroupName, NodeId, Sid, Token};
+use hamesh_raft::state::State;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What goes from node to node.
+#[derive(Clone, Debug)]
+pub enum Msg {
+    Raft(Rpc),
+    Lease(Message),
+    /// A command for the leader, and how often it was passed on.
+    Propose(Command, u8),
+    Move(GroupName, Token, Sid),
+}
+
+/// What happens to a process.
+#[derive(Clone, Debug)]
+pub enum What {
+    Tick,
+    /// The disk has written up to an index; of which generation of the log.
+    Flush(u64, u64),
+    Hands,
+    Heard(NodeId, Box<Msg>),
+}
+
+/// What is due.
+#[derive(Clone, Debug)]
+pub enum Due {
+    /// For a process; `None` for whichever runs then.
+    Process {
+        node: NodeId,
+        epoch: Option<u64>,
+        what: What,
+        now: Option<Moment>,
+    },
+    Start(NodeId),
+    Resume(NodeId),
+    Want(NodeId, GroupName),
+    Uncut(u64),
+    Fault,
+}
+
+struct Item {
+    at: Time,
+    seq: u64,
+    due: Due,
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Item {}
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Item {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.seq).cmp(&(other.at, other.seq))
+    }
+}
+
+/// The shared part of a schedule.
+pub struct Net {
+    pub now: Time,
+    pub rng: fastrand::Rng,
+    /// Whether faults happen.
+    pub hostile: bool,
+    /// Directed links that pass nothing, by the cut that made them.
+    pub cuts: BTreeMap<u64, BTreeSet<(NodeId, NodeId)>>,
+    /// The longest time between two faults, in milliseconds: some mistakes show in a storm, some between two blows.
+    pub calm: u64,
+    /// Lost messages per thousand.
+    pub loss: u32,
+    /// Whether a gate was open after the latest event.
+    pub live: bool,
+    /// States applied since the last check.
+    pub applied: Vec<(NodeId, u64, Arc<State>)>,
+    /// How often each fault happened while a lease was live.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// A compact trace, when it is wanted.
+    pub story: Option<Vec<String>>,
+    pub events: u64,
+    pub hash: u64,
+    queue: BinaryHeap<Reverse<Item>>,
+    seq: u64,
+    epochs: u64,
+    terms: [Duration; 2],
+}
+
+impl Net {
+    pub fn new(seed: u64, told: bool) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 1000, 2000][rng.usize(0..3)]);
+        let terms = [any(&mut rng), any(&mut rng)];
+        let calm = [600, 1500, 3000, 5000][rng.usize(0..4)];
+        Self {
+            now: Time::ZERO,
+            rng,
+            hostile: true,
+            cuts: BTreeMap::new(),
+            calm,
+            loss: 10,
+            live: false,
+            applied: Vec::new(),
+            counts: BTreeMap::new(),
+            story: told.then(Vec::new),
+            events: 0,
+            hash: 0xcbf2_9ce4_8422_2325,
+            queue: BinaryHeap::new(),
+            seq: 0,
+            epochs: 0,
+            terms,
+        }
+    }
+
+    /// The terms of one of the schedule's two profiles.
+    pub fn any_terms(&mut self) -> Terms {
+        let ttl = self.terms[self.rng.usize(0..2)];
+        Terms { ttl, promise: promise_for(ttl, LATENESS), renew: ttl / 5 }
+    }
+
+    pub fn next_epoch(&mut self) -> u64 {
+        self.epochs += 1;
+        self.epochs
+    }
+
+    /// Whether something of this many per thousand happens, while faults do.
+    pub fn chance(&mut self, per_mille: u32) -> bool {
+        self.hostile && self.rng.u32(0..1000) < per_mille
+    }
+
+    pub fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_micros(self.rng.u64(range.start * 1000..range.end * 1000))
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += u64::from(self.live);
+    }
+
+    pub fn count_command(&mut self, command: &Command) {
+        match command {
+            Command::Fence { .. } => self.count("fence"),
+            Command::Expire { .. } => self.count("expire"),
+            Command::Release { .. } => self.count("release"),
+            Command::Close { .. } => self.count("close"),
+            Command::Open { .. } => self.count("open"),
+            Command::Found { .. }
+            | Command::Invite { .. }
+            | Command::Join { .. }
+            | Command::Register { .. }
+            | Command::Candidate { .. }
+            | Command::Withdraw { .. }
+            | Command::Grant { .. } => {}
+        }
+    }
+
+    pub fn note(&mut self, node: NodeId, what: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>10.4} {node} {}", self.now.as_secs_f64(), what()));
+        }
+    }
+
+    pub fn at(&mut self, at: Time, due: Due) {
+        self.seq += 1;
+        self.queue.push(Reverse(Item { at, seq: self.seq, due }));
+    }
+
+    pub fn after(&mut self, span: Duration, node: NodeId, epoch: u64, what: What) {
+        self.at(self.now + span, Due::Process { node, epoch: Some(epoch), what, now: None });
+    }
+
+    /// The next thing that is due before `end`.
+    pub fn next(&mut self, end: Time) -> Option<Due> {
+        if self.queue.peek().is_none_or(|Reverse(item)| item.at > end) {
+            return None;
+        }
+        let Reverse(Item { at, seq, due }) = self.queue.pop()?;
+        self.now = self.now.max(at);
+        self.events += 1;
+        let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        for word in [nanos, seq, self.rng.get_seed()] {
+            self.hash = (self.hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(17);
+        }
+        Some(due)
+    }
+
+    pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.cuts.values().any(|cut| cut.contains(&(from, to)))
+    }
+
+    /// Sends: it may be lost, doubled, late and out of order.
+    pub fn send(&mut self, from: NodeId, to: NodeId, msg: Msg) {
+        if from == to {
+            let span = Duration::from_micros(self.rng.u64(5..50));
+            return self.deliver(span, from, to, msg);
+        }
+        if self.is_cut(from, to) {
+            return self.count("message cut");
+        }
+        if self.chance(self.loss) {
+            return self.count("message lost");
+        }
+        let mut span = Duration::from_micros(self.rng.u64(100..1500));
+        let late = match msg {
+            // A proposal may wait out an election or sit in a retry anywhere.
+            Msg::Propose(..) => 60,
+            Msg::Raft(_) | Msg::Lease(_) | Msg::Move(..) => 15,
+        };
+        if self.chance(late) {
+            span += self.millis(0..2500);
+            self.count("message late");
+        } else if self.chance(50) {
+            span += self.millis(0..60);
+        }
+        if self.chance(8) {
+            let again = span + self.millis(0..1200);
+            self.count("message doubled");
+            self.deliver(again, from, to, msg.clone());
+        }
+        self.deliver(span, from, to, msg);
+    }
+
+    fn deliver(&mut self, span: Duration, from: NodeId, to: NodeId, msg: Msg) {
+        let what = What::Heard(from, Box::new(msg));
+        self.at(self.now + span, Due::Process { node: to, epoch: None, what, now: None });
+    }
+}

@@ -1,0 +1,421 @@
+//! One machine and the process on it: the minds wired to the models, the way the daemon wires them to the world.
+
+use crate::clocks::{Clocks, Time};
+use crate::hands::{Hands, Step};
+use crate::kernel::{Gate, Kind};
+use crate::net::{Msg, Net, What};
+use crate::raft::{self, Disk, Out, Raft};
+use hamesh_fencing::clock::Moment;
+use hamesh_fencing::grantor::{self, Grantor, Hearing};
+use hamesh_fencing::holder::{self, Holder, Identity, Terms};
+use hamesh_fencing::message::Message;
+use hamesh_fencing::record::MayAct;
+use hamesh_fencing::voter::{self, Voter};
+use hamesh_raft::command::{Command, GateId, GroupName, Leadership, NodeId, Role};
+use hamesh_raft::state::Candidate;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a registration may stay without effect before it is made again.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// A machine.
+pub struct Node {
+    pub id: NodeId,
+    pub role: Role,
+    pub clocks: Clocks,
+    pub kind: Kind,
+    pub terms: Terms,
+    pub disk: Disk,
+    pub incarnation: u64,
+    /// What lies in /run.
+    pub run: Option<MayAct>,
+    /// One per network namespace; the last is the one that processes start in.
+    pub gates: Vec<Gate>,
+    pub process: Option<Process>,
+    /// Frozen until then.
+    pub frozen: Time,
+    pub slow_disk: Time,
+    /// The process ends after this many steps of its hands.
+    pub dies_in: Option<u32>,
+    /// How many of the next claims, unclaims and record writes fail.
+    pub failing: u32,
+    pub wishes: BTreeMap<GroupName, (bool, Candidate)>,
+    /// What this node, as a leader, is told of the LAN.
+    pub hears: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>,
+    /// The voters that an operator wants.
+    pub voters: Option<BTreeSet<NodeId>>,
+}
+
+/// A run of hamesh.
+pub struct Process {
+    pub epoch: u64,
+    /// Which of the machine's gates it works.
+    pub gate: usize,
+    pub raft: Raft,
+    pub voter: Voter,
+    pub grantor: Grantor,
+    pub holder: Option<Holder>,
+    pub hands: Hands,
+    flushing: bool,
+    generation: u64,
+    leading: Option<Leadership>,
+    registering: Option<Time>,
+}
+
+impl Node {
+    /// Starts the process, by the rules of the restart.
+    pub fn start(&mut self, net: &mut Net) {
+        let t = net.now;
+        let now = self.clocks.read(t);
+        self.incarnation += 1;
+        let epoch = net.next_epoch();
+        let gate = self.gates.len() - 1;
+        let me = Identity {
+            node: self.id,
+            incarnation: self.incarnation,
+            process: net.rng.u64(..),
+            gate: self.gates[gate].id,
+        };
+        let holder = match self.role {
+            Role::Witness => None,
+            Role::Director => Some(self.begin(net, now, me)),
+        };
+        let raft = Raft::start(self.id, &self.disk, t + election_timeout(&mut net.rng));
+        self.process = Some(Process {
+            epoch,
+            gate,
+            raft,
+            voter: Voter::new(self.id, now),
+            grantor: Grantor::new(now),
+            holder,
+            hands: Hands::default(),
+            flushing: false,
+            generation: 0,
+            leading: None,
+            registering: None,
+        });
+        self.perform_raft(net, now);
+        let wishes: Vec<GroupName> = self.wishes.keys().cloned().collect();
+        for group in wishes {
+            self.wish(net, now, &group);
+        }
+        net.after(Duration::ZERO, self.id, epoch, What::Tick);
+    }
+
+    /// Resumes the recorded session if the gate is the same one, else begins anew behind a shut gate (H1, H7).
+    fn begin(&mut self, net: &mut Net, now: Moment, mut me: Identity) -> Holder {
+        let gate = self.gates.len() - 1;
+        if let Some(record) = self.run.clone().filter(|record| record.gate == me.gate)
+            && !net.chance(100)
+        {
+            net.count("resumed");
+            net.note(self.id, || format!("resumes {record:?}"));
+            return Holder::resume(now, me, record.ttl / 5, record);
+        }
+        self.run = None;
+        self.gates[gate].shut();
+        if net.chance(200) {
+            // Somebody removed the table: a new gate in its place.
+            me.gate = GateId(net.rng.u128(..));
+            self.gates[gate].id = me.gate;
+        }
+        if net.chance(150) {
+            self.terms = net.any_terms();
+            net.count("profile changed");
+        }
+        net.note(self.id, || format!("begins anew, gate {}", me.gate));
+        Holder::new(me, self.terms)
+    }
+
+    /// Ends the process where it stands: kill -9.
+    pub fn kill(&mut self, net: &mut Net, why: &'static str) {
+        if let Some(process) = self.process.take() {
+            net.count(why);
+            if process.raft.has_unflushed() {
+                net.count("unflushed tail lost");
+            }
+            net.note(self.id, || format!("dies: {why}"));
+        }
+        self.dies_in = None;
+    }
+
+    /// One event of this process.
+    pub fn happens(&mut self, net: &mut Net, now: Moment, what: What) {
+        match what {
+            What::Tick => self.tick(net, now),
+            What::Flush(generation, index) => self.flushed(net, now, generation, index),
+            What::Hands => self.step(net, now),
+            What::Heard(from, msg) => self.heard(net, now, from, *msg),
+        }
+    }
+
+    fn tick(&mut self, net: &mut Net, now: Moment) {
+        let (id, t) = (self.id, net.now);
+        let Some(process) = &mut self.process else { return };
+        process.raft.tick(t, election_timeout(&mut net.rng));
+        let epoch = process.epoch;
+        self.perform_raft(net, now);
+        self.register(net);
+        self.change_voters(net);
+        let Some(process) = &mut self.process else { return };
+        let known: Vec<_> = process.voter.sessions().collect();
+        let own = known.into_iter().filter_map(|sid| Some((sid, process.voter.known(now, sid)?))).collect();
+        let replicating = process.raft.replicating(t.saturating_sub(Duration::from_millis(400)));
+        let mut actions = process.grantor.handle(now, grantor::Event::Hears(self.hears.clone()));
+        actions.extend(process.grantor.handle(now, grantor::Event::Replicating(replicating)));
+        actions.extend(process.grantor.handle(now, grantor::Event::Tick(own)));
+        self.grant(net, actions);
+        self.hold(net, now, holder::Event::Tick);
+        let pause = Duration::from_micros(net.rng.u64(6_000..10_000));
+        net.after(pause, id, epoch, What::Tick);
+    }
+
+    fn register(&mut self, net: &mut Net) {
+        let (id, incarnation, t) = (self.id, self.incarnation, net.now);
+        let Some(process) = &mut self.process else { return };
+        let Some(member) = process.raft.state.members.get(&id) else { return };
+        let due = process.registering.is_none_or(|at| t >= at + PATIENCE);
+        if member.incarnation != incarnation && due {
+            let (rack, address) = (member.rack.clone(), member.address);
+            process.registering = Some(t);
+            self.propose(net, Command::Register { node: id, incarnation, rack, address });
+        }
+    }
+
+    fn change_voters(&mut self, net: &mut Net) {
+        let t = net.now;
+        let (Some(process), Some(target)) = (&mut self.process, &self.voters) else { return };
+        let Some(leadership) = process.raft.leading() else { return };
+        let effective = process.raft.effective();
+        if effective.index > process.raft.applied || effective.halves.len() != 1 || effective.halves[0] == *target {
+            return;
+        }
+        let replicating = process.raft.replicating(t.saturating_sub(Duration::from_millis(400)));
+        if process.grantor.may_change_voters() && target.is_subset(&replicating) {
+            net.count("voters changed");
+            net.note(self.id, || format!("voters {:?} -> {target:?}", effective.halves[0]));
+            let learners = effective.members().difference(target).copied().collect();
+            let halves = vec![effective.halves[0].clone(), target.clone()];
+            process.raft.propose(t, leadership, raft::What::Membership(halves, learners));
+        }
+    }
+
+    fn flushed(&mut self, net: &mut Net, now: Moment, generation: u64, index: u64) {
+        let Some(process) = &mut self.process else { return };
+        if process.generation == generation {
+            process.flushing = false;
+            process.raft.flushed(net.now, index);
+            process.raft.on_disk(&mut self.disk);
+        }
+        self.perform_raft(net, now);
+    }
+
+    fn heard(&mut self, net: &mut Net, now: Moment, from: NodeId, msg: Msg) {
+        let (id, t) = (self.id, net.now);
+        let Some(process) = &mut self.process else { return };
+        match msg {
+            Msg::Raft(rpc) => {
+                process.raft.heard(t, from, rpc, election_timeout(&mut net.rng));
+                self.perform_raft(net, now);
+            }
+            Msg::Lease(Message::Ack(ack)) => self.hold(net, now, holder::Event::Heard(from, ack)),
+            Msg::Lease(Message::Tell(tell)) => {
+                let actions = process.grantor.handle(now, grantor::Event::Told(from, tell));
+                self.grant(net, actions);
+            }
+            Msg::Lease(message @ (Message::Renew(_) | Message::Ask(_))) => {
+                if let Message::Ask(ask) = &message
+                    && !process.raft.is_flushed()
+                    && process.raft.state.sessions.get(&ask.sid).is_some_and(|session| session.fenced.is_some())
+                {
+                    net.count("asked before the flush");
+                }
+                for voter::Action::Answer(answer) in process.voter.handle(now, voter::Event::Heard(from, &message)) {
+                    net.send(id, from, Msg::Lease(answer));
+                }
+            }
+            Msg::Propose(command, hops) => match (process.raft.leading(), process.raft.leader) {
+                (Some(leadership), _) => {
+                    let command = process.grantor.complete(command);
+                    net.count_command(&command);
+                    net.note(id, || format!("proposes {command:?}"));
+                    process.raft.propose(t, leadership, raft::What::Command(command));
+                    self.perform_raft(net, now);
+                }
+                (None, Some(leader)) if leader != id && hops < 2 => {
+                    net.send(id, leader, Msg::Propose(command, hops + 1));
+                }
+                (None, Some(_) | None) => {}
+            },
+            Msg::Move(group, token, to) => {
+                net.count("asked to move");
+                self.hold(net, now, holder::Event::Move(group, token, to));
+            }
+        }
+    }
+
+    /// What Raft brought about: messages, and the events of its observers in the store's order.
+    fn perform_raft(&mut self, net: &mut Net, now: Moment) {
+        let id = self.id;
+        loop {
+            let Some(process) = &mut self.process else { return };
+            process.raft.compact(&mut self.disk);
+            self.disk.vote = self.disk.vote.max(process.raft.vote());
+            let out = process.raft.take_out();
+            if out.is_empty() {
+                break;
+            }
+            for out in out {
+                self.observe(net, now, out);
+            }
+        }
+        let Some(process) = &mut self.process else { return };
+        if !process.flushing && process.raft.has_unflushed() {
+            process.flushing = true;
+            let slow = self.slow_disk > net.now;
+            let span = if slow { net.rng.u64(50_000..1_500_000) } else { net.rng.u64(100..2_500) };
+            let index = process.raft.last().1;
+            let what = What::Flush(process.generation, index);
+            net.after(Duration::from_micros(span), id, process.epoch, what);
+            if slow {
+                net.count("slow flush");
+            }
+        }
+        let leading = process.raft.leading();
+        if leading != process.leading {
+            process.leading = leading;
+            let actions = process.grantor.handle(now, grantor::Event::Leads(leading));
+            self.grant(net, actions);
+        }
+    }
+
+    fn observe(&mut self, net: &mut Net, now: Moment, out: Out) {
+        let id = self.id;
+        let Some(process) = &mut self.process else { return };
+        match out {
+            Out::Send(to, rpc) => net.send(id, to, Msg::Raft(rpc)),
+            Out::Appended(index, entry) => {
+                if let raft::What::Command(command) = &entry.what {
+                    process.voter.handle(now, voter::Event::Appended(index, command));
+                }
+                if let Some(membership) = raft::membership_of(index, &entry) {
+                    process.voter.handle(now, voter::Event::MembershipAppended(membership));
+                }
+            }
+            Out::Truncated(from) => {
+                net.count("truncated");
+                process.generation += 1;
+                process.flushing = false;
+                process.raft.on_disk(&mut self.disk);
+                process.voter.handle(now, voter::Event::Truncated(from));
+            }
+            Out::Flushed(index) => {
+                process.voter.handle(now, voter::Event::Flushed(index));
+            }
+            Out::Compacted => {
+                process.raft.on_disk(&mut self.disk);
+                net.count("compacted");
+            }
+            Out::Installed => {
+                process.generation += 1;
+                process.flushing = false;
+                self.disk.snapshot = process.raft.snapshot();
+                process.raft.on_disk(&mut self.disk);
+                net.count("snapshot installed");
+            }
+            Out::Elected => {
+                net.count("elected");
+                net.note(id, || "is elected".to_owned());
+            }
+            Out::Applied => {
+                if !process.raft.is_flushed() {
+                    net.count("applied before the flush");
+                }
+                let (index, state) = (process.raft.applied, process.raft.state.clone());
+                let membership = process.raft.membership.clone();
+                net.applied.push((id, index, state.clone()));
+                process.voter.handle(now, voter::Event::Applied(index, &state, &membership));
+                let event = grantor::Event::Applied(state.clone(), membership.clone());
+                let actions = process.grantor.handle(now, event);
+                self.grant(net, actions);
+                self.hold(net, now, holder::Event::Applied(index, state, membership));
+            }
+        }
+    }
+
+    fn grant(&mut self, net: &mut Net, actions: Vec<grantor::Action>) {
+        let (id, t) = (self.id, net.now);
+        for action in actions {
+            let Some(process) = &mut self.process else { return };
+            match action {
+                grantor::Action::Propose(leadership, command) => {
+                    net.count_command(&command);
+                    net.note(id, || format!("grantor proposes {command:?}"));
+                    process.raft.propose(t, leadership, raft::What::Command(command));
+                }
+                grantor::Action::Ask(voters, ask) => {
+                    for voter in voters {
+                        net.send(id, voter, Msg::Lease(Message::Ask(ask.clone())));
+                    }
+                }
+                grantor::Action::Move(node, group, token, to) => {
+                    net.count("grantor moves");
+                    net.send(id, node, Msg::Move(group, token, to));
+                }
+            }
+        }
+    }
+
+    /// Tells the holder, and passes on what it orders. Renews go at once, the rest through the hands in order.
+    pub fn hold(&mut self, net: &mut Net, now: Moment, event: holder::Event) {
+        let id = self.id;
+        let Some(process) = &mut self.process else { return };
+        let Some(holder) = &mut process.holder else { return };
+        let mut orders = Vec::new();
+        for action in holder.handle(now, event) {
+            if let holder::Action::Send(voters, renew) = action {
+                for voter in voters {
+                    net.send(id, voter, Msg::Lease(Message::Renew(renew.clone())));
+                }
+            } else {
+                net.note(id, || format!("holder orders {action:?}"));
+                orders.push(Step::Ordered(action));
+            }
+        }
+        process.hands.take(orders);
+        self.hurry(net);
+    }
+
+    /// Makes the hands take their next step.
+    pub fn hurry(&mut self, net: &mut Net) {
+        let id = self.id;
+        let Some(process) = &mut self.process else { return };
+        if process.hands.begin() {
+            let slow = net.hostile && net.rng.u8(0..100) == 0;
+            let span = if slow { net.rng.u64(2_000..60_000) } else { net.rng.u64(10..400) };
+            net.after(Duration::from_micros(span), id, process.epoch, What::Hands);
+        }
+    }
+
+    /// Brings a command to the leader.
+    pub fn propose(&mut self, net: &mut Net, command: Command) {
+        let Some(process) = &self.process else { return };
+        if let Some(leader) = process.raft.leader {
+            net.send(self.id, leader, Msg::Propose(command, 0));
+        }
+    }
+
+    pub fn wish(&mut self, net: &mut Net, now: Moment, group: &str) {
+        let Some((wanted, candidate)) = self.wishes.get(group).cloned() else { return };
+        let event = match wanted {
+            true => holder::Event::Want(group.to_owned(), candidate),
+            false => holder::Event::Refuse(group.to_owned()),
+        };
+        self.hold(net, now, event);
+    }
+}
+
+fn election_timeout(rng: &mut fastrand::Rng) -> Duration {
+    Duration::from_millis(rng.u64(150..300))
+}
