@@ -4,6 +4,7 @@ pub mod demo;
 
 mod client;
 mod log;
+mod sink;
 mod status;
 
 use crate::admin::InvitationRequest;
@@ -16,6 +17,7 @@ use crate::node;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
 use hamesh_raft::command::Role;
+use sink::Sink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -236,9 +238,13 @@ fn run(file: &Path) -> Result<Exit, Failure> {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("HAMESH_LOG")
         .unwrap_or_else(|_| EnvFilter::new("info,openraft=error,chitchat=warn,quinn=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let log = Sink::to(std::io::stderr())?;
+    let lines = log.clone();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || lines.clone()).with_ansi(false).init();
     let config = config::load(file)?;
-    node::run(config)?;
+    let result = node::run(config);
+    log.flush();
+    result?;
     Ok(Exit::Ok)
 }
 

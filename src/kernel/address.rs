@@ -95,6 +95,22 @@ impl Addresses {
         join_all(vips.iter().map(send)).await.into_iter().collect()
     }
 
+    /// Takes what hamesh has put anywhere of `addresses` off. One that has no end and is not marked as ours stays.
+    ///
+    /// # Errors
+    /// The kernel could not be asked, or its first refusal.
+    pub async fn remove_everywhere(&self, addresses: &[IpAddr]) -> Result<(), KernelError> {
+        let answers: Result<Vec<_>, _> = self.0.address().get().execute().try_collect().await;
+        for message in answers.map_err(|error| KernelError::new("list all addresses", answer(error)))? {
+            let index = message.header.index;
+            let ours = |found: &Present| found.ours || found.lifetime.is_some();
+            if let Some(found) = present(&message).filter(|f| addresses.contains(&f.vip.address) && ours(f)) {
+                self.remove(&Interface { index, name: format!("interface {index}") }, &[found.vip]).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// What is on the interface, in the kernel's order.
     ///
     /// # Errors

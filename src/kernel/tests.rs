@@ -75,6 +75,22 @@ async fn present(addresses: &Addresses, interface: &Interface) -> Vec<Vip> {
 }
 
 #[test]
+fn what_hamesh_put_on_any_interface_is_found_by_its_address_and_nothing_else_goes() {
+    on_a_cable(async |_| {
+        let (links, addresses) = connect().unwrap();
+        let eth0 = links.get("eth0", &[]).await.unwrap().interface;
+        let lo = links.get("lo", &[]).await.unwrap().interface;
+        let vip = |last| Vip { address: IpAddr::V4(Ipv4Addr::new(10, 9, 0, last)), prefix: 24 };
+        addresses.set(&eth0, &[vip(10), vip(11)], Duration::from_secs(9)).await.unwrap();
+        addresses.set(&lo, &[vip(12)], Duration::from_secs(9)).await.unwrap();
+        addresses.remove_everywhere(&[vip(1).address, vip(11).address, vip(12).address]).await.unwrap();
+        let left = async |on| addresses.list(on).await.unwrap().into_iter().map(|p| p.vip.address).collect::<Vec<_>>();
+        assert_eq!(left(&eth0).await, [vip(1).address, vip(10).address], "10.9.0.1 is the host's own");
+        assert!(!left(&lo).await.contains(&vip(12).address));
+    });
+}
+
+#[test]
 fn a_vip_lives_for_its_lease_in_whole_seconds_and_one_more() {
     on_a_cable(async |_| {
         let (_, addresses, eth0) = eth0().await;

@@ -1,7 +1,7 @@
 //! Before a director joins in: the gate of this network namespace, and what an earlier run has left.
 //!
-//! A killed predecessor is resumed when its may-act record and the gate found here belong together and the times are
-//! still the configured ones. Otherwise the gate is shut first, then the addresses go, and the next `Open` supersedes
+//! A killed predecessor is resumed when its may-act record and the gate found here belong together, and the times and the
+//! recorded groups are still the configured ones. Otherwise the gate is shut first, then the addresses go, and the next `Open` supersedes
 //! its session at once, because it names the gate that was found and shut.
 
 use super::claim::{Hands, Served};
@@ -69,7 +69,7 @@ impl Prepared {
             promote_secondaries(interface)?;
         }
         let names: Vec<String> = interfaces.into_iter().collect();
-        let (gate, resumed) = take_gate(config, record, &definitions, &names).await?;
+        let (gate, resumed) = take_gate(config, record, &definitions, &names, &addresses).await?;
         let id = match &gate {
             Some(gate) => gate.id(),
             None => GateId(u128::from_be_bytes(random()?)),
@@ -154,16 +154,25 @@ async fn take_gate(
     record: Option<MayAct>,
     definitions: &[Definition],
     interfaces: &[String],
+    addresses: &Addresses,
 ) -> anyhow::Result<(Option<Gate>, Option<MayAct>)> {
     if std::env::var(NO_GATE).is_ok_and(|value| value == "1") {
         tracing::error!("{NO_GATE} is set: THE GATE IS OFF, nothing keeps a frozen node from answering");
         return Ok((None, None));
     }
-    let keeper = acquire().await?;
+    let mut keeper = acquire().await?;
     let found = keeper.found();
+    // What has left the configuration goes while the predecessor's gate still guards it.
+    let strays = keeper.strays(definitions)?;
+    if !strays.is_empty() {
+        tracing::info!(?strays, "removing addresses that are not configured any more");
+        addresses.remove_everywhere(&strays).await.context("cannot remove addresses of an earlier configuration")?;
+    }
     if let Some(record) = record
         && found == Some(record.gate)
         && record.ttl == config.lease.ttl
+        && let Some(recorded) = served_now(config, &record)
+        && keeper.holds_only(&recorded)?
     {
         match keeper.adopt(definitions, interfaces) {
             Ok(gate) => return Ok((Some(gate), Some(record))),
@@ -180,6 +189,12 @@ async fn take_gate(
         None => GateId(u128::from_be_bytes(random()?)),
     };
     Ok((Some(keeper.install(id, definitions, interfaces)?), None))
+}
+
+/// The recorded groups as they are configured now, if this node still serves them all.
+fn served_now(config: &Config, record: &MayAct) -> Option<Vec<Definition>> {
+    let groups = record.pairs.iter().map(|(group, _)| config.groups.get(group));
+    groups.map(|group| group.filter(|group| group.priority.is_some()).map(VipGroup::definition)).collect()
 }
 
 /// A child of a killed predecessor may keep its lock for a moment, between fork and exec.

@@ -10,6 +10,7 @@ use hamesh_raft::command::{Definition, GateId};
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 use rustix::io::Errno;
 use std::fmt;
+use std::net::IpAddr;
 
 /// The right to the gate of this network namespace, before it is decided what becomes of the one that may be there.
 pub struct Keeper {
@@ -44,6 +45,27 @@ impl Keeper {
     /// The gate that an earlier run left here, if it is whole. What it holds is open until its session ends.
     pub fn found(&self) -> Option<GateId> {
         self.found.map(|(id, _)| id)
+    }
+
+    /// The addresses that the gate found here guards and `groups` do not have. Whatever replaces that gate lets them
+    /// answer: they must be off every interface before.
+    ///
+    /// # Errors
+    /// The kernel could not be asked; [`GateError::Ipv6`].
+    pub fn strays(&mut self, groups: &[Definition]) -> Result<Vec<IpAddr>, GateError> {
+        if self.found.is_none() {
+            return Ok(Vec::new());
+        }
+        let strays = self.kernel.guarded().map_err(unread)?.without(&Contents::of(groups)?);
+        Ok(strays.addresses.into_iter().map(IpAddr::from).collect())
+    }
+
+    /// Whether the gate found here holds nothing that is not in `groups`, as they are defined now.
+    ///
+    /// # Errors
+    /// As [`Keeper::strays`].
+    pub fn holds_only(&mut self, groups: &[Definition]) -> Result<bool, GateError> {
+        Ok(self.found.is_some() && Contents::of(groups)?.contains(&self.kernel.held().map_err(unread)?))
     }
 
     /// Takes over the gate that was found, with its id, without a moment in which it is less or more shut than it was.

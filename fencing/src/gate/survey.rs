@@ -74,8 +74,16 @@ impl Kernel {
 
     /// What is held.
     pub(super) fn held(&mut self) -> io::Result<Contents> {
-        let addresses = self.members(Set::Held4)?;
-        let vrids = self.members(Set::Vrid4Held)?;
+        self.contents(Set::Held4, Set::Vrid4Held)
+    }
+
+    /// What is guarded, held or not.
+    pub(super) fn guarded(&mut self) -> io::Result<Contents> {
+        self.contents(Set::Vip4, Set::Vrid4)
+    }
+
+    fn contents(&mut self, addresses: Set, vrids: Set) -> io::Result<Contents> {
+        let (addresses, vrids) = (self.members(addresses)?, self.members(vrids)?);
         let address = |key: &Vec<u8>| <[u8; 4]>::try_from(&key[..]).ok().map(Ipv4Addr::from);
         Ok(Contents {
             addresses: addresses.iter().filter_map(address).collect(),

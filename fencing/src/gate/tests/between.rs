@@ -106,6 +106,23 @@ fn a_group_that_is_no_longer_configured_is_not_taken_over() {
 }
 
 #[test]
+fn an_address_that_left_the_configuration_is_named_before_nothing_guards_it() {
+    let lan = Lan::new();
+    lan.director.run(|| {
+        let mut gate = install();
+        gate.hold(&web()).unwrap();
+        drop(gate);
+        let mut keeper = acquire();
+        assert_eq!(keeper.strays(&groups()).unwrap(), Vec::<IpAddr>::new());
+        assert_eq!(keeper.strays(&web()).unwrap(), [IpAddr::from(OTHER_VIP)]);
+        assert!(keeper.holds_only(&web()).unwrap());
+        assert!(!keeper.holds_only(&[group(WEB, OTHER_VIP)]).unwrap(), "another list");
+        assert!(!keeper.holds_only(&[group(API, VIP)]).unwrap(), "another router");
+        assert!(!keeper.holds_only(&[]).unwrap());
+    });
+}
+
+#[test]
 fn a_gate_that_is_not_whole_is_not_found() {
     let lan = Lan::new();
     let found = || acquire().found();
