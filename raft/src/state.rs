@@ -177,9 +177,8 @@ impl State {
 
     /// Why `sid` could not be granted `group` if it were free now; `None` if it could.
     pub fn obstacle(&self, group: &str, sid: Sid) -> Option<String> {
-        let candidate = match self.groups.get(group).and_then(|g| g.candidates.get(&sid)) {
-            Some(candidate) => candidate,
-            None => return Some(format!("session {sid} is no candidate for {group}")),
+        let Some(candidate) = self.groups.get(group).and_then(|g| g.candidates.get(&sid)) else {
+            return Some(format!("session {sid} is no candidate for {group}"));
         };
         match self.sessions.get(&sid) {
             Some(session) if session.fenced.is_none() => {}

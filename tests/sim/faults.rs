@@ -3,6 +3,7 @@
 use crate::clocks::Clocks;
 use crate::kernel::Gate;
 use crate::net::{Due, Msg};
+use crate::node::Node;
 use crate::raft::What;
 use crate::world::{World, definition};
 use hamesh_fencing::grantor::Hearing;
@@ -19,7 +20,7 @@ pub fn strike(world: &mut World) {
     let pause = world.net.millis(10..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
-    match world.net.rng.u8(0..26) {
+    match world.net.rng.u8(0..29) {
         0 => {
             let pause = short_or_long(world);
             world.kill(victim, "killed", pause);
@@ -49,7 +50,8 @@ pub fn strike(world: &mut World) {
         20 => stops(world, victim),
         21 => new_namespace(world, victim),
         22 => deaf_lan(world),
-        23 | 24 => fences_the_living(world),
+        23 => fences_the_living(world),
+        24..=27 => ambushes(world),
         _ => {
             if let Some(node) = world.node(victim) {
                 node.failing = 1;
@@ -70,11 +72,37 @@ fn fences_the_living(world: &mut World) {
     }
 }
 
+/// A holder is fenced and does not hear of it, while the voters that have bound themselves forget what memory forgets.
+fn ambushes(world: &mut World) {
+    let leads = |node: &&Node| node.process.as_ref().is_some_and(|process| process.raft.leading().is_some());
+    let Some(leader) = world.nodes.iter().find(leads).map(|node| node.id) else { return };
+    let now = world.net.now;
+    let open = |node: &&Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
+    let Some(holder) = world.nodes.iter().find(open).map(|node| node.id) else { return };
+    cut(world, BTreeSet::from([(leader, holder)]));
+    fences_the_living(world);
+    world.net.count("ambush");
+    let others: Vec<NodeId> = world.nodes.iter().map(|node| node.id).filter(|id| *id != holder).collect();
+    for other in others {
+        let dies = world.net.now + world.net.millis(1..1500);
+        if world.net.rng.u8(0..3) > 0 {
+            world.net.at(dies, Due::Kill(other));
+        }
+        let slow = world.net.rng.u8(0..3) == 0;
+        if let Some(node) = world.node(other).filter(|_| slow) {
+            node.slow_disk = dies;
+        }
+    }
+    if world.net.rng.u8(0..3) == 0 {
+        voters_change(world);
+    }
+}
+
 /// A holder, the leader, or anybody.
 fn victim(world: &mut World) -> NodeId {
     let now = world.net.now;
-    let open = |node: &crate::node::Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
-    let leads = |node: &crate::node::Node| node.process.as_ref().is_some_and(|process| process.raft.is_leader());
+    let open = |node: &Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
+    let leads = |node: &Node| node.process.as_ref().is_some_and(|process| process.raft.is_leader());
     let aimed = world.net.rng.u8(0..4);
     let ids: Vec<NodeId> = world
         .nodes

@@ -20,6 +20,7 @@ use world::World;
 
 /// Every one of these must have happened while a lease was live, or the run proves nothing about it.
 const MUST_HAPPEN: &[&str] = &[
+    "ambush",
     "applied before the flush",
     "asked before the flush",
     "asked to move",

@@ -44,6 +44,7 @@ pub enum Due {
     },
     Start(NodeId),
     Resume(NodeId),
+    Kill(NodeId),
     Want(NodeId, GroupName),
     Uncut(u64),
     Fault,

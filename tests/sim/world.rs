@@ -120,6 +120,10 @@ impl World {
                     node.clocks.resume(now);
                 }
             }
+            Due::Kill(id) => {
+                let pause = self.net.millis(1..40);
+                self.kill(id, "killed", pause);
+            }
             Due::Want(id, group) => self.wish(id, &group, true),
             Due::Uncut(cut) => {
                 self.net.cuts.remove(&cut);
