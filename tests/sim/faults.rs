@@ -1,10 +1,11 @@
 //! What goes wrong. Half of it is aimed at whoever holds or leads, where it hurts.
 
 use crate::clocks::Clocks;
+use crate::hands::Failing;
 use crate::kernel::Gate;
+use crate::log::What;
 use crate::net::{Due, Msg};
 use crate::node::Node;
-use crate::raft::What;
 use crate::world::{World, definition};
 use hamesh_fencing::grantor::Hearing;
 use hamesh_fencing::holder::Event;
@@ -20,7 +21,7 @@ pub fn strike(world: &mut World) {
     let pause = world.net.millis(10..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
-    match world.net.rng.u8(0..29) {
+    match world.net.rng.u8(0..30) {
         0 => {
             let pause = short_or_long(world);
             world.kill(victim, "killed", pause);
@@ -52,12 +53,19 @@ pub fn strike(world: &mut World) {
         22 => deaf_lan(world),
         23 => fences_the_living(world),
         24..=27 => ambushes(world),
-        _ => {
-            if let Some(node) = world.node(victim) {
-                node.failing = 1;
-            }
+        _ => something_fails(world, victim),
+    }
+}
+
+/// The next record, claim or unclaim fails, and is soon needed.
+fn something_fails(world: &mut World, victim: NodeId) {
+    let what = [Failing::Record, Failing::Claim, Failing::Claim, Failing::Unclaim][world.net.rng.usize(0..4)];
+    for node in &mut world.nodes {
+        if what == Failing::Claim || node.id == victim {
+            node.failing = Some(what);
         }
     }
+    gives_up_a_group(world, victim);
 }
 
 /// Why a session is fenced must not matter: here for no reason at all.
