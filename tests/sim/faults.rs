@@ -35,6 +35,7 @@ pub fn strike(world: &mut World) {
         9 => cuts_one_link(world, victim),
         10 => {
             world.net.loss = [0, 10, 50, 300][world.net.rng.usize(0..4)];
+            world.net.late = [0, 15, 100, 400][world.net.rng.usize(0..4)];
         }
         11 => {
             let until = world.net.now + world.net.millis(100..4000);
