@@ -1,9 +1,11 @@
 //! What goes wrong. Half of it is aimed at whoever holds or leads, where it hurts.
 
 use crate::clocks::Clocks;
+use crate::hands::Failing;
 use crate::kernel::Gate;
+use crate::log::What;
 use crate::net::{Due, Msg};
-use crate::raft::What;
+use crate::node::Node;
 use crate::world::{World, definition};
 use hamesh_fencing::grantor::Hearing;
 use hamesh_fencing::holder::Event;
@@ -19,7 +21,7 @@ pub fn strike(world: &mut World) {
     let pause = world.net.millis(10..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
-    match world.net.rng.u8(0..26) {
+    match world.net.rng.u8(0..30) {
         0 => {
             let pause = short_or_long(world);
             world.kill(victim, "killed", pause);
@@ -33,6 +35,7 @@ pub fn strike(world: &mut World) {
         9 => cuts_one_link(world, victim),
         10 => {
             world.net.loss = [0, 10, 50, 300][world.net.rng.usize(0..4)];
+            world.net.late = [0, 15, 100, 400][world.net.rng.usize(0..4)];
         }
         11 => {
             let until = world.net.now + world.net.millis(100..4000);
@@ -49,13 +52,21 @@ pub fn strike(world: &mut World) {
         20 => stops(world, victim),
         21 => new_namespace(world, victim),
         22 => deaf_lan(world),
-        23 | 24 => fences_the_living(world),
-        _ => {
-            if let Some(node) = world.node(victim) {
-                node.failing = 1;
-            }
+        23 => fences_the_living(world),
+        24..=27 => ambushes(world),
+        _ => something_fails(world, victim),
+    }
+}
+
+/// The next record, claim or unclaim fails, and is soon needed.
+fn something_fails(world: &mut World, victim: NodeId) {
+    let what = [Failing::Record, Failing::Claim, Failing::Claim, Failing::Unclaim][world.net.rng.usize(0..4)];
+    for node in &mut world.nodes {
+        if what == Failing::Claim || node.id == victim {
+            node.failing = Some(what);
         }
     }
+    gives_up_a_group(world, victim);
 }
 
 /// Why a session is fenced must not matter: here for no reason at all.
@@ -70,11 +81,37 @@ fn fences_the_living(world: &mut World) {
     }
 }
 
+/// A holder is fenced and does not hear of it, while the voters that have bound themselves forget what memory forgets.
+fn ambushes(world: &mut World) {
+    let leads = |node: &&Node| node.process.as_ref().is_some_and(|process| process.raft.leading().is_some());
+    let Some(leader) = world.nodes.iter().find(leads).map(|node| node.id) else { return };
+    let now = world.net.now;
+    let open = |node: &&Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
+    let Some(holder) = world.nodes.iter().find(open).map(|node| node.id) else { return };
+    cut(world, BTreeSet::from([(leader, holder)]));
+    fences_the_living(world);
+    world.net.count("ambush");
+    let others: Vec<NodeId> = world.nodes.iter().map(|node| node.id).filter(|id| *id != holder).collect();
+    for other in others {
+        let dies = world.net.now + world.net.millis(1..1500);
+        if world.net.rng.u8(0..3) > 0 {
+            world.net.at(dies, Due::Kill(other));
+        }
+        let slow = world.net.rng.u8(0..3) == 0;
+        if let Some(node) = world.node(other).filter(|_| slow) {
+            node.slow_disk = dies;
+        }
+    }
+    if world.net.rng.u8(0..3) == 0 {
+        voters_change(world);
+    }
+}
+
 /// A holder, the leader, or anybody.
 fn victim(world: &mut World) -> NodeId {
     let now = world.net.now;
-    let open = |node: &crate::node::Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
-    let leads = |node: &crate::node::Node| node.process.as_ref().is_some_and(|process| process.raft.is_leader());
+    let open = |node: &Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
+    let leads = |node: &Node| node.process.as_ref().is_some_and(|process| process.raft.is_leader());
     let aimed = world.net.rng.u8(0..4);
     let ids: Vec<NodeId> = world
         .nodes

@@ -25,6 +25,14 @@ pub enum Step {
     Tell(Event),
 }
 
+/// What can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failing {
+    Record,
+    Claim,
+    Unclaim,
+}
+
 /// The orders not yet performed.
 #[derive(Default)]
 pub struct Hands {
@@ -84,7 +92,7 @@ impl Node {
                 told = Some(Event::Shut);
             }
             Step::Ordered(Action::Record(record)) => {
-                failed = fails(&mut self.failing, net, "record not written");
+                failed = fails(&mut self.failing, Failing::Record, net, "record not written");
                 if failed {
                     told = Some(Event::Stuck);
                 } else {
@@ -92,7 +100,7 @@ impl Node {
                 }
             }
             Step::Ordered(Action::Claim(group, token, definition)) => {
-                if fails(&mut self.failing, net, "claim failed") {
+                if fails(&mut self.failing, Failing::Claim, net, "claim failed") {
                     gate.unhold(&group);
                     told = Some(Event::ClaimFailed(group, token));
                 } else {
@@ -104,7 +112,7 @@ impl Node {
                 next = Some(Step::Tell(Event::Claimed(group, token)));
             }
             Step::Ordered(Action::Unclaim(group, token)) => {
-                failed = fails(&mut self.failing, net, "gate stuck");
+                failed = fails(&mut self.failing, Failing::Unclaim, net, "gate stuck");
                 if failed {
                     told = Some(Event::Stuck);
                 } else {
@@ -137,11 +145,10 @@ impl Node {
     }
 }
 
-fn fails(failing: &mut u32, net: &mut Net, what: &'static str) -> bool {
-    if *failing == 0 || net.rng.bool() {
-        return false;
+fn fails(failing: &mut Option<Failing>, this: Failing, net: &mut Net, what: &'static str) -> bool {
+    let fails = failing.take_if(|failing| *failing == this).is_some();
+    if fails {
+        net.count(what);
     }
-    *failing -= 1;
-    net.count(what);
-    true
+    fails
 }

@@ -8,6 +8,7 @@ mod clocks;
 mod faults;
 mod hands;
 mod kernel;
+mod log;
 mod net;
 mod node;
 mod raft;
@@ -20,6 +21,7 @@ use world::World;
 
 /// Every one of these must have happened while a lease was live, or the run proves nothing about it.
 const MUST_HAPPEN: &[&str] = &[
+    "ambush",
     "applied before the flush",
     "asked before the flush",
     "asked to move",
@@ -65,6 +67,9 @@ const MUST_HAPPEN: &[&str] = &[
     "voters changed",
 ];
 
+/// Fewer schedules than this do not show every fault.
+const FEWEST: u64 = 40;
+
 /// How long to run.
 enum Span {
     Runs(u64),
@@ -83,7 +88,7 @@ fn main() -> ExitCode {
     match span {
         Span::Seed(seed) => replay(seed),
         Span::Runs(runs) => explore(from, |done, _| done < runs),
-        Span::For(span) => explore(from, |_, since| since.elapsed() < span),
+        Span::For(span) => explore(from, |done, since| done < FEWEST || since.elapsed() < span),
     }
 }
 

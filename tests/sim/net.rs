@@ -44,6 +44,7 @@ pub enum Due {
     },
     Start(NodeId),
     Resume(NodeId),
+    Kill(NodeId),
     Want(NodeId, GroupName),
     Uncut(u64),
     Fault,
@@ -84,6 +85,8 @@ pub struct Net {
     pub calm: u64,
     /// Lost messages per thousand.
     pub loss: u32,
+    /// Messages of the lease plane per thousand that come late: in bad times it is most of them.
+    pub late: u32,
     /// Whether a gate was open after the latest event.
     pub live: bool,
     /// States applied since the last check.
@@ -106,6 +109,7 @@ impl Net {
         let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 1000, 2000][rng.usize(0..3)]);
         let terms = [any(&mut rng), any(&mut rng)];
         let calm = [600, 1500, 3000, 5000][rng.usize(0..4)];
+        let late = [15, 15, 100, 400][rng.usize(0..4)];
         Self {
             now: Time::ZERO,
             rng,
@@ -113,6 +117,7 @@ impl Net {
             cuts: BTreeMap::new(),
             calm,
             loss: 10,
+            late,
             live: false,
             applied: Vec::new(),
             counts: BTreeMap::new(),
@@ -217,10 +222,12 @@ impl Net {
         let late = match msg {
             // A proposal may wait out an election or sit in a retry anywhere.
             Msg::Propose(..) => 60,
-            Msg::Raft(_) | Msg::Lease(_) | Msg::Move(..) => 15,
+            Msg::Lease(_) => self.late,
+            Msg::Raft(_) | Msg::Move(..) => 15,
         };
         if self.chance(late) {
-            span += self.millis(0..2500);
+            let most = [100, 500, 2500][self.rng.usize(0..3)];
+            span += self.millis(0..most);
             self.count("message late");
         } else if self.chance(50) {
             span += self.millis(0..60);

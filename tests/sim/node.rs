@@ -1,10 +1,11 @@
 //! One machine and the process on it: the minds wired to the models, the way the daemon wires them to the world.
 
 use crate::clocks::{Clocks, Time};
-use crate::hands::{Hands, Step};
+use crate::hands::{Failing, Hands, Step};
 use crate::kernel::{Gate, Kind};
+use crate::log::{self, Disk, membership_of};
 use crate::net::{Msg, Net, What};
-use crate::raft::{self, Disk, Out, Raft};
+use crate::raft::{Out, Raft};
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor, Hearing};
 use hamesh_fencing::holder::{self, Holder, Identity, Terms};
@@ -38,8 +39,8 @@ pub struct Node {
     pub slow_disk: Time,
     /// The process ends after this many steps of its hands.
     pub dies_in: Option<u32>,
-    /// How many of the next claims, unclaims and record writes fail.
-    pub failing: u32,
+    /// What fails the next time.
+    pub failing: Option<Failing>,
     pub wishes: BTreeMap<GroupName, (bool, Candidate)>,
     /// What this node, as a leader, is told of the LAN.
     pub hears: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>,
@@ -197,7 +198,7 @@ impl Node {
             net.note(self.id, || format!("voters {:?} -> {target:?}", effective.halves[0]));
             let learners = effective.members().difference(target).copied().collect();
             let halves = vec![effective.halves[0].clone(), target.clone()];
-            process.raft.propose(t, leadership, raft::What::Membership(halves, learners));
+            process.raft.propose(t, leadership, log::What::Membership(halves, learners));
         }
     }
 
@@ -240,7 +241,7 @@ impl Node {
                     let command = process.grantor.complete(command);
                     net.count_command(&command);
                     net.note(id, || format!("proposes {command:?}"));
-                    process.raft.propose(t, leadership, raft::What::Command(command));
+                    process.raft.propose(t, leadership, log::What::Command(command));
                     self.perform_raft(net, now);
                 }
                 (None, Some(leader)) if leader != id && hops < 2 => {
@@ -296,10 +297,10 @@ impl Node {
         match out {
             Out::Send(to, rpc) => net.send(id, to, Msg::Raft(rpc)),
             Out::Appended(index, entry) => {
-                if let raft::What::Command(command) = &entry.what {
+                if let log::What::Command(command) = &entry.what {
                     process.voter.handle(now, voter::Event::Appended(index, command));
                 }
-                if let Some(membership) = raft::membership_of(index, &entry) {
+                if let Some(membership) = membership_of(index, &entry) {
                     process.voter.handle(now, voter::Event::MembershipAppended(membership));
                 }
             }
@@ -352,7 +353,7 @@ impl Node {
                 grantor::Action::Propose(leadership, command) => {
                     net.count_command(&command);
                     net.note(id, || format!("grantor proposes {command:?}"));
-                    process.raft.propose(t, leadership, raft::What::Command(command));
+                    process.raft.propose(t, leadership, log::What::Command(command));
                 }
                 grantor::Action::Ask(voters, ask) => {
                     for voter in voters {

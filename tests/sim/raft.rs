@@ -2,7 +2,8 @@
 //! membership, two leaders in one term), and no leader lease or pre-vote hides a mistake.
 
 use crate::clocks::Time;
-use hamesh_raft::command::{Command, Leadership, NodeId};
+use crate::log::{Disk, Entry, Snapshot, What, membership_of};
+use hamesh_raft::command::{Leadership, NodeId};
 use hamesh_raft::membership::Membership;
 use hamesh_raft::state::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,40 +13,6 @@ use std::time::Duration;
 const HEARTBEAT: Duration = Duration::from_millis(50);
 const SNAPSHOT_EVERY: u64 = 25;
 const BATCH: u64 = 20;
-
-/// An entry of the log.
-#[derive(Debug)]
-pub struct Entry {
-    pub by: Leadership,
-    pub what: What,
-}
-
-/// What an entry says.
-#[derive(Clone, Debug)]
-pub enum What {
-    Blank,
-    Command(Command),
-    /// The halves and the learners.
-    Membership(Vec<BTreeSet<NodeId>>, BTreeSet<NodeId>),
-}
-
-/// The state up to an entry.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    pub index: u64,
-    pub by: Leadership,
-    pub state: Arc<State>,
-    pub membership: Membership,
-}
-
-/// What survives a crash.
-#[derive(Clone, Debug, Default)]
-pub struct Disk {
-    pub vote: Leadership,
-    pub snapshot: Snapshot,
-    /// The flushed entries after the snapshot.
-    pub log: Vec<Arc<Entry>>,
-}
 
 /// What Raft nodes say to each other.
 #[derive(Clone, Debug)]
@@ -509,15 +476,5 @@ impl Raft {
             0 => Some(self.base.0),
             _ => self.log.get(self.offset(index)).map(|entry| entry.by),
         }
-    }
-}
-
-/// The membership that an entry brings into force.
-pub fn membership_of(index: u64, entry: &Entry) -> Option<Membership> {
-    match &entry.what {
-        What::Membership(halves, learners) => {
-            Some(Membership { by: entry.by, index, halves: halves.clone(), learners: learners.clone() })
-        }
-        What::Blank | What::Command(_) => None,
     }
 }

@@ -4,9 +4,9 @@ use crate::checks::Checks;
 use crate::clocks::{Clocks, Time};
 use crate::faults;
 use crate::kernel::{Gate, Kind};
+use crate::log::{Disk, Snapshot};
 use crate::net::{Due, Net, What};
 use crate::node::Node;
-use crate::raft::{Disk, Snapshot};
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::{
     Applicant, ClusterId, Command, Definition, Family, GateId, GroupName, InvitationId, Leadership, Lineage, NodeId,
@@ -64,7 +64,7 @@ impl World {
                 frozen: Time::ZERO,
                 slow_disk: Time::ZERO,
                 dies_in: None,
-                failing: 0,
+                failing: None,
                 wishes: BTreeMap::new(),
                 hears: BTreeMap::new(),
                 voters: None,
@@ -119,6 +119,10 @@ impl World {
                 if let Some(node) = self.node(id) {
                     node.clocks.resume(now);
                 }
+            }
+            Due::Kill(id) => {
+                let pause = self.net.millis(1..40);
+                self.kill(id, "killed", pause);
             }
             Due::Want(id, group) => self.wish(id, &group, true),
             Due::Uncut(cut) => {
@@ -195,7 +199,7 @@ impl World {
             if let Some(node) = self.node(*id) {
                 node.clocks.resume(now);
                 node.frozen = node.frozen.min(now);
-                (node.slow_disk, node.dies_in, node.failing) = (Time::ZERO, None, 0);
+                (node.slow_disk, node.dies_in, node.failing) = (Time::ZERO, None, None);
                 node.hears.clear();
             }
             self.start(*id);
