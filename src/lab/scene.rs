@@ -133,6 +133,12 @@ impl Scene {
         })
     }
 
+    /// The members' ports on the mesh network.
+    #[must_use]
+    pub fn mesh_ports(&self) -> Vec<Port> {
+        (0..=self.directors.len()).map(|node| self.mesh_port(node)).collect()
+    }
+
     /// Where the mesh endpoint of a director (0 and on) or of the witness (as many as there are directors) listens.
     #[must_use]
     pub fn mesh_address(&self, node: usize) -> Ipv4Addr {

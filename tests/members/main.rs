@@ -1,0 +1,141 @@
+//! Who gets in, and what losing the first node stops: nothing. Through the command line, as people would.
+//!
+//! Every wrong join has its own message and changes nothing; a voter that is not the founder lets new nodes in after the
+//! founder is gone for good; a node whose log was lost does not come back under its old name.
+
+use anyhow::{Context, Result, bail, ensure};
+use hamesh::lab::cluster::{Cluster, MESH_PORT, cluster_toml};
+use hamesh::lab::frame::Kind;
+use hamesh::lab::host::Host;
+use hamesh::lab::legacy::Dialect;
+use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir};
+use hamesh::lab::{MESH_NIC, PREFIX, sandbox};
+use std::ffi::OsString;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const NEWCOMER: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 15);
+
+fn main() -> ExitCode {
+    match sandbox::enter() {
+        Ok(Some(code)) => return code,
+        Ok(None) => {}
+        Err(error) => {
+            eprintln!("members: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    match fresh_dir("members")
+        .and_then(|dir| story(&dir).with_context(|| format!("logs are kept in {}", dir.display())))
+    {
+        Ok(passed) => {
+            println!("members: wrong joins, a lost founder and a lost log, {passed} passed, 0 failed");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("members: FAILED {error:#}");
+            println!("members: 0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A machine that is no member yet.
+struct Newcomer {
+    host: Host,
+    program: PathBuf,
+}
+
+impl Newcomer {
+    fn is(&self, name: &str, role: &str) -> Result<()> {
+        let dir = self.host.dir();
+        let text = format!(
+            "[node]\nname = \"{name}\"\nrack = \"r4\"\nrole = \"{role}\"\nlisten = \"{NEWCOMER}:{MESH_PORT}\"\n\
+             data_dir = \"{0}/data\"\ncluster = \"{0}/cluster.toml\"\n[admin]\nsocket = \"{0}/hamesh.sock\"\n",
+            dir.display()
+        );
+        fs::write(self.file(), text).context("hamesh.toml")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.host.dir().join("hamesh.toml")
+    }
+
+    fn run(&self, words: &[&str]) -> Result<String> {
+        let mut args: Vec<OsString> = words.iter().map(OsString::from).collect();
+        args.extend(["--config".into(), self.file().into_os_string()]);
+        self.host.output(&self.program, &args, PATIENCE)
+    }
+
+    /// A join that must fail with these words, and leave no identity.
+    fn is_refused(&self, join: &str, words: &str) -> Result<()> {
+        let Err(error) = self.run(&["join", join]) else { bail!("joined, where it should have said: {words}") };
+        let said = format!("{error:#}");
+        ensure!(said.contains(words), "said `{said}`, without `{words}`");
+        ensure!(!self.host.dir().join("data/node.toml").exists(), "a refused node has an identity");
+        println!("refused as it should be: {words}");
+        Ok(())
+    }
+}
+
+fn token(cluster: &Cluster, node: usize, words: &[&str]) -> Result<String> {
+    let printed = cluster.command(node, &[&["token"], words].concat())?;
+    Ok(printed.trim().lines().last().context("hamesh token printed nothing")?.to_owned())
+}
+
+fn story(dir: &Path) -> Result<u32> {
+    let scene = Scene::set(dir, 1)?;
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
+    let text = cluster_toml(Dialect::V3, &PRIORITIES);
+    let mut cluster = Cluster::form(&scene, &program, &text, |command| println!("{command}"))?;
+    let port = scene.mesh.attach(&scene.legacy, MESH_NIC, [2, 0, 10, 78, 0, 15])?;
+    scene.legacy.address(MESH_NIC, NEWCOMER, PREFIX)?;
+    let newcomer = Newcomer { host: scene.legacy.clone(), program: program.clone() };
+    let members = cluster.status(0)?.nodes.len();
+
+    newcomer.is("lb4", "director")?;
+    let expired = token(&cluster, 0, &["--ttl", "1s"])?;
+    sleep(Duration::from_millis(1500));
+    newcomer.is_refused(&expired, "expired")?;
+    newcomer.is_refused(&token(&cluster, 0, &["--role", "witness"])?, "witness")?;
+    let good = token(&cluster, 1, &[])?;
+    newcomer.is_refused(&good[..good.len() - 3], "cut off")?;
+    newcomer.is("lb2", "director")?;
+    newcomer.is_refused(&good, "lb2")?;
+    newcomer.is("lb4", "director")?;
+    let cut = scene.mesh.cut(&[port], &scene.mesh_ports(), Kind::Any);
+    newcomer.is_refused(&good, "cannot reach")?;
+    drop(cut);
+    ensure!(cluster.status(0)?.nodes.len() == members, "a refused join left a member");
+
+    // The key of the CA is on every voter by now, so the founder is not needed.
+    for node in 0..cluster.size() {
+        let status = cluster.status(node)?;
+        let voter = status.nodes.iter().any(|one| one.name == cluster.name(node) && one.voter);
+        let key = cluster.cluster_file(node).with_file_name("data").join("ca.key");
+        ensure!(key.exists() == voter, "{}: voter {voter}, CA key {}", cluster.name(node), key.exists());
+    }
+    cluster.kill(0)?;
+    cluster.wait(1, "a leader without the founder", PATIENCE, |status| {
+        status.cluster.quorum && status.cluster.leader.as_deref() != Some("lb1")
+    })?;
+    let join = token(&cluster, 1, &[])?;
+    println!("{}", newcomer.run(&["join", &join])?.trim());
+    let args: [OsString; 3] = ["run".into(), "--config".into(), newcomer.file().into_os_string()];
+    let _daemon = newcomer.host.start("hamesh", &newcomer.program, &args, &[])?;
+    cluster.wait(1, "the newcomer, reachable", PATIENCE, |status| {
+        status.nodes.iter().any(|node| node.name == "lb4" && node.reachable)
+    })?;
+    scene.settled(Duration::from_millis(500), PATIENCE)?;
+
+    fs::remove_file(cluster.cluster_file(0).with_file_name("data").join("raft.redb")).context("losing lb1's log")?;
+    let Err(error) = cluster.command(0, &["run"]) else { bail!("lb1 runs on without its log") };
+    ensure!(format!("{error:#}").contains("join"), "a node without its log said: {error:#}");
+    println!("a node without its log is told to join anew");
+    Ok(8)
+}
