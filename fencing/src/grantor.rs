@@ -214,7 +214,8 @@ impl Grantor {
                 // The age was true when it was told and only grows: a bound voter never acks again (H6).
                 let over = those(&|at, known| known.bound && now.since(*at) + known.silent >= lg);
                 let settled = now.since(self.voters_since) >= lg && now.since(self.started) >= lg;
-                (settled && self.membership.meets_every_quorum(&over)).then(|| Command::Expire {
+                // Each half by itself: a voter may ack under a change to one half that was never committed.
+                (settled && self.membership.meets_every_majority(&over)).then(|| Command::Expire {
                     sid: *sid,
                     by: leadership,
                     grants: Vec::new(),

@@ -1,4 +1,6 @@
 //! Quorum leases, fencing tokens and the kernel gate that ends a claim.
+//!
+#![doc = include_str!("safety.md")]
 
 pub mod clock;
 pub mod gate;

@@ -38,6 +38,12 @@ impl Membership {
         !self.halves.is_empty() && self.halves.iter().all(|half| half.intersection(nodes).count() * 2 > half.len())
     }
 
+    /// Whether `nodes` meet every majority of each half by itself. While the voters change that is more than
+    /// [`Self::meets_every_quorum`]: it also meets the quorums of a change to or from either half, whoever wrote it.
+    pub fn meets_every_majority(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        !self.halves.is_empty() && self.halves.iter().all(|half| half.difference(nodes).count() * 2 <= half.len())
+    }
+
     /// Whether `nodes` meet every quorum: the voters outside them cannot form one.
     pub fn meets_every_quorum(&self, nodes: &BTreeSet<NodeId>) -> bool {
         let rest: BTreeSet<NodeId> = self.voters().difference(nodes).copied().collect();
@@ -60,6 +66,8 @@ mod tests {
         assert!(!m.is_quorum(&set(&[1, 2, 3])), "one of the new half is no majority of it");
         assert!(m.meets_every_quorum(&set(&[1, 2])), "no quorum without a majority of the old half");
         assert!(!m.meets_every_quorum(&set(&[1, 4])));
+        assert!(!m.meets_every_majority(&set(&[1, 2])), "4 and 5 are a majority of the new half");
+        assert!(m.meets_every_majority(&set(&[1, 3, 4])));
     }
 
     #[test]
@@ -67,5 +75,6 @@ mod tests {
         let m = Membership::default();
         assert!(!m.is_quorum(&set(&[])));
         assert!(!m.meets_every_quorum(&set(&[1])));
+        assert!(!m.meets_every_majority(&set(&[1])));
     }
 }

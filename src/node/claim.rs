@@ -162,18 +162,12 @@ impl Hands {
         Ok(())
     }
 
-    /// Replaces the may-act record. Without it nothing may be claimed and nothing released: the process ends, and the
-    /// gate with its lease.
-    pub(crate) fn record(&mut self, record: Option<&MayAct>) {
+    /// Replaces the may-act record. Where that fails, nothing may be claimed, released or opened that relies on it.
+    pub(crate) fn record(&mut self, record: Option<&MayAct>) -> std::io::Result<()> {
         kill_point("record", 1);
-        if let Err(error) = self.record.write(record) {
-            tracing::error!(%error, "the may-act record cannot be written; stopping");
-            if let Err(error) = self.shut() {
-                tracing::error!(%error, "the gate closes at its deadline");
-            }
-            std::process::exit(1);
-        }
+        self.record.write(record)?;
         kill_point("record", 2);
+        Ok(())
     }
 
     /// Sends an advert; with a priority above 0 it passes the gate only while the lease lives.

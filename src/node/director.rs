@@ -266,18 +266,26 @@ impl Director {
     }
 
     async fn perform(&mut self, actions: Vec<holder::Action>) {
-        // What could not be shut must not be kept open: it voids the arming behind it.
-        let mut stuck = false;
+        // A record that was not replaced, or a group that was not shut, voids what relies on it; what shuts goes on.
+        let (mut recorded, mut stuck) = (true, false);
         for action in actions {
             match action {
+                holder::Action::Arm(_) | holder::Action::Claim(..) | holder::Action::Propose(_) if stuck => {}
                 holder::Action::Send(voters, renew) => self.renewals.push_back((voters, renew)),
-                holder::Action::Arm(_) if stuck => {}
                 holder::Action::Arm(deadline) => self.hands.arm(deadline, &self.groups).await,
                 holder::Action::Shut => match self.hands.shut() {
-                    Ok(()) => self.queue.push_back(Happened::Lease(holder::Event::Shut)),
+                    Ok(()) if recorded => self.queue.push_back(Happened::Lease(holder::Event::Shut)),
+                    // Asked for again, together with the record.
+                    Ok(()) => {}
                     Err(error) => tracing::error!(%error, "the gate was not shut; trying again"),
                 },
-                holder::Action::Record(record) => self.hands.record(record.as_ref()),
+                holder::Action::Record(record) => {
+                    if let Err(error) = self.hands.record(record.as_ref()) {
+                        tracing::error!(%error, "the may-act record was not replaced; the lease is left to its deadline");
+                        (recorded, stuck) = (false, true);
+                        self.queue.push_back(Happened::Lease(holder::Event::Stuck));
+                    }
+                }
                 holder::Action::Claim(group, token, definition) => {
                     let Some(served) = self.groups.get(&group) else { continue };
                     match self.hands.claim(served, token, &definition).await {

@@ -165,6 +165,17 @@ fn nothing_expires_within_lg_of_a_change_of_voters() {
 }
 
 #[test]
+fn while_voters_change_each_half_has_its_say() {
+    let mut bench = Bench::new();
+    bench.fence();
+    let old = known(9000, 0, true);
+    bench.applied(&Membership { halves: vec![set(&[1, 2, 3]), set(&[3, 4, 5])], ..voters(9, &[]) });
+    assert_eq!(bench.tick(3000, &[(1, old), (2, old)]), [], "4 and 5 may have acked under the new half alone");
+    assert_eq!(bench.tick(3010, &[(4, old)]), []);
+    assert_eq!(bench.tick(3020, &[(3, old)]).len(), 1);
+}
+
+#[test]
 fn another_leaders_changes_that_end_where_they_began_count_too() {
     let mut bench = Bench::new();
     bench.fence();
