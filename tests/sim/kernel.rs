@@ -1,7 +1,7 @@
 //! A model of the gate in one network namespace: what the kernel keeps when the process is gone.
 
 use crate::clocks::{Clocks, Time};
-use hamesh_fencing::clock::{LATENESS, Moment};
+use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::{GateId, GroupName};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use std::time::Duration;
 pub enum Kind {
     /// As `nf_tables` does it: a relative element timeout and an absolute bound, both armed short.
     Nftables,
-    /// The worst gate that keeps the promise made in Lg: shut exactly [`LATENESS`] after the deadline. The real one's
-    /// margin would hide what is wrong with the protocol.
-    Latest,
+    /// The worst gate that keeps the promise made in Lg: shut just this long after the deadline. The real one's margin
+    /// would hide what is wrong with the protocol.
+    Latest(Duration),
 }
 
 /// One gate.
@@ -83,7 +83,7 @@ impl Gate {
         let open = !clocks.is_suspended()
             && self.until.is_some_and(|until| match self.kind {
                 Kind::Nftables => clocks.jiffies(t) < until.jiffies && clocks.wall(t) < until.wall,
-                Kind::Latest => !clocks.read(t).reached(until.deadline + LATENESS),
+                Kind::Latest(late) => !clocks.read(t).reached(until.deadline + late),
             });
         self.held.iter().filter(move |_| open)
     }

@@ -101,6 +101,8 @@ pub struct Net {
     seq: u64,
     epochs: u64,
     terms: [Duration; 2],
+    /// How late this schedule's gates may be; it goes into Lg.
+    pub lateness: Duration,
 }
 
 impl Net {
@@ -109,6 +111,8 @@ impl Net {
         let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 1000, 2000][rng.usize(0..3)]);
         let terms = [any(&mut rng), any(&mut rng)];
         let calm = [600, 1500, 3000, 5000][rng.usize(0..4)];
+        // That of nf_tables, and that of address lifetimes where there is no better gate.
+        let lateness = [LATENESS, LATENESS * 20][rng.usize(0..2)];
         let late = [15, 15, 100, 400][rng.usize(0..4)];
         Self {
             now: Time::ZERO,
@@ -128,13 +132,14 @@ impl Net {
             seq: 0,
             epochs: 0,
             terms,
+            lateness,
         }
     }
 
     /// The terms of one of the schedule's two profiles.
     pub fn any_terms(&mut self) -> Terms {
         let ttl = self.terms[self.rng.usize(0..2)];
-        Terms { ttl, promise: promise_for(ttl, LATENESS), renew: ttl / 5 }
+        Terms { ttl, promise: promise_for(ttl, self.lateness), renew: ttl / 5 }
     }
 
     pub fn next_epoch(&mut self) -> u64 {

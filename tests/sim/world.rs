@@ -44,7 +44,7 @@ impl World {
         let groups: Vec<GroupName> =
             ["web", "api", "dns"].iter().take(net.rng.usize(1..=3)).map(|name| (*name).to_owned()).collect();
         let snapshot = founded(&ids, witness, voters);
-        let kind = if net.rng.bool() { Kind::Nftables } else { Kind::Latest };
+        let kind = if net.rng.bool() { Kind::Nftables } else { Kind::Latest(net.lateness) };
         let mut nodes = Vec::new();
         for id in &ids {
             let role = if Some(*id) == witness { Role::Witness } else { Role::Director };
