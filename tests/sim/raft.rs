@@ -219,6 +219,10 @@ impl Raft {
                     self.out.push(Out::Send(from, Rpc::Voted(by)));
                 } else if by < self.vote {
                     self.out.push(Out::Send(from, Rpc::Refused(self.vote)));
+                } else if !self.is_leader() {
+                    // The term, not the vote: or one with a better log might stay behind for ever.
+                    self.vote = self.vote.max(Leadership { term: by.term, node: NodeId(0) });
+                    self.role = Role::Follower;
                 }
             }
             Rpc::Voted(by) => {
