@@ -124,6 +124,7 @@ impl World {
                 let pause = self.net.millis(1..40);
                 self.kill(id, "killed", pause);
             }
+            Due::Isolate(id) => faults::isolate(self, id),
             Due::Want(id, group) => self.wish(id, &group, true),
             Due::Uncut(cut) => {
                 self.net.cuts.remove(&cut);
