@@ -154,6 +154,8 @@ impl World {
             node.frozen = t + net.millis(1..2500);
             net.count("frozen between clock and act");
             net.note(id, || "freezes with the clock in its hand".to_owned());
+            // It dies with this process, and so does its reading of this boot's clocks.
+            let epoch = node.process.as_ref().map(|process| process.epoch);
             return net.at(node.frozen, Due::Process { node: id, epoch, what, now: Some(read) });
         }
         node.happens(net, read, what);
