@@ -21,7 +21,7 @@ pub fn strike(world: &mut World) {
     let pause = world.net.millis(10..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
-    match world.net.rng.u8(0..30) {
+    match world.net.rng.u8(0..33) {
         0 => {
             let pause = short_or_long(world);
             world.kill(victim, "killed", pause);
@@ -54,6 +54,12 @@ pub fn strike(world: &mut World) {
         22 => deaf_lan(world),
         23 => fences_the_living(world),
         24..=27 => ambushes(world),
+        28..=30 => {
+            // What was promised last comes back when nobody hears the holder any more.
+            world.net.late = 700;
+            let then = world.net.now + world.net.millis(20..400);
+            world.net.at(then, Due::Isolate(victim));
+        }
         _ => something_fails(world, victim),
     }
 }
@@ -205,6 +211,18 @@ fn cuts_one_way(world: &mut World, victim: NodeId) {
     let chosen: Vec<NodeId> = others.into_iter().filter(|_| all || world.net.rng.bool()).collect();
     world.net.count("one-way cut");
     cut(world, chosen.into_iter().map(|other| if out { (victim, other) } else { (other, victim) }).collect());
+}
+
+/// Cuts every link of a node.
+pub fn isolate(world: &mut World, victim: NodeId) {
+    if !world.net.hostile {
+        return;
+    }
+    world.net.count("isolated");
+    world.net.late = 15;
+    let others = world.nodes.iter().map(|node| node.id).filter(|id| *id != victim);
+    let links = others.flat_map(|other| [(victim, other), (other, victim)]).collect();
+    cut(world, links);
 }
 
 fn cuts_one_link(world: &mut World, victim: NodeId) {

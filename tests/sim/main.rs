@@ -39,6 +39,7 @@ const MUST_HAPPEN: &[&str] = &[
     "grantor moves",
     "group refused",
     "holder unheard on the LAN",
+    "isolated",
     "killed",
     "killed between steps",
     "late arming undone",

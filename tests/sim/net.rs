@@ -45,6 +45,7 @@ pub enum Due {
     Start(NodeId),
     Resume(NodeId),
     Kill(NodeId),
+    Isolate(NodeId),
     Want(NodeId, GroupName),
     Uncut(u64),
     Fault,

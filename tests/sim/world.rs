@@ -124,6 +124,7 @@ impl World {
                 let pause = self.net.millis(1..40);
                 self.kill(id, "killed", pause);
             }
+            Due::Isolate(id) => faults::isolate(self, id),
             Due::Want(id, group) => self.wish(id, &group, true),
             Due::Uncut(cut) => {
                 self.net.cuts.remove(&cut);
@@ -153,6 +154,8 @@ impl World {
             node.frozen = t + net.millis(1..2500);
             net.count("frozen between clock and act");
             net.note(id, || "freezes with the clock in its hand".to_owned());
+            // It dies with this process, and so does its reading of this boot's clocks.
+            let epoch = node.process.as_ref().map(|process| process.epoch);
             return net.at(node.frozen, Due::Process { node: id, epoch, what, now: Some(read) });
         }
         node.happens(net, read, what);
