@@ -31,6 +31,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
@@ -78,6 +79,9 @@ struct LaneParts {
 
 async fn node(config: Config) -> anyhow::Result<()> {
     let started = Moment::now();
+    // From here on a stop is a hand-over, however early it comes: a start may just have resumed a session.
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
     let data_dir = config.node.data_dir.clone();
     let identity = Arc::new(Identity::load(&data_dir)?);
     let record = &identity.record;
@@ -174,7 +178,7 @@ async fn node(config: Config) -> anyhow::Result<()> {
     tokio::spawn(members::keep(core.clone()));
     tokio::spawn(tell_neighbours(core.clone()));
     let admin = admin::serve(core.clone())?;
-    let result = until_stopped(&core).await;
+    let result = until_stopped(&core, &mut term, &mut int).await;
     tracing::info!("stopping: handing over");
     // The lane hands over; without a quorum nobody answers, and the gate and the promises end it.
     if core.lane.send(LaneInput::Stop).await.is_ok() && timeout(HAND_OVER, stopped).await.is_err() {
@@ -216,9 +220,7 @@ async fn found(core: &Core) -> anyhow::Result<()> {
 }
 
 /// Registers, then waits for a signal or a fatal error.
-async fn until_stopped(core: &Core) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+async fn until_stopped(core: &Core, term: &mut Signal, int: &mut Signal) -> anyhow::Result<()> {
     let mut standing = core.raft.standing();
     let fatal = async {
         loop {

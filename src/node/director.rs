@@ -127,7 +127,7 @@ impl Director {
                 self.queue.push_back(Happened::Router(group.clone(), router::Event::Announce));
             }
         }
-        self.neighbours = neighbours;
+        self.neighbours = Arc::new(Neighbours::clone(&neighbours).remembering(&self.neighbours));
     }
 
     /// The ears' turn, and the hands' retries.

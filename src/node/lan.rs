@@ -71,6 +71,20 @@ impl Neighbours {
         Self { places }
     }
 
+    /// With the addresses that were known `before`: gossip forgets a node that dies or has just restarted, and its adverts
+    /// must not be taken for a stranger's meanwhile.
+    pub(crate) fn remembering(mut self, before: &Self) -> Self {
+        for (group, old) in &before.places {
+            let places = self.places.entry(group.clone()).or_default();
+            for (node, place) in old {
+                let silent = || Place { up: false, hears: Hears::Nobody, ..place.clone() };
+                let known = places.entry(*node).or_insert_with(silent);
+                known.address = known.address.or(place.address);
+            }
+        }
+        self
+    }
+
     /// In the grantor's words. A director whose link is down hears nobody.
     pub(crate) fn hearing(&self) -> BTreeMap<GroupName, BTreeMap<NodeId, Hearing>> {
         let of = |place: &Place| if place.up { place.hears.into() } else { Hearing::Nobody };
@@ -87,5 +101,30 @@ impl Neighbours {
     pub(crate) fn addresses(&self, group: &str) -> impl Iterator<Item = (NodeId, Ipv4Addr)> {
         let places = self.places.get(group).into_iter().flatten();
         places.filter_map(|(node, place)| Some((*node, place.address?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LB1: NodeId = NodeId(1);
+
+    fn neighbours(address: Option<Ipv4Addr>) -> Neighbours {
+        let place = Place { interface: "eth0".to_owned(), up: true, address, hears: Hears::Holder };
+        Neighbours { places: BTreeMap::from([("web".to_owned(), BTreeMap::from([(LB1, place)]))]) }
+    }
+
+    #[test]
+    fn a_node_that_gossip_has_forgotten_keeps_its_address() {
+        let address = Ipv4Addr::new(10, 0, 0, 1);
+        let known = neighbours(Some(address));
+        let gone = Neighbours::default().remembering(&known);
+        assert_eq!(gone.address("web", LB1), Some(address));
+        assert_eq!(gone.hearing()["web"][&LB1], Hearing::Nobody);
+        let restarted = neighbours(None).remembering(&gone);
+        assert_eq!(restarted.address("web", LB1), Some(address));
+        let moved = neighbours(Some(Ipv4Addr::new(10, 0, 0, 9))).remembering(&restarted);
+        assert_eq!(moved.address("web", LB1), Some(Ipv4Addr::new(10, 0, 0, 9)));
     }
 }
