@@ -73,6 +73,14 @@ pub struct Figures {
     bite: String,
 }
 
+impl Figures {
+    /// Whether this machine was away for so long that the figure may be its own: a pause of 25 ms says nothing about a
+    /// crash, and everything about a bound of 20 ms.
+    fn is_noisy(&self) -> bool {
+        self.late > NOISE.min(self.bound / 2)
+    }
+}
+
 pub enum Verdict {
     Passed(Figures),
     Failed(Figures),
@@ -111,7 +119,7 @@ impl fmt::Display for Verdict {
         if !back.is_zero() {
             write!(f, "; {} ms dark on the way back", back.as_millis())?;
         }
-        if *late > NOISE {
+        if self.figures().is_some_and(Figures::is_noisy) {
             write!(f, "; this machine was away for {} ms", late.as_millis())?;
         }
         Ok(())
@@ -177,7 +185,7 @@ impl Bench {
         let in_time = figures.figure <= figures.bound && figures.stale <= STALE;
         Ok(match (figures.two.is_zero() && figures.claims == 0, in_time) {
             (true, true) => Verdict::Passed(figures),
-            (true, false) if figures.late > NOISE => Verdict::Noisy(figures),
+            (true, false) if figures.is_noisy() => Verdict::Noisy(figures),
             (true | false, _) => Verdict::Failed(figures),
         })
     }
