@@ -42,6 +42,7 @@ fn router(state: &str, parameters: Parameters) -> Router {
     match state {
         "init" => {}
         "listening" => play(&[Event::Start { resumed: false }]),
+        "following" => play(&[started, heard(200, PEER, false)]),
         "standby" => play(&[started, heard(1, PEER, true)]),
         "claiming" => play(&[started]),
         "master" => play(&[started, Event::Granted]),
@@ -55,8 +56,9 @@ fn router(state: &str, parameters: Parameters) -> Router {
 fn name(router: &Router) -> &'static str {
     match router.state {
         State::Init => "init",
-        State::Backup { candidate: false, .. } => "listening",
-        State::Backup { candidate: true, .. } => "standby",
+        State::Backup { stance: Stance::Listening, .. } => "listening",
+        State::Backup { stance: Stance::Following, .. } => "following",
+        State::Backup { stance: Stance::Candidate, .. } => "standby",
         State::Claiming => "claiming",
         State::Master(_) => "master",
         State::Fault => "fault",
@@ -89,33 +91,33 @@ fn event(name: &str) -> Event {
 
 /// "." is the same state and no action; otherwise the next state ("." again for the same) and the actions.
 const TABLE: &str = "
-event          | init          | listening     | standby          | claiming         | master                    | fault
-start          | listening     | .             | .                | .                | .                         | .
-resume         | claiming Want | .             | .                | .                | .                         | .
-tick early     | .             | .             | .                | .                | .                         | .
-tick due       | .             | claiming Want | claiming Want    | .                | . SendAdvert Announce     | .
-granted        | . Yield       | . Yield       | master SendAdvert Announce | master SendAdvert Announce | . | . Yield
-revoked        | .             | .             | .                | .                | standby Resign            | .
-link down      | .             | fault         | fault Refuse     | fault Refuse     | fault Refuse Yield        | .
-link up        | .             | .             | .                | .                | .                         | listening
-stop           | .             | init          | init Refuse      | init Refuse      | init Refuse Yield Resign  | init
-announce       | .             | .             | .                | .                | . SendAdvert Announce     | .
-member         | .             | .             | .                | standby          | .                         | .
-member higher  | .             | .             | .                | standby          | .                         | .
-member resigns | .             | .             | .                | .                | .                         | .
-higher         | .             | .             | listening Refuse | listening Refuse | listening Refuse Yield    | .
-equal, above   | .             | .             | listening Refuse | listening Refuse | listening Refuse Yield    | .
-equal, below   | .             | .             | .                | .                | . SendAdvert Announce     | .
-lower          | .             | .             | .                | .                | . SendAdvert Announce     | .
-resigns        | .             | .             | .                | .                | . SendAdvert              | .
-our address    | .             | .             | .                | .                | .                         | .
+event          | init          | listening     | following     | standby          | claiming         | master                    | fault
+start          | listening     | .             | .             | .                | .                | .                         | .
+resume         | claiming Want | .             | .             | .                | .                | .                         | .
+tick early     | .             | .             | .             | .                | .                | .                         | .
+tick due       | .             | claiming Want | claiming Want | claiming Want    | .                | . SendAdvert Announce     | .
+granted        | . Yield       | . Yield       | . Yield       | master SendAdvert Announce | master SendAdvert Announce | . | . Yield
+revoked        | .             | .             | .             | .                | .                | standby Resign            | .
+link down      | .             | fault         | fault         | fault Refuse     | fault Refuse     | fault Refuse Yield        | .
+link up        | .             | .             | .             | .                | .                | .                         | listening
+stop           | .             | init          | init          | init Refuse      | init Refuse      | init Refuse Yield Resign  | init
+announce       | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
+member         | .             | standby Want  | .             | .                | standby          | .                         | .
+member higher  | .             | standby Want  | .             | .                | standby          | .                         | .
+member resigns | .             | .             | .             | .                | .                | .                         | .
+higher         | .             | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
+equal, above   | .             | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
+equal, below   | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
+lower          | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
+resigns        | .             | .             | .             | .                | .                | . SendAdvert              | .
+our address    | .             | .             | .             | .                | .                | .                         | .
 ";
 
 /// The rows that differ under nopreempt.
 const NOPREEMPT: &str = "
-event          | init          | listening     | standby          | claiming         | master                    | fault
-equal, below   | .             | .             | listening Refuse | listening Refuse | . SendAdvert Announce     | .
-lower          | .             | .             | listening Refuse | listening Refuse | . SendAdvert Announce     | .
+event          | init          | listening     | following     | standby          | claiming         | master                    | fault
+equal, below   | .             | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
+lower          | .             | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
 ";
 
 fn walk(table: &str, parameters: &Parameters) -> usize {
@@ -140,7 +142,7 @@ fn walk(table: &str, parameters: &Parameters) -> usize {
 
 #[test]
 fn every_state_meets_every_event() {
-    assert_eq!(walk(TABLE, &parameters()), 19 * 6);
+    assert_eq!(walk(TABLE, &parameters()), 19 * 7);
     walk(NOPREEMPT, &Parameters { preempt: false, ..parameters() });
 }
 
@@ -238,6 +240,13 @@ fn a_foreign_master_is_left_alone_until_its_silence_whatever_members_say() {
     assert_eq!(router.handle(at(15_610), Event::Tick), [Want]);
     assert_eq!(router.handle(at(15_700), heard(50, BELOW, true)), []);
     assert_eq!(name(&router), "standby", "behind a member, and a candidate");
+}
+
+#[test]
+fn a_member_that_starts_beside_a_living_master_wants_the_lease_at_once() {
+    let mut router = router("listening", parameters());
+    assert_eq!(router.handle(at(10_100), heard(50, BELOW, true)), [Want]);
+    assert_eq!(router.handle(at(10_200), Event::Granted), [SendAdvert, Announce]);
 }
 
 #[test]
