@@ -67,8 +67,9 @@ pub enum Stance {
     /// It has just started: a router outside the mesh would be heard first. A member that is heard instead shows that
     /// there is none to wait for.
     Listening,
-    /// Behind a router outside the mesh, until that is silent, whatever members say.
-    Following,
+    /// Behind this router outside the mesh, until it is silent, whatever members say. Gossip may tell later that it is
+    /// a member too: then it is one that is heard.
+    Following(Ipv4Addr),
     /// It wants the lease, to take over from a member the moment the lease is free.
     Candidate,
 }
@@ -177,14 +178,14 @@ enum Input {
     LinkUp,
     Stop,
     Announce,
-    /// A member is MASTER.
-    Member(Duration),
+    /// A member is MASTER, advertises so often, and is heard at this address.
+    Member(Duration, Ipv4Addr),
     /// A member was.
-    MemberResigned,
+    MemberResigned(Ipv4Addr),
     /// A router outside the mesh is MASTER by right.
-    Higher(Duration),
+    Higher(Duration, Ipv4Addr),
     /// It is MASTER and would have to give way to us.
-    Lower(Duration),
+    Lower(Duration, Ipv4Addr),
     /// It was MASTER.
     Resigned,
     /// Nobody we obey, or our own address.
@@ -237,33 +238,39 @@ impl Router {
 
             (Backup { down_at, .. }, I::Tick) if now.reached(down_at)
                                                                => (Claiming, vec![Want]),
-            (Backup { stance: Listening, .. }, I::Member(every)) => (self.behind(now, every, Candidate), vec![Want]),
-            (Backup { stance: Candidate, .. }, I::Member(every)) => (self.behind(now, every, Candidate), vec![]),
-            (Backup { stance: Candidate, .. }, I::MemberResigned) => (self.soon(now, Candidate), vec![]),
-            (Backup { stance: Candidate, .. }, I::Higher(every)) => (self.behind(now, every, Following), vec![Refuse]),
-            (Backup { stance: Candidate, .. }, I::Lower(every)) if !self.parameters.preempt
-                                                               => (self.behind(now, every, Following), vec![Refuse]),
-            (Backup { stance: Listening | Following, .. }, I::Higher(every))
-                                                               => (self.behind(now, every, Following), vec![]),
-            (Backup { stance: Listening | Following, .. }, I::Lower(every)) if !self.parameters.preempt
-                                                               => (self.behind(now, every, Following), vec![]),
+            (Backup { stance: Listening, .. }, I::Member(every, _)) => (self.behind(now, every, Candidate), vec![Want]),
+            (Backup { stance: Following(whom), .. }, I::Member(every, from)) if whom == from
+                                                               => (self.behind(now, every, Candidate), vec![Want]),
+            (Backup { stance: Candidate, .. }, I::Member(every, _)) => (self.behind(now, every, Candidate), vec![]),
+            (Backup { stance: Listening, .. }, I::MemberResigned(_)) => (self.soon(now, Candidate), vec![Want]),
+            (Backup { stance: Following(whom), .. }, I::MemberResigned(from)) if whom == from
+                                                               => (self.soon(now, Candidate), vec![Want]),
+            (Backup { stance: Candidate, .. }, I::MemberResigned(_)) => (self.soon(now, Candidate), vec![]),
+            (Backup { stance: Candidate, .. }, I::Higher(every, from))
+                                                               => (self.behind(now, every, Following(from)), vec![Refuse]),
+            (Backup { stance: Candidate, .. }, I::Lower(every, from)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, Following(from)), vec![Refuse]),
+            (Backup { stance: Listening | Following(_), .. }, I::Higher(every, from))
+                                                               => (self.behind(now, every, Following(from)), vec![]),
+            (Backup { stance: Listening | Following(_), .. }, I::Lower(every, from)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, Following(from)), vec![]),
             (Backup { stance, .. }, I::Resigned)               => (self.soon(now, stance), vec![]),
 
-            (Claiming, I::Member(every))                       => (self.behind(now, every, Candidate), vec![]),
-            (Claiming, I::Higher(every))                       => (self.behind(now, every, Following), vec![Refuse]),
-            (Claiming, I::Lower(every)) if !self.parameters.preempt
-                                                               => (self.behind(now, every, Following), vec![Refuse]),
+            (Claiming, I::Member(every, _))                    => (self.behind(now, every, Candidate), vec![]),
+            (Claiming, I::Higher(every, from))                 => (self.behind(now, every, Following(from)), vec![Refuse]),
+            (Claiming, I::Lower(every, from)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, Following(from)), vec![Refuse]),
             (Backup { stance: Candidate, .. } | Claiming, I::Granted)
                                                                => self.advance(now, Schedule::begin(now)),
             // The grant and our refusal have crossed.
-            (Init | Fault | Backup { stance: Listening | Following, .. }, I::Granted)
+            (Init | Fault | Backup { stance: Listening | Following(_), .. }, I::Granted)
                                                                => (self.state, vec![Yield]),
 
             (Master(schedule), I::Tick)                        => self.advance(now, schedule),
-            (Master(schedule), I::Lower(_) | I::Announce)      => self.answer(now, schedule, true),
+            (Master(schedule), I::Lower(..) | I::Announce)     => self.answer(now, schedule, true),
             (Master(schedule), I::Resigned)                    => self.answer(now, schedule, false),
             // No priority 0: the one we yield to would have to answer it (keepalived sends none either).
-            (Master(_), I::Higher(every))                      => (self.behind(now, every, Following), vec![Refuse, Yield]),
+            (Master(_), I::Higher(every, from))                => (self.behind(now, every, Following(from)), vec![Refuse, Yield]),
             (Master(_), I::Revoked)                            => (self.behind(now, self.parameters.interval, Candidate), vec![Resign]),
             (Master(_), I::LinkDown)                           => (Fault, vec![Refuse, Yield]),
             // Let go before you tell: a peer may answer for the addresses as soon as it hears the Resign.
@@ -273,22 +280,21 @@ impl Router {
                                                                => (Fault, vec![Refuse]),
             (Backup { stance: Candidate, .. } | Claiming, I::Stop)
                                                                => (Init, vec![Refuse]),
-            (Backup { stance: Listening | Following, .. }, I::LinkDown)
+            (Backup { stance: Listening | Following(_), .. }, I::LinkDown)
                                                                => (Fault, vec![]),
-            (Backup { stance: Listening | Following, .. } | Fault, I::Stop)
+            (Backup { stance: Listening | Following(_), .. } | Fault, I::Stop)
                                                                => (Init, vec![]),
 
             // Nothing to do.
-            (Init, I::Tick | I::Revoked | I::LinkDown | I::LinkUp | I::Stop | I::Announce | I::Member(_)
-                | I::MemberResigned | I::Higher(_) | I::Lower(_) | I::Resigned | I::Stranger)
-            | (Backup { .. }, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::Lower(_) | I::Stranger)
-            | (Backup { stance: Following, .. }, I::Member(_))
-            | (Backup { stance: Listening | Following, .. }, I::MemberResigned)
-            | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned
-                | I::Lower(_) | I::Resigned | I::Stranger)
-            | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(_) | I::MemberResigned | I::Stranger)
-            | (Fault, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkDown | I::Announce | I::Member(_)
-                | I::MemberResigned | I::Higher(_) | I::Lower(_) | I::Resigned | I::Stranger)
+            (Init, I::Tick | I::Revoked | I::LinkDown | I::LinkUp | I::Stop | I::Announce | I::Member(..)
+                | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
+            | (Backup { .. }, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::Lower(..) | I::Stranger)
+            | (Backup { stance: Following(_), .. }, I::Member(..) | I::MemberResigned(_))
+            | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned(_)
+                | I::Lower(..) | I::Resigned | I::Stranger)
+            | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(..) | I::MemberResigned(_) | I::Stranger)
+            | (Fault, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkDown | I::Announce | I::Member(..)
+                | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
                                                                => (self.state, vec![]),
         }
     }
@@ -346,8 +352,8 @@ impl Router {
             Event::Heard { advert, source, member } => {
                 self.heard += 1;
                 match (member, advert.priority) {
-                    (true, 0) => Input::MemberResigned,
-                    (true, 1..) => Input::Member(advert.interval),
+                    (true, 0) => Input::MemberResigned(source),
+                    (true, 1..) => Input::Member(advert.interval, source),
                     (false, _) => self.weigh_foreign(now, &advert, source),
                 }
             }
@@ -369,9 +375,9 @@ impl Router {
         }
         // RFC 9568 section 6.4.3: the higher priority, then the higher address.
         if (advert.priority, source) > (self.parameters.priority, self.parameters.source) {
-            Input::Higher(advert.interval)
+            Input::Higher(advert.interval, source)
         } else {
-            Input::Lower(advert.interval)
+            Input::Lower(advert.interval, source)
         }
     }
 }

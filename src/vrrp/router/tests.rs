@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 12);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
+const LEGACY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 201);
 const BELOW: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -42,7 +43,7 @@ fn router(state: &str, parameters: Parameters) -> Router {
     match state {
         "init" => {}
         "listening" => play(&[Event::Start { resumed: false }]),
-        "following" => play(&[started, heard(200, PEER, false)]),
+        "following" => play(&[started, heard(200, LEGACY, false)]),
         "standby" => play(&[started, heard(1, PEER, true)]),
         "claiming" => play(&[started]),
         "master" => play(&[started, Event::Granted]),
@@ -57,7 +58,7 @@ fn name(router: &Router) -> &'static str {
     match router.state {
         State::Init => "init",
         State::Backup { stance: Stance::Listening, .. } => "listening",
-        State::Backup { stance: Stance::Following, .. } => "following",
+        State::Backup { stance: Stance::Following(_), .. } => "following",
         State::Backup { stance: Stance::Candidate, .. } => "standby",
         State::Claiming => "claiming",
         State::Master(_) => "master",
@@ -104,7 +105,7 @@ stop           | .             | init          | init          | init Refuse    
 announce       | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
 member         | .             | standby Want  | .             | .                | standby          | .                         | .
 member higher  | .             | standby Want  | .             | .                | standby          | .                         | .
-member resigns | .             | .             | .             | .                | .                | .                         | .
+member resigns | .             | standby Want  | .             | .                | .                | .                         | .
 higher         | .             | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
 equal, above   | .             | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
 equal, below   | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
@@ -243,10 +244,21 @@ fn a_foreign_master_is_left_alone_until_its_silence_whatever_members_say() {
 }
 
 #[test]
-fn a_member_that_starts_beside_a_living_master_wants_the_lease_at_once() {
-    let mut router = router("listening", parameters());
-    assert_eq!(router.handle(at(10_100), heard(50, BELOW, true)), [Want]);
-    assert_eq!(router.handle(at(10_200), Event::Granted), [SendAdvert, Announce]);
+fn a_member_that_starts_beside_a_master_of_the_mesh_wants_the_lease_at_once() {
+    for priority in [50, 0] {
+        let mut router = router("listening", parameters());
+        assert_eq!(router.handle(at(10_100), heard(priority, BELOW, true)), [Want]);
+        assert_eq!(router.handle(at(10_200), Event::Granted), [SendAdvert, Announce]);
+    }
+}
+
+#[test]
+fn what_was_followed_and_turns_out_to_be_a_member_is_one() {
+    for priority in [50, 0] {
+        let mut router = router("following", parameters());
+        assert_eq!(router.handle(at(10_100), heard(50, PEER, true)), [], "another member");
+        assert_eq!(router.handle(at(10_200), heard(priority, LEGACY, true)), [Want]);
+    }
 }
 
 #[test]
