@@ -11,7 +11,7 @@ use super::schedule::{Due, Schedule};
 use super::{LegacyPeers, Version};
 use hamesh_fencing::clock::Moment;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Intervals of silence, beside the skew, after which a MASTER is gone (RFC 9568 section 6.1).
@@ -37,8 +37,8 @@ pub struct Parameters {
     pub preempt: bool,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
-    /// The address our adverts come from; it breaks ties.
-    pub source: Ipv4Addr,
+    /// The address our adverts come from, over IPv6 a link-local one; it breaks ties.
+    pub source: IpAddr,
 }
 
 /// The states of RFC 9568 section 6.3 in keepalived's words, FAULT, and CLAIMING.
@@ -77,7 +77,7 @@ pub enum Event {
         /// What it says.
         advert: Advert,
         /// Who says it.
-        source: Ipv4Addr,
+        source: IpAddr,
         /// Whether that is a member of the mesh.
         member: bool,
     },
@@ -109,7 +109,7 @@ pub enum Action {
     SendAdvert,
     /// Send an advert with priority 0: the addresses are free, do not wait for silence.
     Resign,
-    /// Send a burst of gratuitous ARP for every address.
+    /// Send a burst of gratuitous ARP or neighbour advertisements for every address.
     Announce,
 }
 
@@ -117,7 +117,7 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Foreign {
     /// Who.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Its priority.
     pub priority: u8,
     /// False: the configuration does not name it, so it changes nothing.
@@ -184,6 +184,11 @@ impl Router {
     /// A router that has not started.
     pub fn new(parameters: Parameters) -> Self {
         Self { parameters, state: State::Init, sent: 0, heard: 0, strangers: 0, foreign: None }
+    }
+
+    /// The address our adverts come from has changed.
+    pub fn speak_from(&mut self, source: IpAddr) {
+        self.parameters.source = source;
     }
 
     /// Decides; touches nothing.
@@ -340,7 +345,7 @@ impl Router {
         }
     }
 
-    fn weigh_foreign(&mut self, now: Moment, advert: &Advert, source: Ipv4Addr) -> Input {
+    fn weigh_foreign(&mut self, now: Moment, advert: &Advert, source: IpAddr) -> Input {
         let obeyed = self.parameters.legacy_peers.obeys(source);
         if advert.priority > 0 {
             self.foreign = Some(Foreign { source, priority: advert.priority, obeyed, heard_at: now });
