@@ -50,9 +50,8 @@ pub enum State {
     Backup {
         /// When silence proves that nobody is.
         down_at: Moment,
-        /// Whether we want the lease. A member behind a member does, to take over the moment the lease is free. One
-        /// that follows a router outside the mesh, or listens for one, does not.
-        candidate: bool,
+        /// What that means for the lease.
+        stance: Stance,
     },
     /// It is our turn by VRRP; the lease is not granted yet.
     Claiming,
@@ -60,6 +59,19 @@ pub enum State {
     Master(Schedule),
     /// The link is down.
     Fault,
+}
+
+/// What a BACKUP waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// It has just started: a router outside the mesh would be heard first. A member that is heard instead shows that
+    /// there is none to wait for.
+    Listening,
+    /// Behind this router outside the mesh, until it is silent, whatever members say. Gossip may tell later that it is
+    /// a member too: then it is one that is heard.
+    Following(Ipv4Addr),
+    /// It wants the lease, to take over from a member the moment the lease is free.
+    Candidate,
 }
 
 /// What happens to a virtual router.
@@ -166,14 +178,14 @@ enum Input {
     LinkUp,
     Stop,
     Announce,
-    /// A member is MASTER.
-    Member(Duration),
+    /// A member is MASTER, advertises so often, and is heard at this address.
+    Member(Duration, Ipv4Addr),
     /// A member was.
-    MemberResigned,
+    MemberResigned(Ipv4Addr),
     /// A router outside the mesh is MASTER by right.
-    Higher(Duration),
+    Higher(Duration, Ipv4Addr),
     /// It is MASTER and would have to give way to us.
-    Lower(Duration),
+    Lower(Duration, Ipv4Addr),
     /// It was MASTER.
     Resigned,
     /// Nobody we obey, or our own address.
@@ -213,7 +225,7 @@ impl Router {
     /// What to tell a person.
     pub fn status(&self) -> Status {
         let candidate = match self.state {
-            State::Backup { candidate, .. } => candidate,
+            State::Backup { stance, .. } => stance == Stance::Candidate,
             State::Claiming | State::Master(_) => true,
             State::Init | State::Fault => false,
         };
@@ -223,7 +235,7 @@ impl Router {
 
     #[rustfmt::skip] // a table: the columns are the point
     fn step(&self, now: Moment, input: Input) -> (State, Vec<Action>) {
-        use {Action::*, Input as I, State::*};
+        use {Action::*, Input as I, Stance::*, State::*};
         match (self.state, input) {
             (Init, I::Start) | (Fault, I::LinkUp)              => self.begin(now),
             // Claiming, not BACKUP: the lease is known to be ours, only the grant has to be heard.
@@ -231,55 +243,63 @@ impl Router {
 
             (Backup { down_at, .. }, I::Tick) if now.reached(down_at)
                                                                => (Claiming, vec![Want]),
-            (Backup { candidate: true, .. }, I::Member(every)) => (self.behind(now, every, true), vec![]),
-            (Backup { candidate: true, .. }, I::Higher(every)) => (self.behind(now, every, false), vec![Refuse]),
-            (Backup { candidate: true, .. }, I::Lower(every)) if !self.parameters.preempt
-                                                               => (self.behind(now, every, false), vec![Refuse]),
-            (Backup { candidate: true, .. }, I::Resigned | I::MemberResigned)
-                                                               => (self.soon(now, true), vec![]),
-            // Not a candidate: it waits for the silence of the one outside the mesh, so members move no timer here.
-            (Backup { candidate: false, .. }, I::Higher(every)) => (self.behind(now, every, false), vec![]),
-            (Backup { candidate: false, .. }, I::Lower(every)) if !self.parameters.preempt
-                                                               => (self.behind(now, every, false), vec![]),
-            (Backup { candidate: false, .. }, I::Resigned)     => (self.soon(now, false), vec![]),
+            (Backup { stance: Listening, .. }, I::Member(every, _)) => (self.behind(now, every, Candidate), vec![Want]),
+            (Backup { stance: Following(whom), .. }, I::Member(every, from)) if whom == from
+                                                               => (self.behind(now, every, Candidate), vec![Want]),
+            (Backup { stance: Candidate, .. }, I::Member(every, _)) => (self.behind(now, every, Candidate), vec![]),
+            (Backup { stance: Listening, .. }, I::MemberResigned(_)) => (self.soon(now, Candidate), vec![Want]),
+            (Backup { stance: Following(whom), .. }, I::MemberResigned(from)) if whom == from
+                                                               => (self.soon(now, Candidate), vec![Want]),
+            (Backup { stance: Candidate, .. }, I::MemberResigned(_)) => (self.soon(now, Candidate), vec![]),
+            (Backup { stance: Candidate, .. }, I::Higher(every, from))
+                                                               => (self.behind(now, every, Following(from)), vec![Refuse]),
+            (Backup { stance: Candidate, .. }, I::Lower(every, from)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, Following(from)), vec![Refuse]),
+            (Backup { stance: Listening | Following(_), .. }, I::Higher(every, from))
+                                                               => (self.behind(now, every, Following(from)), vec![]),
+            (Backup { stance: Listening | Following(_), .. }, I::Lower(every, from)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, Following(from)), vec![]),
+            (Backup { stance, .. }, I::Resigned)               => (self.soon(now, stance), vec![]),
 
-            (Claiming, I::Member(every))                       => (self.behind(now, every, true), vec![]),
-            (Claiming, I::Higher(every))                       => (self.behind(now, every, false), vec![Refuse]),
-            (Claiming, I::Lower(every)) if !self.parameters.preempt
-                                                               => (self.behind(now, every, false), vec![Refuse]),
-            (Backup { candidate: true, .. } | Claiming, I::Granted)
+            (Claiming, I::Member(every, _))                    => (self.behind(now, every, Candidate), vec![]),
+            (Claiming, I::Higher(every, from))                 => (self.behind(now, every, Following(from)), vec![Refuse]),
+            (Claiming, I::Lower(every, from)) if !self.parameters.preempt
+                                                               => (self.behind(now, every, Following(from)), vec![Refuse]),
+            (Backup { stance: Candidate, .. } | Claiming, I::Granted)
                                                                => self.advance(now, Schedule::begin(now)),
             // The grant and our refusal have crossed.
-            (Init | Fault | Backup { candidate: false, .. }, I::Granted)
+            (Init | Fault | Backup { stance: Listening | Following(_), .. }, I::Granted)
                                                                => (self.state, vec![Yield]),
 
             (Master(schedule), I::Tick)                        => self.advance(now, schedule),
-            (Master(schedule), I::Lower(_) | I::Announce)      => self.answer(now, schedule, true),
+            (Master(schedule), I::Lower(..) | I::Announce)     => self.answer(now, schedule, true),
             (Master(schedule), I::Resigned)                    => self.answer(now, schedule, false),
             // No priority 0: the one we yield to would have to answer it (keepalived sends none either).
-            (Master(_), I::Higher(every))                      => (self.behind(now, every, false), vec![Refuse, Yield]),
-            (Master(_), I::Revoked)                            => (self.behind(now, self.parameters.interval, true), vec![Resign]),
+            (Master(_), I::Higher(every, from))                => (self.behind(now, every, Following(from)), vec![Refuse, Yield]),
+            (Master(_), I::Revoked)                            => (self.behind(now, self.parameters.interval, Candidate), vec![Resign]),
             (Master(_), I::LinkDown)                           => (Fault, vec![Refuse, Yield]),
             // Let go before you tell: a peer may answer for the addresses as soon as it hears the Resign.
             (Master(_), I::Stop)                               => (Init, vec![Refuse, Yield, Resign]),
 
-            (Backup { candidate: true, .. } | Claiming, I::LinkDown)
+            (Backup { stance: Candidate, .. } | Claiming, I::LinkDown)
                                                                => (Fault, vec![Refuse]),
-            (Backup { candidate: true, .. } | Claiming, I::Stop)
+            (Backup { stance: Candidate, .. } | Claiming, I::Stop)
                                                                => (Init, vec![Refuse]),
-            (Backup { candidate: false, .. }, I::LinkDown)     => (Fault, vec![]),
-            (Backup { candidate: false, .. } | Fault, I::Stop) => (Init, vec![]),
+            (Backup { stance: Listening | Following(_), .. }, I::LinkDown)
+                                                               => (Fault, vec![]),
+            (Backup { stance: Listening | Following(_), .. } | Fault, I::Stop)
+                                                               => (Init, vec![]),
 
             // Nothing to do.
-            (Init, I::Tick | I::Revoked | I::LinkDown | I::LinkUp | I::Stop | I::Announce | I::Member(_)
-                | I::MemberResigned | I::Higher(_) | I::Lower(_) | I::Resigned | I::Stranger)
-            | (Backup { .. }, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::Lower(_) | I::Stranger)
-            | (Backup { candidate: false, .. }, I::Member(_) | I::MemberResigned)
-            | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned
-                | I::Lower(_) | I::Resigned | I::Stranger)
-            | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(_) | I::MemberResigned | I::Stranger)
-            | (Fault, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkDown | I::Announce | I::Member(_)
-                | I::MemberResigned | I::Higher(_) | I::Lower(_) | I::Resigned | I::Stranger)
+            (Init, I::Tick | I::Revoked | I::LinkDown | I::LinkUp | I::Stop | I::Announce | I::Member(..)
+                | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
+            | (Backup { .. }, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::Lower(..) | I::Stranger)
+            | (Backup { stance: Following(_), .. }, I::Member(..) | I::MemberResigned(_))
+            | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned(_)
+                | I::Lower(..) | I::Resigned | I::Stranger)
+            | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(..) | I::MemberResigned(_) | I::Stranger)
+            | (Fault, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkDown | I::Announce | I::Member(..)
+                | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
                                                                => (self.state, vec![]),
         }
     }
@@ -289,18 +309,18 @@ impl Router {
         if self.parameters.priority == OWNER || self.parameters.legacy_peers.is_empty() {
             return (State::Claiming, vec![Action::Want]);
         }
-        (self.behind(now, self.parameters.interval, false), vec![])
+        (self.behind(now, self.parameters.interval, Stance::Listening), vec![])
     }
 
     /// BACKUP of a MASTER that advertises `every` so often.
-    fn behind(&self, now: Moment, every: Duration, candidate: bool) -> State {
+    fn behind(&self, now: Moment, every: Duration, stance: Stance) -> State {
         let every = every.min(self.parameters.interval * LONGEST_FOLLOWED);
-        State::Backup { down_at: now + every * SILENT_INTERVALS + self.skew(every), candidate }
+        State::Backup { down_at: now + every * SILENT_INTERVALS + self.skew(every), stance }
     }
 
     /// BACKUP of nobody: routers of higher priority come first.
-    fn soon(&self, now: Moment, candidate: bool) -> State {
-        State::Backup { down_at: now + self.skew(self.parameters.interval), candidate }
+    fn soon(&self, now: Moment, stance: Stance) -> State {
+        State::Backup { down_at: now + self.skew(self.parameters.interval), stance }
     }
 
     /// Skew_Time of RFC 9568 section 6.1; RFC 3768 has a second in place of the interval.
@@ -337,8 +357,8 @@ impl Router {
             Event::Heard { advert, source, member } => {
                 self.heard += 1;
                 match (member, advert.priority) {
-                    (true, 0) => Input::MemberResigned,
-                    (true, 1..) => Input::Member(advert.interval),
+                    (true, 0) => Input::MemberResigned(source),
+                    (true, 1..) => Input::Member(advert.interval, source),
                     (false, _) => self.weigh_foreign(now, &advert, source),
                 }
             }
@@ -360,9 +380,9 @@ impl Router {
         }
         // RFC 9568 section 6.4.3: the higher priority, then the higher address.
         if (advert.priority, source) > (self.parameters.priority, self.parameters.source) {
-            Input::Higher(advert.interval)
+            Input::Higher(advert.interval, source)
         } else {
-            Input::Lower(advert.interval)
+            Input::Lower(advert.interval, source)
         }
     }
 }

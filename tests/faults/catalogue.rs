@@ -286,5 +286,5 @@ fn edited(bench: &mut Bench, _: u32) -> Result<Seen> {
         bench.cluster.wait_whole(node, Duration::from_secs(20))?;
     }
     sleep(Duration::from_secs(2));
-    Ok(seen(from, Measure::Gap, PARTITION, "edited and restarted node by node".to_owned()))
+    Ok(seen(from, Measure::Gap, BLINK, "edited and restarted node by node".to_owned()))
 }

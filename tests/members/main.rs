@@ -52,11 +52,11 @@ struct Newcomer {
 }
 
 impl Newcomer {
-    fn is(&self, name: &str, role: &str) -> Result<()> {
+    fn is(&self, name: &str) -> Result<()> {
         let dir = self.host.dir();
         let text = format!(
-            "[node]\nname = \"{name}\"\nrack = \"r4\"\nrole = \"{role}\"\nlisten = \"{NEWCOMER}:{MESH_PORT}\"\n\
-             data_dir = \"{0}/data\"\ncluster = \"{0}/cluster.toml\"\n[admin]\nsocket = \"{0}/hamesh.sock\"\n",
+            "[node]\nname = \"{name}\"\nrack = \"r4\"\nrole = \"director\"\nlisten = \"{NEWCOMER}:{MESH_PORT}\"\n\
+             data_dir = \"{0}/{name}\"\ncluster = \"{0}/cluster.toml\"\n[admin]\nsocket = \"{0}/hamesh.sock\"\n",
             dir.display()
         );
         fs::write(self.file(), text).context("hamesh.toml")
@@ -72,12 +72,13 @@ impl Newcomer {
         self.host.output(&self.program, &args, PATIENCE)
     }
 
-    /// A join that must fail with these words, and leave no identity.
-    fn is_refused(&self, join: &str, words: &str) -> Result<()> {
+    /// A join under this name that must fail with these words, and leave no identity.
+    fn is_refused(&self, name: &str, join: &str, words: &str) -> Result<()> {
+        self.is(name)?;
         let Err(error) = self.run(&["join", join]) else { bail!("joined, where it should have said: {words}") };
         let said = format!("{error:#}");
         ensure!(said.contains(words), "said `{said}`, without `{words}`");
-        ensure!(!self.host.dir().join("data/node.toml").exists(), "a refused node has an identity");
+        ensure!(!self.host.dir().join(name).join("node.toml").exists(), "a refused node has an identity");
         println!("refused as it should be: {words}");
         Ok(())
     }
@@ -98,18 +99,15 @@ fn story(dir: &Path) -> Result<u32> {
     let newcomer = Newcomer { host: scene.legacy.clone(), program: program.clone() };
     let members = cluster.status(0)?.nodes.len();
 
-    newcomer.is("lb4", "director")?;
     let expired = token(&cluster, 0, &["--ttl", "1s"])?;
     sleep(Duration::from_millis(1500));
-    newcomer.is_refused(&expired, "expired")?;
-    newcomer.is_refused(&token(&cluster, 0, &["--role", "witness"])?, "witness")?;
+    newcomer.is_refused("lb4", &expired, "expired")?;
+    newcomer.is_refused("lb4", &token(&cluster, 0, &["--role", "witness"])?, "witness")?;
     let good = token(&cluster, 1, &[])?;
-    newcomer.is_refused(&good[..good.len() - 3], "cut off")?;
-    newcomer.is("lb2", "director")?;
-    newcomer.is_refused(&good, "lb2")?;
-    newcomer.is("lb4", "director")?;
+    newcomer.is_refused("lb4", &good[..good.len() - 3], "cut off")?;
+    newcomer.is_refused("lb2", &good, "lb2")?;
     let cut = scene.mesh.cut(&[port], &scene.mesh_ports(), Kind::Any);
-    newcomer.is_refused(&good, "cannot reach")?;
+    newcomer.is_refused("lb4", &good, "cannot reach")?;
     drop(cut);
     ensure!(cluster.status(0)?.nodes.len() == members, "a refused join left a member");
 
@@ -131,11 +129,12 @@ fn story(dir: &Path) -> Result<u32> {
     cluster.wait(1, "the newcomer, reachable", PATIENCE, |status| {
         status.nodes.iter().any(|node| node.name == "lb4" && node.reachable)
     })?;
+    newcomer.is_refused("lb5", &join, "already used by lb4")?;
     scene.settled(Duration::from_millis(500), PATIENCE)?;
 
     fs::remove_file(cluster.cluster_file(0).with_file_name("data").join("raft.redb")).context("losing lb1's log")?;
     let Err(error) = cluster.command(0, &["run"]) else { bail!("lb1 runs on without its log") };
     ensure!(format!("{error:#}").contains("join"), "a node without its log said: {error:#}");
     println!("a node without its log is told to join anew");
-    Ok(8)
+    Ok(9)
 }

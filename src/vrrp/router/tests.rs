@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 const US: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 12));
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 200));
+const LEGACY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 201));
 const BELOW: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -43,6 +44,7 @@ fn router(state: &str, parameters: Parameters) -> Router {
     match state {
         "init" => {}
         "listening" => play(&[Event::Start { resumed: false }]),
+        "following" => play(&[started, heard(200, LEGACY, false)]),
         "standby" => play(&[started, heard(1, PEER, true)]),
         "claiming" => play(&[started]),
         "master" => play(&[started, Event::Granted]),
@@ -56,8 +58,9 @@ fn router(state: &str, parameters: Parameters) -> Router {
 fn name(router: &Router) -> &'static str {
     match router.state {
         State::Init => "init",
-        State::Backup { candidate: false, .. } => "listening",
-        State::Backup { candidate: true, .. } => "standby",
+        State::Backup { stance: Stance::Listening, .. } => "listening",
+        State::Backup { stance: Stance::Following(_), .. } => "following",
+        State::Backup { stance: Stance::Candidate, .. } => "standby",
         State::Claiming => "claiming",
         State::Master(_) => "master",
         State::Fault => "fault",
@@ -90,33 +93,33 @@ fn event(name: &str) -> Event {
 
 /// "." is the same state and no action; otherwise the next state ("." again for the same) and the actions.
 const TABLE: &str = "
-event          | init          | listening     | standby          | claiming         | master                    | fault
-start          | listening     | .             | .                | .                | .                         | .
-resume         | claiming Want | .             | .                | .                | .                         | .
-tick early     | .             | .             | .                | .                | .                         | .
-tick due       | .             | claiming Want | claiming Want    | .                | . SendAdvert Announce     | .
-granted        | . Yield       | . Yield       | master SendAdvert Announce | master SendAdvert Announce | . | . Yield
-revoked        | .             | .             | .                | .                | standby Resign            | .
-link down      | .             | fault         | fault Refuse     | fault Refuse     | fault Refuse Yield        | .
-link up        | .             | .             | .                | .                | .                         | listening
-stop           | .             | init          | init Refuse      | init Refuse      | init Refuse Yield Resign  | init
-announce       | .             | .             | .                | .                | . SendAdvert Announce     | .
-member         | .             | .             | .                | standby          | .                         | .
-member higher  | .             | .             | .                | standby          | .                         | .
-member resigns | .             | .             | .                | .                | .                         | .
-higher         | .             | .             | listening Refuse | listening Refuse | listening Refuse Yield    | .
-equal, above   | .             | .             | listening Refuse | listening Refuse | listening Refuse Yield    | .
-equal, below   | .             | .             | .                | .                | . SendAdvert Announce     | .
-lower          | .             | .             | .                | .                | . SendAdvert Announce     | .
-resigns        | .             | .             | .                | .                | . SendAdvert              | .
-our address    | .             | .             | .                | .                | .                         | .
+event          | init          | listening     | following     | standby          | claiming         | master                    | fault
+start          | listening     | .             | .             | .                | .                | .                         | .
+resume         | claiming Want | .             | .             | .                | .                | .                         | .
+tick early     | .             | .             | .             | .                | .                | .                         | .
+tick due       | .             | claiming Want | claiming Want | claiming Want    | .                | . SendAdvert Announce     | .
+granted        | . Yield       | . Yield       | . Yield       | master SendAdvert Announce | master SendAdvert Announce | . | . Yield
+revoked        | .             | .             | .             | .                | .                | standby Resign            | .
+link down      | .             | fault         | fault         | fault Refuse     | fault Refuse     | fault Refuse Yield        | .
+link up        | .             | .             | .             | .                | .                | .                         | listening
+stop           | .             | init          | init          | init Refuse      | init Refuse      | init Refuse Yield Resign  | init
+announce       | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
+member         | .             | standby Want  | .             | .                | standby          | .                         | .
+member higher  | .             | standby Want  | .             | .                | standby          | .                         | .
+member resigns | .             | standby Want  | .             | .                | .                | .                         | .
+higher         | .             | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
+equal, above   | .             | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
+equal, below   | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
+lower          | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
+resigns        | .             | .             | .             | .                | .                | . SendAdvert              | .
+our address    | .             | .             | .             | .                | .                | .                         | .
 ";
 
 /// The rows that differ under nopreempt.
 const NOPREEMPT: &str = "
-event          | init          | listening     | standby          | claiming         | master                    | fault
-equal, below   | .             | .             | listening Refuse | listening Refuse | . SendAdvert Announce     | .
-lower          | .             | .             | listening Refuse | listening Refuse | . SendAdvert Announce     | .
+event          | init          | listening     | following     | standby          | claiming         | master                    | fault
+equal, below   | .             | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
+lower          | .             | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
 ";
 
 fn walk(table: &str, parameters: &Parameters) -> usize {
@@ -141,7 +144,7 @@ fn walk(table: &str, parameters: &Parameters) -> usize {
 
 #[test]
 fn every_state_meets_every_event() {
-    assert_eq!(walk(TABLE, &parameters()), 19 * 6);
+    assert_eq!(walk(TABLE, &parameters()), 19 * 7);
     walk(NOPREEMPT, &Parameters { preempt: false, ..parameters() });
 }
 
@@ -239,6 +242,24 @@ fn a_foreign_master_is_left_alone_until_its_silence_whatever_members_say() {
     assert_eq!(router.handle(at(15_610), Event::Tick), [Want]);
     assert_eq!(router.handle(at(15_700), heard(50, BELOW, true)), []);
     assert_eq!(name(&router), "standby", "behind a member, and a candidate");
+}
+
+#[test]
+fn a_member_that_starts_beside_a_master_of_the_mesh_wants_the_lease_at_once() {
+    for priority in [50, 0] {
+        let mut router = router("listening", parameters());
+        assert_eq!(router.handle(at(10_100), heard(priority, BELOW, true)), [Want]);
+        assert_eq!(router.handle(at(10_200), Event::Granted), [SendAdvert, Announce]);
+    }
+}
+
+#[test]
+fn what_was_followed_and_turns_out_to_be_a_member_is_one() {
+    for priority in [50, 0] {
+        let mut router = router("following", parameters());
+        assert_eq!(router.handle(at(10_100), heard(50, PEER, true)), [], "another member");
+        assert_eq!(router.handle(at(10_200), heard(priority, LEGACY, true)), [Want]);
+    }
 }
 
 #[test]
