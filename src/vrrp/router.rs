@@ -69,7 +69,7 @@ pub enum Stance {
     Listening,
     /// Behind this router outside the mesh, until it is silent, whatever members say. Gossip may tell later that it is
     /// a member too: then it is one that is heard.
-    Following(Ipv4Addr),
+    Following(IpAddr),
     /// It wants the lease, to take over from a member the moment the lease is free.
     Candidate,
 }
@@ -179,13 +179,13 @@ enum Input {
     Stop,
     Announce,
     /// A member is MASTER, advertises so often, and is heard at this address.
-    Member(Duration, Ipv4Addr),
+    Member(Duration, IpAddr),
     /// A member was.
-    MemberResigned(Ipv4Addr),
+    MemberResigned(IpAddr),
     /// A router outside the mesh is MASTER by right.
-    Higher(Duration, Ipv4Addr),
+    Higher(Duration, IpAddr),
     /// It is MASTER and would have to give way to us.
-    Lower(Duration, Ipv4Addr),
+    Lower(Duration, IpAddr),
     /// It was MASTER.
     Resigned,
     /// Nobody we obey, or our own address.
