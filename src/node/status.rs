@@ -6,7 +6,7 @@
 use super::core::{Core, lock};
 use super::lane::LaneStatus;
 use hamesh_fencing::clock::Moment;
-use hamesh_raft::command::{NodeId, Role, Sid, Token};
+use hamesh_raft::command::{Family, NodeId, Role, Sid, Token};
 use hamesh_raft::state::{Group, State};
 use hamesh_raft::voters;
 use serde::{Deserialize, Serialize};
@@ -307,7 +307,9 @@ impl Core {
         let now = Moment::now();
         for (group, local) in &lane.groups {
             if !local.link_up {
-                warnings.push(format!("vip.{group}: its interface is down here, or has no IPv4 address"));
+                let six = self.config.groups.get(group).is_some_and(|config| config.family == Family::V6);
+                let own = if six { "link-local IPv6 address" } else { "IPv4 address" };
+                warnings.push(format!("vip.{group}: its interface is down here, or has no {own} of its own"));
             }
             if local.leftovers > 0 {
                 warnings.push(format!(
