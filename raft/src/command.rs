@@ -73,6 +73,19 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// That of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
 /// What a VIP group is on the LAN. Two nodes that differ here never hold the group beside each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
@@ -226,6 +239,26 @@ pub enum Command {
         group: GroupName,
         /// The holder.
         to: Sid,
+    },
+    /// Somebody moves a group: this node comes before every other, whatever their priorities, until it loses the group.
+    /// `None` ends that.
+    Pin {
+        /// The group.
+        group: GroupName,
+        /// Where it is to be.
+        node: Option<NodeId>,
+    },
+    /// Somebody takes a node out of service, or back: a drained one is granted nothing, and what it holds leaves it.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Out, or back.
+        drained: bool,
+    },
+    /// Somebody takes a node out of the cluster for good. Its name and address are free; its id is not used again.
+    Remove {
+        /// Which.
+        node: NodeId,
     },
 }
 

@@ -8,7 +8,8 @@ use super::reader::{Section, Value, parse};
 use super::service;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
-use std::net::Ipv4Addr;
+use hamesh_raft::command::Family;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The file as read.
@@ -74,19 +75,28 @@ fn read_group(name: Located<String>, section: Section<'_>, director: Option<&str
             Diagnostic::error(&checksum.place, "VRRP version 2 has one form of checksum").help("remove `checksum`"),
         );
     }
+    let interface = section.required("interface").and_then(Value::string);
+    let vrid = section.required("vrid").and_then(|value| value.integer(1..=255));
+    let addresses = section.required("addresses").and_then(|value| read_addresses(value, log)).unwrap_or_default();
+    let family = addresses.first().map(|first| Family::of(first.value.0));
+    if let Some(checksum) = checksum.as_ref().filter(|_| family == Some(Family::V6)) {
+        log.add(
+            Diagnostic::error(&checksum.place, "over IPv6 VRRP has one form of checksum").help("remove `checksum`"),
+        );
+    }
     let draft = group::Draft {
-        interface: section.required("interface").and_then(Value::string),
-        vrid: section.required("vrid").and_then(|value| value.integer(1..=255)),
+        interface,
+        vrid,
         version,
         interval: interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() }),
-        addresses: section.required("addresses").and_then(|value| read_addresses(value, log)).unwrap_or_default(),
+        addresses,
         priority: read_priority(&section, &name.value, director, log),
         nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
         auth: section.get("authentication").and_then(|value| read_auth(value, version, log)).unwrap_or_default(),
         checksum: checksum.map(|form| form.value).unwrap_or_default(),
         legacy_peers: section
             .get("legacy_peers")
-            .and_then(|v| read_peers(v))
+            .and_then(|value| read_peers(value, family, log))
             .map_or(LegacyPeers::Any, LegacyPeers::Only),
         name,
     };
@@ -96,7 +106,7 @@ fn read_group(name: Located<String>, section: Section<'_>, director: Option<&str
 
 const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
 
-fn read_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(Ipv4Addr, u8)>>> {
+fn read_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(IpAddr, u8)>>> {
     let place = value.place.clone();
     let items = value.list()?;
     if items.is_empty() {
@@ -115,9 +125,27 @@ fn read_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(Ipv4Addr, 
     Some(items.into_iter().filter_map(parse).collect())
 }
 
-fn read_peers(value: Value<'_>) -> Option<Vec<Ipv4Addr>> {
-    let peers = value.list()?.into_iter().filter_map(|item| item.parsed("an IPv4 address", "10.0.0.12"));
-    Some(peers.map(|peer| peer.value).collect())
+/// Adverts come from the routers' own addresses, over IPv6 from link-local ones (RFC 9568 section 5.1.2.1).
+fn read_peers(value: Value<'_>, group: Option<Family>, log: &Log) -> Option<Vec<IpAddr>> {
+    let peers: Vec<Located<IpAddr>> =
+        value.list()?.into_iter().filter_map(|item| item.parsed("an address", "10.0.0.12")).collect();
+    for Located { value: peer, place } in &peers {
+        let (fits, what) = match group {
+            Some(Family::V4) => (peer.is_ipv4(), "an IPv4 address"),
+            Some(Family::V6) => (
+                matches!(peer, IpAddr::V6(peer) if peer.is_unicast_link_local()),
+                "a link-local IPv6 address, fe80::/10",
+            ),
+            None => continue,
+        };
+        if !fits {
+            log.add(
+                Diagnostic::error(place, format!("adverts of this group never come from `{peer}`"))
+                    .help(format!("name {what}: the one that the peer sends from")),
+            );
+        }
+    }
+    Some(peers.into_iter().map(|peer| peer.value).collect())
 }
 
 /// One number for every node, or one for each that may hold the group.

@@ -7,7 +7,7 @@ use crate::vrrp::checksum::Form;
 use crate::vrrp::router::Parameters;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 use hamesh_raft::command::{Definition, Family};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// The longest name of an interface (IFNAMSIZ less the closing zero).
@@ -23,7 +23,7 @@ pub(super) const DEFAULT_PRIORITY: u8 = 100;
 pub struct VipGroup {
     /// The LAN it is on.
     pub interface: String,
-    /// IPv4 as yet.
+    /// Of all its addresses.
     pub family: Family,
     /// The virtual router's id, 1 to 255; one group per interface and family has it.
     pub vrid: u8,
@@ -32,7 +32,7 @@ pub struct VipGroup {
     /// Between two adverts. Version 2: whole seconds, 1 to 255. Version 3: 10 ms to 40.95 s in steps of 10 ms.
     pub interval: Duration,
     /// The VIPs with their prefix lengths, in the order they are advertised: 1 to 255 of them.
-    pub addresses: Vec<(Ipv4Addr, u8)>,
+    pub addresses: Vec<(IpAddr, u8)>,
     /// This node's, 1 to 255. A node without one is never a candidate.
     pub priority: Option<u8>,
     /// Whether a living MASTER of lower priority is left alone.
@@ -48,20 +48,20 @@ pub struct VipGroup {
 impl VipGroup {
     /// The group as the cluster compares it: every node's must be the same.
     pub fn definition(&self) -> Definition {
-        let mut addresses: Vec<IpAddr> = self.addresses.iter().map(|(address, _)| IpAddr::V4(*address)).collect();
+        let mut addresses: Vec<IpAddr> = self.addresses.iter().map(|(address, _)| *address).collect();
         addresses.sort_unstable();
         Definition { family: self.family, vrid: self.vrid, addresses }
     }
 
     /// The group's form on the wire.
     pub fn format(&self) -> Format {
-        let Self { version, vrid, interval, auth, checksum, .. } = *self;
+        let Self { family, version, vrid, interval, auth, checksum, .. } = *self;
         let addresses = self.addresses.iter().map(|(address, _)| *address).collect();
-        Format { version, vrid, interval, auth, checksum, addresses }
+        Format { family, version, vrid, interval, auth, checksum, addresses }
     }
 
     /// What the virtual router is run with, sending from `source`; `None` where this node is no candidate.
-    pub fn parameters(&self, source: Ipv4Addr) -> Option<Parameters> {
+    pub fn parameters(&self, source: IpAddr) -> Option<Parameters> {
         Some(Parameters {
             version: self.version,
             priority: self.priority?,
@@ -80,7 +80,7 @@ pub(super) struct Draft {
     pub vrid: Option<Located<u8>>,
     pub version: Version,
     pub interval: Located<Duration>,
-    pub addresses: Vec<Located<(Ipv4Addr, u8)>>,
+    pub addresses: Vec<Located<(IpAddr, u8)>>,
     pub priority: Option<u8>,
     pub nopreempt: bool,
     pub auth: Auth,
@@ -89,11 +89,16 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// That of the first address; [`check`] sees to the others.
+    pub fn family(&self) -> Option<Family> {
+        self.addresses.first().map(|first| Family::of(first.value.0))
+    }
+
     /// `None` when a part is missing, which was noted where it was missed.
     pub fn build(self) -> Option<(String, VipGroup)> {
         let group = VipGroup {
+            family: self.family()?,
             interface: self.interface?.value,
-            family: Family::V4,
             vrid: self.vrid?.value,
             version: self.version,
             interval: self.interval.value,
@@ -108,21 +113,24 @@ impl Draft {
     }
 }
 
-/// `203.0.113.10/24`; without a length, that of a host.
-pub(super) fn address(text: &str) -> Result<(Ipv4Addr, u8), String> {
+/// `203.0.113.10/24` or `2001:db8::10/64`; without a length, that of a host.
+pub(super) fn address(text: &str) -> Result<(IpAddr, u8), String> {
     let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
-    if ip.parse::<Ipv6Addr>().is_ok() {
-        return Err(format!("IPv6 address `{ip}` is not supported by this version"));
-    }
-    let ip: Ipv4Addr = ip.parse().map_err(|_| format!("`{text}` is not an address"))?;
+    let ip: IpAddr = ip.parse().map_err(|_| format!("`{text}` is not an address"))?;
+    let longest = if ip.is_ipv4() { 32 } else { 128 };
     let length = match length {
-        None => 32,
+        None => longest,
         Some(length) => match length.parse::<u8>() {
-            Ok(length @ 1..=32) => length,
-            Ok(_) | Err(_) => return Err(format!("prefix length `{length}` is not between 1 and 32")),
+            Ok(bits) if (1..=longest).contains(&bits) => bits,
+            Ok(_) | Err(_) => return Err(format!("prefix length `{length}` is not between 1 and {longest}")),
         },
     };
-    if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback() {
+    let special = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast(),
+        // No host has these: they are IPv4 addresses in the clothes of programs.
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().is_some(),
+    };
+    if special || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
         return Err(format!("`{ip}` cannot be a virtual address"));
     }
     Ok((ip, length))
@@ -135,6 +143,7 @@ pub(super) fn check(drafts: &[Draft], listen: Option<&Located<SocketAddr>>, log:
         check_name(draft, earlier, log);
         check_interface(draft, earlier, log);
         check_interval(draft, log);
+        check_family(draft, log);
         check_addresses(draft, earlier, listen, log);
     }
 }
@@ -163,6 +172,7 @@ fn check_interface(draft: &Draft, earlier: &[Draft], log: &Log) {
     let same = |other: &&Draft| {
         other.interface.as_ref().is_some_and(|i| i.value == *name)
             && other.vrid.as_ref().is_some_and(|v| v.value == vrid.value)
+            && other.family() == draft.family()
     };
     if let Some(other) = earlier.iter().find(same)
         && let Some(theirs) = &other.vrid
@@ -191,9 +201,34 @@ fn check_interval(draft: &Draft, log: &Log) {
     }
 }
 
+/// A group is one virtual router, and that has one family (RFC 9568 section 1.2).
+fn check_family(draft: &Draft, log: &Log) {
+    let [first, others @ ..] = &draft.addresses[..] else { return };
+    let of = Family::of(first.value.0);
+    for Located { value: (ip, _), place } in others.iter().filter(|other| Family::of(other.value.0) != of) {
+        let error = Diagnostic::error(place, format!("`{ip}` is of another family than the group's first address"));
+        let help = "make a group of its own for each family; both may have the same vrid";
+        log.add(error.see(&first.place, "the first").help(help));
+    }
+    if of == Family::V4 {
+        return;
+    }
+    if draft.version == Version::V2 {
+        let error = Diagnostic::error(&first.place, "VRRP version 2 has no IPv6");
+        log.add(error.help("version 3 has: set it for this group"));
+    }
+    let is_link_local = |(ip, _): (IpAddr, u8)| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let late = others.iter().find(|other| is_link_local(other.value)).filter(|_| !is_link_local(first.value));
+    if let Some(late) = late {
+        let message = format!("the link-local address `{}` is not the group's first address", late.value.0);
+        let warning = Diagnostic::warning(&late.place, message);
+        log.add(warning.help("RFC 9568 section 5.2.9 wants it first, in the same place on every router"));
+    }
+}
+
 fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<SocketAddr>>, log: &Log) {
     for (i, Located { value: (ip, _), place }) in draft.addresses.iter().enumerate() {
-        let is_twin = |other: &&Located<(Ipv4Addr, u8)>| other.value.0 == *ip;
+        let is_twin = |other: &&Located<(IpAddr, u8)>| other.value.0 == *ip;
         if let Some(twin) = draft.addresses[..i].iter().find(is_twin) {
             let error = Diagnostic::error(place, format!("`{ip}` is listed twice"));
             log.add(error.see(&twin.place, "here already"));
@@ -205,7 +240,7 @@ fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<Soc
             log.add(error.see(&twin.place, format!("`{}` has it already", group.name.value)));
         }
         // The gate would shut the mesh out of this node, so no lease would ever open it again.
-        if let Some(listen) = listen.filter(|listen| listen.value.ip() == IpAddr::V4(*ip)) {
+        if let Some(listen) = listen.filter(|listen| listen.value.ip() == *ip) {
             let error = Diagnostic::error(place, format!("`{ip}` is where this node's mesh listens"));
             let help = "let the mesh listen on an address that stays with the node";
             log.add(error.see(&listen.place, "the mesh").help(help));

@@ -3,7 +3,7 @@
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
 use super::reader::{Section, Value};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -209,7 +209,7 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         }
         Some(group) => {
             let ip = listen.value.ip();
-            if !group.addresses.iter().any(|address| IpAddr::V4(address.value.0) == ip) {
+            if !group.addresses.iter().any(|address| address.value.0 == ip) {
                 let message = format!("`{ip}` is not an address of VIP group `{}`", vip.value);
                 log.add(Diagnostic::error(&listen.place, message).see(&group.name.place, "this group"));
             }

@@ -4,7 +4,8 @@ use super::diagnostic::Severity;
 use super::*;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
-use std::net::Ipv4Addr;
+use hamesh_raft::command::{Definition, Family};
+use std::net::IpAddr;
 use std::time::Duration;
 
 const NODE: &str = r#"[node]
@@ -65,11 +66,11 @@ fn the_examples_in_deploy_are_right() {
     assert_eq!(config.lease, LeaseProfile::default());
     let web = VipGroup {
         interface: "eth0".into(),
-        family: hamesh_raft::command::Family::V4,
+        family: Family::V4,
         vrid: 51,
         version: Version::V3,
         interval: Duration::from_secs(1),
-        addresses: vec![(Ipv4Addr::new(203, 0, 113, 10), 24)],
+        addresses: vec![(IpAddr::from([203, 0, 113, 10]), 24)],
         priority: Some(200),
         nopreempt: false,
         auth: Auth::None,
@@ -96,7 +97,7 @@ fn the_examples_are_right_with_every_commented_line_too() {
     let web = &config.groups["web"];
     assert!(web.nopreempt);
     assert_eq!(web.auth, Auth::Pass(Password::cut("hunter22")));
-    assert_eq!(web.legacy_peers, LegacyPeers::Only(vec![Ipv4Addr::new(10, 0, 0, 21)]));
+    assert_eq!(web.legacy_peers, LegacyPeers::Only(vec![IpAddr::from([10, 0, 0, 21])]));
     let service = &config.services["web"];
     assert_eq!((service.servers.len(), service.scheduler), (2, "wrr"));
     assert_eq!(service.check.as_ref().unwrap().fall, 3);
@@ -170,13 +171,15 @@ error: `203.0.113.10` is where this node's mesh listens
   |
   = help: let the mesh listen on an address that stays with the node
 
-error: IPv6 address `2001:db8::1` is not supported by this version
+error: `2001:db8::1` is of another family than the group's first address
  --> cluster.toml:4:33
   |
 4 | addresses = ["203.0.113.10/24", "2001:db8::1/64"]
-  |                                 ^^^^^^^^^^^^^^^^
+  |              -----------------  ^^^^^^^^^^^^^^^^
+  |              |
+  |              the first
   |
-  = help: for example "203.0.113.10/24"
+  = help: make a group of its own for each family; both may have the same vrid
 
 error: `203.0.113.10` is in two VIP groups
  --> cluster.toml:9:14

@@ -44,6 +44,8 @@ pub struct Present {
     pub ours: bool,
     /// Whether another address of the same network precedes it.
     pub secondary: bool,
+    /// Whether packets may come from it: no IPv6 address that may still be a duplicate.
+    pub usable: bool,
     /// What the kernel leaves of its life, in whole seconds; nothing if it stays for ever.
     pub lifetime: Option<Duration>,
 }
@@ -75,7 +77,7 @@ impl Addresses {
     pub async fn set(&self, interface: &Interface, vips: &[Vip], ttl: Duration) -> Result<(), KernelError> {
         let send = |vip: &Vip| {
             let mut message = message(interface.index, *vip);
-            message.attributes.extend(life(ttl));
+            message.attributes.extend(life(vip.address, ttl));
             let message = RouteNetlinkMessage::NewAddress(message);
             self.request(message, NLM_F_CREATE | NLM_F_REPLACE, format!("add {vip} to {}", interface.name))
         };
@@ -158,11 +160,13 @@ fn message(index: u32, vip: Vip) -> AddressMessage {
     message
 }
 
-fn life(ttl: Duration) -> [AddressAttribute; 3] {
+fn life(address: IpAddr, ttl: Duration) -> [AddressAttribute; 3] {
     let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0) + 1;
     let seconds = u32::try_from(seconds).unwrap_or(u32::MAX - 1);
     let mut life = CacheInfo::default();
-    (life.ifa_preferred, life.ifa_valid) = (seconds, seconds);
+    life.ifa_valid = seconds;
+    // A VIP that moves away is no address to start a conversation from. IPv4 takes the oldest address of a network anyway.
+    life.ifa_preferred = if address.is_ipv4() { seconds } else { 0 };
     [
         AddressAttribute::CacheInfo(life),
         AddressAttribute::Flags(AddressFlags::Nodad),
@@ -172,6 +176,7 @@ fn life(ttl: Duration) -> [AddressAttribute; 3] {
 
 fn present(message: &AddressMessage) -> Option<Present> {
     let (mut local, mut address, mut ours, mut lifetime) = (None, None, false, None);
+    let unproven = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
     for attribute in &message.attributes {
         if let AddressAttribute::Local(is) = attribute {
             local = Some(*is);
@@ -188,6 +193,7 @@ fn present(message: &AddressMessage) -> Option<Present> {
         vip: Vip { address: local.or(address)?, prefix: message.header.prefix_len },
         ours,
         secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
+        usable: !message.header.flags.intersects(unproven),
         lifetime,
     })
 }

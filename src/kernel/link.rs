@@ -4,12 +4,14 @@ use super::address::{Addresses, Interface};
 use super::{KernelError, answer};
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
+use hamesh_raft::command::Family;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An interface, as it was when asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +22,22 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// Whether it is up and has carrier.
     pub up: bool,
-    /// The first of its IPv4 addresses that is not one of the VIPs: the source of adverts.
-    pub address: Option<Ipv4Addr>,
+    /// The first of its IPv4 addresses that is not one of the VIPs.
+    pub v4: Option<Ipv4Addr>,
+    /// The first of its link-local IPv6 addresses that is not one of the VIPs.
+    pub v6: Option<Ipv6Addr>,
+    /// Whether it forwards IPv6, so that it announces a router's addresses.
+    pub router: bool,
+}
+
+impl Link {
+    /// The source of adverts (RFC 9568 sections 5.1.1.1 and 5.1.2.1).
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4.map(IpAddr::V4),
+            Family::V6 => self.v6.map(IpAddr::V6),
+        }
+    }
 }
 
 /// Asks for interfaces.
@@ -55,12 +71,21 @@ impl Links {
         let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
         let interface = Interface { index: message.header.index, name: name.to_owned() };
         let present = Addresses::new(self.0.clone()).list(&interface).await?;
-        let address = present.iter().filter(|present| !present.ours).find_map(|present| match present.vip.address {
-            IpAddr::V4(address) if !vips.contains(&present.vip.address) => Some(address),
+        let own = present.iter().filter(|present| !present.ours && present.usable).map(|present| present.vip.address);
+        let own: Vec<IpAddr> = own.filter(|address| !vips.contains(address)).collect();
+        let v4 = own.iter().find_map(|own| if let IpAddr::V4(own) = own { Some(*own) } else { None });
+        let v6 = own.iter().find_map(|own| match own {
+            IpAddr::V6(own) if own.is_unicast_link_local() => Some(*own),
             IpAddr::V4(_) | IpAddr::V6(_) => None,
         });
-        Ok(Link { interface, mac, up, address })
+        Ok(Link { interface, mac, up, v4, v6, router: forwards_ipv6(name) })
     }
+}
+
+/// A kernel without IPv6 forwards none.
+fn forwards_ipv6(interface: &str) -> bool {
+    let setting = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/forwarding"));
+    setting.is_ok_and(|text| text.trim() != "0")
 }
 
 /// What has changed. It says where to look again, not what is to be seen there.

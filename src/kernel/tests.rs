@@ -109,9 +109,35 @@ fn a_vip_lives_for_its_lease_in_whole_seconds_and_one_more() {
             let own = all.iter().find(|is| is.vip == vip(1)).unwrap();
             assert_eq!((own.ours, own.lifetime), (false, None));
         }
+        let shown = Command::new("ip").args(["-6", "addr", "show", "dev", "eth0", "to", "fd00::10"]).output().unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let held = shown.contains("nodad") && shown.contains("deprecated") && !shown.contains("tentative");
+        assert!(held, "proven from the first moment, and no source that the kernel chooses: {shown}");
         addresses.remove(&eth0, &vips).await.unwrap();
         assert_eq!(present(&addresses, &eth0).await, [vip(1)]);
         addresses.remove(&eth0, &vips).await.unwrap();
+    });
+}
+
+#[test]
+fn the_source_of_ipv6_adverts_is_a_proven_link_local_address_that_is_no_vip() {
+    on_a_cable(async |_| {
+        let (links, addresses, eth0) = eth0().await;
+        ip("link set eth0 addrgenmode none");
+        ip("addr flush dev eth0");
+        let own = |link: super::link::Link| link.v6.map(|own| own.to_string());
+        let router = Vip { address: "fe80::51".parse().unwrap(), prefix: 64 };
+        addresses.set(&eth0, &[router], Duration::from_secs(9)).await.unwrap();
+        ip("addr add fe80::52/64 dev eth0 nodad");
+        ip("addr add 2001:db8::1/64 dev eth0 nodad");
+        let vips = [router.address, "fe80::52".parse().unwrap()];
+        assert_eq!(own(links.get("eth0", &vips).await.unwrap()), None);
+        let mut watch = Watch::start().unwrap();
+        ip("addr add fe80::1/64 dev eth0");
+        assert_eq!(own(links.get("eth0", &vips).await.unwrap()), None, "it may be a duplicate");
+        while own(links.get("eth0", &vips).await.unwrap()).as_deref() != Some("fe80::1") {
+            watch.next().await.unwrap();
+        }
     });
 }
 
@@ -172,9 +198,9 @@ fn a_link_is_up_while_it_has_carrier_and_its_address_is_no_vip() {
         ip("addr add 203.0.113.9/32 dev eth0");
         let vips = [IpAddr::from([203, 0, 113, 9])];
         let link = links.get("eth0", &vips).await.unwrap();
-        assert_eq!((link.mac, link.up, link.address), (Some([2, 0, 0, 0, 0, 1]), true, Some(OWN)));
+        assert_eq!((link.mac, link.up, link.v4), (Some([2, 0, 0, 0, 0, 1]), true, Some(OWN)));
         ip("addr del 10.9.0.1/24 dev eth0");
-        assert_eq!(links.get("eth0", &vips).await.unwrap().address, None);
+        assert_eq!(links.get("eth0", &vips).await.unwrap().v4, None);
         cable.there(|| ip("link set eth0 down"));
         while watch.next().await.unwrap() != Change::Address(eth0.index) {}
         // Carrier is told with the delay of the kernel's link watch.

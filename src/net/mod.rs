@@ -11,7 +11,8 @@
 //! invitation  the join string      join   the joiner's side      admit   the member's side
 //! ```
 //!
-//! The LAN: [`vrrp`] and [`arp`], on raw sockets; [`sys`] holds what is unsafe about them.
+//! The LAN: [`vrrp`] and [`neighbour`], on raw sockets, with the bytes of [`arp`] and [`ndp`]; [`sys`] holds what is
+//! unsafe about them.
 pub mod admit;
 pub mod arp;
 pub mod authority;
@@ -24,6 +25,8 @@ pub mod join;
 mod lan_tests;
 pub mod lease;
 pub mod mesh;
+pub mod ndp;
+pub mod neighbour;
 mod plane;
 pub(crate) mod sys;
 mod tls;

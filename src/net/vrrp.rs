@@ -1,21 +1,22 @@
-//! VRRP over IPv4: one raw socket for each interface and IP protocol.
+//! VRRP: one raw socket for each interface, family and IP protocol.
 
 use super::sys;
 use crate::kernel::address::Interface;
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
+use crate::vrrp::advert::Header;
+use crate::vrrp::{PROTOCOL, ROUTERS_V4, ROUTERS_V6, TTL};
+use hamesh_raft::command::Family;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt,
+};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
-use std::io::{self, IoSlice};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
 
-/// All VRRP routers of a LAN (RFC 9568 section 5.1.1.2).
-pub const ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
-/// Adverts must have this TTL: then no router has passed them on (RFC 9568 section 5.1.1.3).
-const TTL: u32 = 255;
 /// Internetwork control (CS6), as keepalived sends.
-const TOS: u32 = 0xc0;
+const CLASS: u32 = 0xc0;
 /// `TC_PRIO_CONTROL`: before all else in our own queues.
 const PRIORITY: u32 = 7;
 
@@ -29,10 +30,10 @@ pub enum Carries {
 }
 
 impl Carries {
-    fn protocol(self) -> i32 {
+    fn protocol(self) -> Protocol {
         match self {
-            Self::Vrrp => 112,
-            Self::Authenticated => 51,
+            Self::Vrrp => Protocol::from(i32::from(PROTOCOL)),
+            Self::Authenticated => Protocol::from(51),
         }
     }
 }
@@ -40,24 +41,25 @@ impl Carries {
 /// A packet that came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received<'a> {
-    /// The whole IP header: an authentication header covers it.
+    /// The whole IPv4 header: an authentication header covers it. Empty for IPv6, whose header the kernel keeps.
     pub header: &'a [u8],
     /// What is behind the IP header.
     pub payload: &'a [u8],
     /// The sender.
-    pub source: Ipv4Addr,
-    /// [`ROUTERS`], or this host for an advert by unicast.
-    pub destination: Ipv4Addr,
-    /// What is left of the TTL.
+    pub source: IpAddr,
+    /// All routers, or this host for an advert by unicast.
+    pub destination: IpAddr,
+    /// What is left of the TTL or hop limit.
     pub ttl: u8,
     /// The index of the interface.
     pub interface: u32,
 }
 
-/// A raw socket on one interface. Receives what is sent to [`ROUTERS`] and to this host, not what this host sends.
+/// A raw socket on one interface. Receives what is sent to all VRRP routers and to this host, not what this host sends.
 #[derive(Debug)]
 pub struct VrrpSocket {
     socket: AsyncFd<Socket>,
+    family: Family,
     interface: u32,
 }
 
@@ -65,39 +67,54 @@ impl VrrpSocket {
     /// Opens a socket, in a tokio runtime.
     ///
     /// # Errors
-    /// Without CAP_NET_RAW and CAP_NET_ADMIN; when the interface is gone.
-    pub fn open(interface: &Interface, carries: Carries) -> io::Result<Self> {
+    /// Without CAP_NET_RAW and CAP_NET_ADMIN; when the interface is gone; when the kernel has no such family.
+    pub fn open(interface: &Interface, family: Family, carries: Carries) -> io::Result<Self> {
         let kind = Type::RAW.nonblocking().cloexec();
-        let socket = Socket::new(Domain::IPV4, kind, Some(Protocol::from(carries.protocol())))?;
+        let domain = match family {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+        };
+        let socket = Socket::new(domain, kind, Some(carries.protocol()))?;
         socket.bind_device(Some(interface.name.as_bytes()))?;
-        socket.join_multicast_v4_n(&ROUTERS, &InterfaceIndexOrAddress::Index(interface.index))?;
-        socket.set_multicast_all_v4(false)?;
-        socket.set_multicast_loop_v4(false)?;
-        socket.set_multicast_ttl_v4(TTL)?;
-        socket.set_ttl_v4(TTL)?;
-        // The priority is last: setting the TOS changes it.
-        socket.set_tos_v4(TOS)?;
+        match family {
+            Family::V4 => prepare_v4(&socket, interface.index)?,
+            Family::V6 => prepare_v6(&socket, interface.index)?,
+        }
+        // The last: setting the TOS changes it.
         socket.set_priority(PRIORITY)?;
-        // No DF bit, as keepalived: then an advert with many VIPs can be fragmented.
-        set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
-        Ok(Self { socket: sys::register(socket)?, interface: interface.index })
+        Ok(Self { socket: sys::register(socket)?, family, interface: interface.index })
     }
 
     /// Sends at once, or not at all.
     ///
     /// # Errors
     /// `PermissionDenied` when the gate is shut for the advert's virtual router; `WouldBlock` when the queue is full;
-    /// the interface is down or gone.
-    pub fn send(&self, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> io::Result<()> {
-        let information = libc::in_pktinfo {
-            ipi_ifindex: i32::try_from(self.interface).map_err(io::Error::other)?,
-            ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
-            ipi_addr: libc::in_addr { s_addr: 0 },
-        };
-        let control = [ControlMessage::Ipv4PacketInfo(&information)];
-        let to = SockaddrIn::from(SocketAddrV4::new(destination, 0));
+    /// the interface is down or gone; `InvalidInput` for an address of the other family.
+    pub fn send(&self, source: IpAddr, destination: IpAddr, payload: &[u8]) -> io::Result<()> {
         let bytes = [IoSlice::new(payload)];
-        sendmsg(self.socket.get_ref().as_raw_fd(), &bytes, &control, MsgFlags::empty(), Some(&to))?;
+        let socket = self.socket.get_ref().as_raw_fd();
+        match (self.family, source, destination) {
+            (Family::V4, IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let information = libc::in_pktinfo {
+                    ipi_ifindex: i32::try_from(self.interface).map_err(io::Error::other)?,
+                    ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                let control = [ControlMessage::Ipv4PacketInfo(&information)];
+                let to = SockaddrIn::from(SocketAddrV4::new(destination, 0));
+                sendmsg(socket, &bytes, &control, MsgFlags::empty(), Some(&to))?;
+            }
+            (Family::V6, IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let information = libc::in6_pktinfo {
+                    ipi6_ifindex: self.interface,
+                    ipi6_addr: libc::in6_addr { s6_addr: source.octets() },
+                };
+                let control = [ControlMessage::Ipv6PacketInfo(&information)];
+                let to = SockaddrIn6::from(SocketAddrV6::new(destination, 0, 0, self.interface));
+                sendmsg(socket, &bytes, &control, MsgFlags::empty(), Some(&to))?;
+            }
+            (Family::V4 | Family::V6, _, _) => return Err(io::ErrorKind::InvalidInput.into()),
+        }
         Ok(())
     }
 
@@ -106,6 +123,13 @@ impl VrrpSocket {
     /// # Errors
     /// The socket's: the interface is down or gone.
     pub async fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
+        match self.family {
+            Family::V4 => self.receive_v4(buffer).await,
+            Family::V6 => self.receive_v6(buffer).await,
+        }
+    }
+
+    async fn receive_v4<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
         let (length, destination, source, header, ttl) = loop {
             let mut ready = self.socket.readable().await?;
             let Ok(result) =
@@ -123,6 +147,62 @@ impl VrrpSocket {
             }
         };
         let (header, payload) = buffer[..length].split_at(header);
+        let (source, destination) = (IpAddr::V4(source), IpAddr::V4(destination));
         Ok(Received { header, payload, source, destination, ttl, interface: self.interface })
     }
+
+    /// The kernel gives no header of IPv6, and what of it is asked for beside the payload.
+    async fn receive_v6<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let Ok(result) = ready.try_io(|socket| read_v6(socket.get_ref(), buffer)) else { continue };
+            if let Some((length, Header { source, destination, ttl })) = result? {
+                let payload = &buffer[..length];
+                return Ok(Received { header: &[], payload, source, destination, ttl, interface: self.interface });
+            }
+        }
+    }
+}
+
+fn prepare_v4(socket: &Socket, interface: u32) -> io::Result<()> {
+    socket.join_multicast_v4_n(&ROUTERS_V4, &InterfaceIndexOrAddress::Index(interface))?;
+    socket.set_multicast_all_v4(false)?;
+    socket.set_multicast_loop_v4(false)?;
+    socket.set_multicast_ttl_v4(TTL.into())?;
+    socket.set_ttl_v4(TTL.into())?;
+    socket.set_tos_v4(CLASS)?;
+    // No DF bit, as keepalived: then an advert with many VIPs can be fragmented.
+    Ok(set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?)
+}
+
+fn prepare_v6(socket: &Socket, interface: u32) -> io::Result<()> {
+    socket.join_multicast_v6(&ROUTERS_V6, interface)?;
+    socket.set_multicast_loop_v6(false)?;
+    socket.set_multicast_hops_v6(TTL.into())?;
+    socket.set_unicast_hops_v6(TTL.into())?;
+    socket.set_tclass_v6(CLASS)?;
+    setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    setsockopt(socket, sockopt::Ipv6RecvHopLimit, &true)?;
+    Ok(())
+}
+
+/// The length of the payload, and what of the header the kernel says; nothing when it does not say all.
+fn read_v6(socket: &Socket, buffer: &mut [u8]) -> io::Result<Option<(usize, Header)>> {
+    let mut space = nix::cmsg_space!(libc::in6_pktinfo, libc::c_int);
+    let mut into = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::empty())?;
+    let (mut destination, mut hops) = (None, None);
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::Ipv6PacketInfo(information) = control {
+            destination = Some(IpAddr::from(information.ipi6_addr.s6_addr));
+        } else if let ControlMessageOwned::Ipv6HopLimit(limit) = control {
+            hops = u8::try_from(limit).ok();
+        }
+    }
+    Ok(match (message.address, destination, hops) {
+        (Some(source), Some(destination), Some(ttl)) => {
+            Some((message.bytes, Header { source: IpAddr::V6(source.ip()), destination, ttl }))
+        }
+        (None, _, _) | (_, None, _) | (_, _, None) => None,
+    })
 }

@@ -7,7 +7,7 @@
 use crate::config::VipGroup;
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::Link;
-use crate::net::arp::{self, ArpSocket};
+use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::VrrpSocket;
 use crate::vrrp::advert::{Advert, Format};
 use crate::vrrp::hearing::Ear;
@@ -18,7 +18,7 @@ use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, GroupName, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,19 +39,24 @@ pub(crate) struct Served {
     pub(crate) link: Link,
     pub(crate) vips: Vec<Vip>,
     pub(crate) vrrp: Arc<VrrpSocket>,
-    pub(crate) arp: Arc<ArpSocket>,
+    pub(crate) neighbours: Arc<NeighbourSocket>,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
-    pub(crate) other_lists: BTreeSet<Ipv4Addr>,
+    pub(crate) other_lists: BTreeSet<IpAddr>,
 }
 
 impl Served {
     /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
     pub(crate) fn is_up(&self) -> bool {
-        self.link.up && self.link.address.is_some()
+        self.link.up && self.own_address().is_some()
+    }
+
+    /// Where its adverts come from.
+    pub(crate) fn own_address(&self) -> Option<IpAddr> {
+        self.link.address(self.config.family)
     }
 
     /// A list other than ours is logged once a sender, and changes nothing (RFC 9568 section 7.1).
-    pub(crate) fn notice_list(&mut self, advert: &Advert, source: Ipv4Addr) {
+    pub(crate) fn notice_list(&mut self, advert: &Advert, source: IpAddr) {
         if self.format.lists_the_same(advert) {
             self.other_lists.remove(&source);
         } else if self.other_lists.insert(source) {
@@ -172,9 +177,9 @@ impl Hands {
 
     /// Sends an advert; with a priority above 0 it passes the gate only while the lease lives.
     pub(crate) fn advert(&self, served: &Served, priority: u8) {
-        let Some(source) = served.link.address else { return };
-        let payload = served.format.encode(priority, source, crate::vrrp::GROUP);
-        match served.vrrp.send(source, crate::vrrp::GROUP, &payload) {
+        let Some(source) = served.own_address() else { return };
+        let all = crate::vrrp::group(served.config.family);
+        match served.vrrp.send(source, all, &served.format.encode(priority, source, all)) {
             Ok(()) => {}
             // The gate: the lease is over and the holder will hear of it.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => tracing::debug!(group = %served.name, "gated"),
@@ -182,27 +187,27 @@ impl Hands {
         }
     }
 
-    /// A burst of gratuitous ARP: round by round over all addresses, as keepalived does.
+    /// A burst of gratuitous ARP or neighbour advertisements: round by round over all addresses, as keepalived does.
     pub(crate) fn announce(&self, served: &Served) {
         let Some(mac) = served.link.mac else { return };
         for _ in 0..ANNOUNCEMENTS {
             for (address, _) in &served.config.addresses {
-                match served.arp.send(&arp::gratuitous(mac, *address)) {
+                match served.neighbours.announce(mac, *address, served.link.router) {
                     Ok(()) => {}
                     // A packet socket hears of a shut gate in this way.
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return,
-                    Err(error) => tracing::warn!(group = %served.name, %address, %error, "gratuitous ARP not sent"),
+                    Err(error) => tracing::warn!(group = %served.name, %address, %error, "announcement not sent"),
                 }
             }
         }
     }
 
-    /// Asks by ARP who is there.
-    pub(crate) fn probe(&self, served: &Served, targets: &[Ipv4Addr]) {
-        let (Some(mac), Some(source)) = (served.link.mac, served.link.address) else { return };
+    /// Asks by ARP or neighbour discovery who is there.
+    pub(crate) fn probe(&self, served: &Served, targets: &[IpAddr]) {
+        let (Some(mac), Some(source)) = (served.link.mac, served.own_address()) else { return };
         for target in targets {
-            if let Err(error) = served.arp.send(&arp::probe(mac, source, *target)) {
-                tracing::debug!(group = %served.name, %target, %error, "ARP probe not sent");
+            if let Err(error) = served.neighbours.probe(mac, source, *target) {
+                tracing::debug!(group = %served.name, %target, %error, "probe not sent");
             }
         }
     }

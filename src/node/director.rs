@@ -11,10 +11,10 @@ use crate::vrrp::{hearing, router};
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder::{self, Holder};
 use hamesh_fencing::message::Renew;
-use hamesh_raft::command::{GroupName, NodeId};
+use hamesh_raft::command::{Family, GroupName, NodeId};
 use hamesh_raft::state::{Candidate, State};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -25,8 +25,8 @@ use tokio::time::sleep;
 pub(crate) enum Occurred {
     /// A VRRP packet.
     Packet { interface: String, header: Header, payload: Vec<u8> },
-    /// An ARP frame of this sender.
-    Arp { interface: String, sender: Ipv4Addr },
+    /// ARP or neighbour discovery of this sender.
+    Neighbour { interface: String, sender: IpAddr },
     /// An interface as it is now.
     Link(Link),
     /// An interface is not there.
@@ -147,7 +147,7 @@ impl Director {
             let place = Place {
                 interface: served.config.interface.clone(),
                 up: served.is_up(),
-                address: served.link.address,
+                address: served.own_address(),
                 hears: served.ear.hearing(now).into(),
             };
             let key = format!("{FACT}{name}");
@@ -221,8 +221,11 @@ impl Director {
         match occurred {
             Occurred::Packet { interface, header, payload } => {
                 let vrid = crate::vrrp::advert::vrid(&payload);
-                let addressed =
-                    |served: &&mut Served| served.config.interface == interface && Some(served.config.vrid) == vrid;
+                let family = Family::of(header.source);
+                let addressed = |served: &&mut Served| {
+                    let config = &served.config;
+                    config.interface == interface && config.family == family && Some(config.vrid) == vrid
+                };
                 let Some(served) = self.groups.values_mut().find(addressed) else { return };
                 match served.format.decode(&payload, &header) {
                     Ok(advert) => {
@@ -236,10 +239,13 @@ impl Director {
                     Err(discard) => *served.discarded.entry(discard.name()).or_default() += 1,
                 }
             }
-            Occurred::Arp { interface, sender } => {
-                let groups = self.groups.values_mut().filter(|served| served.config.interface == interface);
-                for served in groups.filter(|served| Some(sender) != served.link.address) {
-                    served.ear.handle(now, hearing::Event::Arp(sender));
+            Occurred::Neighbour { interface, sender } => {
+                let family = Family::of(sender);
+                let on_it =
+                    |served: &&mut Served| served.config.interface == interface && served.config.family == family;
+                let groups = self.groups.values_mut().filter(on_it);
+                for served in groups.filter(|served| Some(sender) != served.own_address()) {
+                    served.ear.handle(now, hearing::Event::Neighbour(sender));
                 }
             }
             Occurred::Link(link) => self.link(&link.interface.name, Some(&link)),
@@ -253,7 +259,10 @@ impl Director {
             let was_up = served.is_up();
             match link {
                 Some(link) => served.link = link.clone(),
-                None => (served.link.up, served.link.address) = (false, None),
+                None => served.link.up = false,
+            }
+            if let Some(source) = served.own_address() {
+                served.router.speak_from(source);
             }
             let event = match (was_up, served.is_up()) {
                 (true, false) => router::Event::LinkDown,

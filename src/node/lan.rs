@@ -4,7 +4,7 @@ use hamesh_fencing::grantor::Hearing;
 use hamesh_raft::command::{GroupName, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// The prefix of the gossip keys, before the group's name.
 pub(crate) const FACT: &str = "lan/";
@@ -14,7 +14,7 @@ pub(crate) const FACT: &str = "lan/";
 pub(crate) struct Place {
     pub(crate) interface: String,
     pub(crate) up: bool,
-    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) address: Option<IpAddr>,
     pub(crate) hears: Hears,
 }
 
@@ -93,12 +93,12 @@ impl Neighbours {
     }
 
     /// The address of `node` on the LAN of `group`.
-    pub(crate) fn address(&self, group: &str, node: NodeId) -> Option<Ipv4Addr> {
+    pub(crate) fn address(&self, group: &str, node: NodeId) -> Option<IpAddr> {
         self.places.get(group)?.get(&node)?.address
     }
 
     /// Every known address on the LAN of `group`, with its node.
-    pub(crate) fn addresses(&self, group: &str) -> impl Iterator<Item = (NodeId, Ipv4Addr)> {
+    pub(crate) fn addresses(&self, group: &str) -> impl Iterator<Item = (NodeId, IpAddr)> {
         let places = self.places.get(group).into_iter().flatten();
         places.filter_map(|(node, place)| Some((*node, place.address?)))
     }
@@ -110,21 +110,21 @@ mod tests {
 
     const LB1: NodeId = NodeId(1);
 
-    fn neighbours(address: Option<Ipv4Addr>) -> Neighbours {
+    fn neighbours(address: Option<IpAddr>) -> Neighbours {
         let place = Place { interface: "eth0".to_owned(), up: true, address, hears: Hears::Holder };
         Neighbours { places: BTreeMap::from([("web".to_owned(), BTreeMap::from([(LB1, place)]))]) }
     }
 
     #[test]
     fn a_node_that_gossip_has_forgotten_keeps_its_address() {
-        let address = Ipv4Addr::new(10, 0, 0, 1);
+        let address = IpAddr::from([10, 0, 0, 1]);
         let known = neighbours(Some(address));
         let gone = Neighbours::default().remembering(&known);
         assert_eq!(gone.address("web", LB1), Some(address));
         assert_eq!(gone.hearing()["web"][&LB1], Hearing::Nobody);
         let restarted = neighbours(None).remembering(&gone);
         assert_eq!(restarted.address("web", LB1), Some(address));
-        let moved = neighbours(Some(Ipv4Addr::new(10, 0, 0, 9))).remembering(&restarted);
-        assert_eq!(moved.address("web", LB1), Some(Ipv4Addr::new(10, 0, 0, 9)));
+        let moved = neighbours(Some(IpAddr::from([10, 0, 0, 9]))).remembering(&restarted);
+        assert_eq!(moved.address("web", LB1), Some(IpAddr::from([10, 0, 0, 9])));
     }
 }

@@ -10,8 +10,8 @@ use crate::config::{Config, VipGroup};
 use crate::kernel::address::{Addresses, Vip};
 use crate::kernel::link::{self, Link, Links, Watch};
 use crate::kernel::sysctl::promote_secondaries;
-use crate::net::arp::ArpSocket;
 use crate::net::authority::random;
+use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::{Carries, VrrpSocket};
 use crate::vrrp::advert::Header;
 use crate::vrrp::hearing::Ear;
@@ -21,9 +21,9 @@ use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
 use hamesh_fencing::gate::{Gate, GateError, Keeper};
 use hamesh_fencing::holder::{Holder, Identity, Terms};
 use hamesh_fencing::record::{MayAct, RecordFile};
-use hamesh_raft::command::{Definition, GateId, GroupName, NodeId};
+use hamesh_raft::command::{Definition, Family, GateId, GroupName, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -31,7 +31,7 @@ use tokio::time::sleep;
 
 /// Packets that wait for the lane; what comes beyond is dropped, as a full socket would.
 const QUEUE: usize = 256;
-/// The largest IPv4 packet.
+/// The largest packet.
 const LARGEST: usize = 65_535;
 /// A socket of an interface that is down says so at every read.
 const DEAF_PAUSE: Duration = Duration::from_millis(200);
@@ -91,18 +91,27 @@ impl Prepared {
             watch_wall_clock(gate, tell.clone())?;
         }
         let mut sockets = BTreeMap::new();
-        for (interface, link) in &found {
-            let vrrp = VrrpSocket::open(&link.interface, Carries::Vrrp);
+        let lans: BTreeSet<(&String, Family)> =
+            config.groups.values().map(|group| (&group.interface, group.family)).collect();
+        for (interface, family) in lans {
+            let link = found.get(interface).context("an interface that was looked up")?;
+            let vrrp = VrrpSocket::open(&link.interface, family, Carries::Vrrp);
             let vrrp = Arc::new(vrrp.with_context(|| format!("cannot speak VRRP on {interface}"))?);
-            let arp = Arc::new(ArpSocket::open(interface).with_context(|| format!("cannot speak ARP on {interface}"))?);
-            listen(interface, &vrrp, &arp, &tell);
-            sockets.insert(interface.clone(), (link, vrrp, arp));
+            let (neighbours, what) = (NeighbourSocket::open(interface, family), announces(family));
+            let neighbours = Arc::new(neighbours.with_context(|| format!("cannot speak {what} on {interface}"))?);
+            listen(interface, &vrrp, &neighbours, &tell);
+            sockets.insert((interface, family), (link, vrrp, neighbours));
         }
         let now = Moment::now();
         let mut groups = BTreeMap::new();
         for (name, group, priority) in served {
-            let Some((link, vrrp, arp)) = sockets.get(&group.interface) else { continue };
-            let source = link.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let Some((link, vrrp, neighbours)) = sockets.get(&(&group.interface, group.family)) else { continue };
+            // Without one the link counts as down; what comes later is told with it.
+            let none = match group.family {
+                Family::V4 => IpAddr::from([0; 4]),
+                Family::V6 => IpAddr::from([0; 16]),
+            };
+            let source = link.address(group.family).unwrap_or(none);
             let Some(parameters) = group.parameters(source) else { continue };
             groups.insert(
                 name.clone(),
@@ -117,7 +126,7 @@ impl Prepared {
                     link: (*link).clone(),
                     vips: vips(group),
                     vrrp: vrrp.clone(),
-                    arp: arp.clone(),
+                    neighbours: neighbours.clone(),
                     discarded: BTreeMap::new(),
                     other_lists: BTreeSet::new(),
                 },
@@ -221,7 +230,7 @@ async fn remove_leftovers(addresses: &Addresses, name: &str, group: &VipGroup, l
 }
 
 fn vips(group: &VipGroup) -> Vec<Vip> {
-    group.addresses.iter().map(|(address, prefix)| Vip { address: IpAddr::V4(*address), prefix: *prefix }).collect()
+    group.addresses.iter().map(|(address, prefix)| Vip { address: *address, prefix: *prefix }).collect()
 }
 
 /// Says what has become of the interfaces after whatever changes.
@@ -255,8 +264,15 @@ fn watch_links(
     Ok(())
 }
 
-/// One task for adverts and one for ARP. A broken socket ends its task; the link's watch says why.
-fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, arp: &Arc<ArpSocket>, tell: &mpsc::Sender<Occurred>) {
+fn announces(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ARP",
+        Family::V6 => "neighbour discovery",
+    }
+}
+
+/// One task for adverts and one for neighbours. A broken socket ends its task; the link's watch says why.
+fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, neighbours: &Arc<NeighbourSocket>, tell: &mpsc::Sender<Occurred>) {
     let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
     tokio::spawn(async move {
         let mut buffer = vec![0; LARGEST];
@@ -278,18 +294,18 @@ fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, arp: &Arc<ArpSocket>, tell: &
             }
         }
     });
-    let (arp, senders, name) = (arp.clone(), tell.clone(), interface.to_owned());
+    let (neighbours, senders, name) = (neighbours.clone(), tell.clone(), interface.to_owned());
     tokio::spawn(async move {
         loop {
-            match arp.heard().await {
+            match neighbours.heard().await {
                 Ok(heard) => {
-                    let heard = Occurred::Arp { interface: name.clone(), sender: heard.ip };
+                    let heard = Occurred::Neighbour { interface: name.clone(), sender: heard.ip };
                     if senders.try_send(heard).is_err() && senders.is_closed() {
                         return;
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(interface = %name, %error, "no ARP can be heard");
+                    tracing::debug!(interface = %name, %error, "no neighbours can be heard");
                     sleep(DEAF_PAUSE).await;
                 }
             }

@@ -1,15 +1,16 @@
-//! The bytes of an advert over IPv4, and every reason to throw one away.
+//! The bytes of an advert, and every reason to throw one away.
 //!
 //! ```text
 //! v2 |2|1| vrid | priority | count | auth type | interval, s     | checksum | IPv4 x count | 8 bytes of auth data |
-//! v3 |3|1| vrid | priority | count | 0 |  interval, 12 bits of cs | checksum | IPv4 x count |
+//! v3 |3|1| vrid | priority | count | 0 |  interval, 12 bits of cs | checksum | IPv4 or IPv6 x count |
 //! ```
 //!
 //! A discarded advert ends here: it never reaches the [router](super::router), so it can move no state and no timer.
 
 use super::checksum::{self, Form};
 use super::{Auth, TTL, Version};
-use std::net::Ipv4Addr;
+use hamesh_raft::command::Family;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -24,6 +25,8 @@ pub const MAX_ADDRESSES: usize = 255;
 /// What all routers of one virtual router must agree on. It encodes our adverts and judges theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
+    /// Of the adverts and of what they list. IPv6 goes with version 3 only.
+    pub family: Family,
     /// The protocol's version.
     pub version: Version,
     /// The virtual router's id, 1 to 255.
@@ -32,21 +35,21 @@ pub struct Format {
     pub interval: Duration,
     /// Version 2 only.
     pub auth: Auth,
-    /// What we send; both forms are accepted. Version 3 only.
+    /// What we send; both forms are accepted. Version 3 over IPv4 only.
     pub checksum: Form,
     /// The VIPs in the order of the configuration; at most [`MAX_ADDRESSES`] are sent. Older keepalived drops an
     /// advert whose list is not its own, so nothing is ever added to it.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What the IP header says of a received advert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Who sent it.
-    pub source: Ipv4Addr,
-    /// To whom, [`super::GROUP`] as a rule.
-    pub destination: Ipv4Addr,
-    /// As received.
+    pub source: IpAddr,
+    /// To whom, [`super::group`] as a rule.
+    pub destination: IpAddr,
+    /// TTL or hop limit, as received.
     pub ttl: u8,
 }
 
@@ -58,7 +61,7 @@ pub struct Advert {
     /// The sender's interval.
     pub interval: Duration,
     /// The sender's VIPs. A list other than ours is worth a log line and nothing more (RFC 9568 section 7.1).
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     /// The form its checksum is right in; version 2 is always plain.
     pub checksum: Form,
 }
@@ -128,7 +131,7 @@ pub fn vrid(message: &[u8]) -> Option<u8> {
 
 impl Format {
     /// Our advert with `priority`, sent from `source` to `destination` (the pseudo-header holds both).
-    pub fn encode(&self, priority: u8, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    pub fn encode(&self, priority: u8, source: IpAddr, destination: IpAddr) -> Vec<u8> {
         let addresses = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
         let count = u8::try_from(addresses.len()).unwrap_or(u8::MAX);
         let mut message = vec![self.version.number() << 4 | ADVERTISEMENT, self.vrid, priority, count];
@@ -137,13 +140,19 @@ impl Format {
             Version::V3 => message.extend(centiseconds(self.interval).to_be_bytes()),
         }
         message.extend([0, 0]);
-        message.extend(addresses.iter().flat_map(Ipv4Addr::octets));
-        let form = match self.version {
-            Version::V2 => {
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) => message.extend(address.octets()),
+                IpAddr::V6(address) => message.extend(address.octets()),
+            }
+        }
+        let form = match (self.version, self.family) {
+            (Version::V2, _) => {
                 message.extend(auth_data(&self.auth));
                 Form::Plain
             }
-            Version::V3 => self.checksum,
+            (Version::V3, Family::V4) => self.checksum,
+            (Version::V3, Family::V6) => Form::Pseudo,
         };
         let sum = checksum::of(form, &message, source, destination);
         message[6..8].copy_from_slice(&sum.to_be_bytes());
@@ -169,7 +178,11 @@ impl Format {
         if vrid != self.vrid {
             return Err(Discard::Vrid(vrid));
         }
-        let list = 4 * usize::from(count);
+        let each = match self.family {
+            Family::V4 => size_of::<Ipv4Addr>(),
+            Family::V6 => size_of::<Ipv6Addr>(),
+        };
+        let list = each * usize::from(count);
         let tail = match self.version {
             Version::V2 => AUTH_DATA,
             Version::V3 => 0,
@@ -182,13 +195,16 @@ impl Format {
             Version::V2 => (self.check_v2(message, high, low, tail)?, Form::Plain),
             Version::V3 => check_v3(message, header, u16::from_be_bytes([high & 0x0f, low]))?,
         };
-        let addresses = list.chunks_exact(4).map(|a| Ipv4Addr::new(a[0], a[1], a[2], a[3])).collect();
+        let addresses = match self.family {
+            Family::V4 => list.as_chunks::<4>().0.iter().map(|octets| IpAddr::from(*octets)).collect(),
+            Family::V6 => list.as_chunks::<16>().0.iter().map(|octets| IpAddr::from(*octets)).collect(),
+        };
         Ok(Advert { priority, interval, addresses, checksum })
     }
 
     /// Whether the sender has our VIPs, in whatever order.
     pub fn lists_the_same(&self, advert: &Advert) -> bool {
-        let sorted = |list: &[Ipv4Addr]| {
+        let sorted = |list: &[IpAddr]| {
             let mut list = list.to_vec();
             list.sort_unstable();
             list

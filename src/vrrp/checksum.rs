@@ -1,7 +1,8 @@
-//! The Internet checksum (RFC 1071) of an advert, in both forms that version 3 routers use over IPv4.
+//! The Internet checksum (RFC 1071) of an advert, in both forms that version 3 routers use over IPv4. Over IPv6 there is one,
+//! behind the pseudo-header of RFC 8200 section 8.1.
 
 use super::PROTOCOL;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// What the checksum of a version 3 advert over IPv4 covers. Version 2 is always plain (RFC 3768 section 5.3.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,13 +15,19 @@ pub enum Form {
 }
 
 /// The checksum to put into `message`, whose own checksum field is zero.
-pub fn of(form: Form, message: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> u16 {
+pub fn of(form: Form, message: &[u8], source: IpAddr, destination: IpAddr) -> u16 {
     !sum(form, message, source, destination)
 }
 
+/// The checksum of another protocol's message behind the same pseudo-header, for what announces VIPs.
+pub fn with_pseudo_header(protocol: u8, message: &[u8], source: IpAddr, destination: IpAddr) -> u16 {
+    !pseudo(protocol, message, source, destination)
+}
+
 /// The form in which the checksum inside `message` is right, `None` if in neither.
-pub fn verify(message: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> Option<Form> {
-    [Form::Pseudo, Form::Plain].into_iter().find(|&form| sum(form, message, source, destination) == u16::MAX)
+pub fn verify(message: &[u8], source: IpAddr, destination: IpAddr) -> Option<Form> {
+    let forms: &[Form] = if source.is_ipv4() { &[Form::Pseudo, Form::Plain] } else { &[Form::Pseudo] };
+    forms.iter().copied().find(|&form| sum(form, message, source, destination) == u16::MAX)
 }
 
 /// Whether the checksum inside `message` is right in the plain form.
@@ -28,17 +35,21 @@ pub fn is_plain(message: &[u8]) -> bool {
     words(message).fold(0, add) == u16::MAX
 }
 
-fn sum(form: Form, message: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> u16 {
-    let body = words(message).fold(0, add);
+fn sum(form: Form, message: &[u8], source: IpAddr, destination: IpAddr) -> u16 {
     match form {
-        Form::Plain => body,
-        Form::Pseudo => {
-            // A message has at most 8 + 4 x 255 bytes.
-            let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-            let ends = words(&source.octets()).chain(words(&destination.octets())).fold(body, add);
-            [u16::from(PROTOCOL), length].into_iter().fold(ends, add)
-        }
+        Form::Plain => words(message).fold(0, add),
+        Form::Pseudo => pseudo(PROTOCOL, message, source, destination),
     }
+}
+
+fn pseudo(protocol: u8, message: &[u8], source: IpAddr, destination: IpAddr) -> u16 {
+    // A message has at most 8 + 16 x 255 bytes. The zeros of either pseudo-header add nothing.
+    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+    let body = [u16::from(protocol), length].into_iter().chain(words(message)).fold(0, add);
+    [source, destination].iter().fold(body, |sum, end| match end {
+        IpAddr::V4(end) => words(&end.octets()).fold(sum, add),
+        IpAddr::V6(end) => words(&end.octets()).fold(sum, add),
+    })
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u16> {
@@ -54,6 +65,7 @@ fn add(a: u16, b: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hamesh_raft::command::Family;
 
     #[test]
     fn the_example_of_rfc_1071_section_3() {
@@ -68,7 +80,7 @@ mod tests {
 
     #[test]
     fn each_form_is_recognised_and_nothing_else() {
-        let (a, b) = (Ipv4Addr::new(192, 0, 2, 1), super::super::GROUP);
+        let (a, b) = (IpAddr::from([192, 0, 2, 1]), super::super::group(Family::V4));
         let mut message = vec![0x31, 0x33, 100, 1, 0, 100, 0, 0, 192, 0, 2, 100];
         for form in [Form::Pseudo, Form::Plain] {
             message[6..8].fill(0);

@@ -1,15 +1,15 @@
 //! What a director that is not MASTER hears of the holder on the LAN.
 //!
 //! A holder that the mesh reaches and the LAN does not keeps its lease and serves nobody. The others notice: no advert, no
-//! answer to ARP from the holder's own address, while a third host is heard in the same time. Without the third host it is
-//! we who are deaf (V10).
+//! answer to ARP or neighbour discovery from the holder's own address, while a third host is heard in the same time.
+//! Without the third host it is we who are deaf (V10).
 
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::Hearing;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
-/// Between two rounds of ARP probes.
+/// Between two rounds of probes.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// How long the holder may leave probes unanswered: eight rounds, so that loss alone does not condemn it.
 const PROBE_FOR: Duration = Duration::from_millis(400);
@@ -21,10 +21,10 @@ const MOST_PROBED: usize = 4;
 pub enum Event {
     /// A valid advert of the group's MASTER.
     Advert,
-    /// Any ARP of this sender.
-    Arp(Ipv4Addr),
+    /// Any ARP or neighbour discovery of this sender.
+    Neighbour(IpAddr),
     /// Time has passed; the holder's own address on this LAN, and other members' addresses.
-    Tick(Option<Ipv4Addr>, Vec<Ipv4Addr>),
+    Tick(Option<IpAddr>, Vec<IpAddr>),
     /// We are MASTER: there is nobody to hear.
     Holding,
 }
@@ -32,15 +32,15 @@ pub enum Event {
 /// What an ear orders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Ask by ARP who has these addresses.
-    Probe(Vec<Ipv4Addr>),
+    /// Ask by ARP or neighbour discovery who has these addresses.
+    Probe(Vec<IpAddr>),
 }
 
 /// One group's ear.
 #[derive(Clone, Debug)]
 pub struct Ear {
     patience: Duration,
-    holder: Option<Ipv4Addr>,
+    holder: Option<IpAddr>,
     /// When the holder was heard last, or became the holder.
     holder_heard: Moment,
     other_heard: Option<Moment>,
@@ -69,9 +69,9 @@ impl Ear {
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         match event {
             Event::Advert => self.heard(now),
-            Event::Arp(sender) if Some(sender) == self.holder => self.heard(now),
+            Event::Neighbour(sender) if Some(sender) == self.holder => self.heard(now),
             Event::Holding => (self.holder, self.holder_heard, self.concluded) = (None, now, Hearing::Nobody),
-            Event::Arp(_) => self.other_heard = Some(now),
+            Event::Neighbour(_) => self.other_heard = Some(now),
             Event::Tick(holder, others) => return self.tick(now, holder, others),
         }
         Vec::new()
@@ -92,7 +92,7 @@ impl Ear {
         (self.holder_heard, self.concluded, self.probing_since) = (now, Hearing::Holder, None);
     }
 
-    fn tick(&mut self, now: Moment, holder: Option<Ipv4Addr>, others: Vec<Ipv4Addr>) -> Vec<Action> {
+    fn tick(&mut self, now: Moment, holder: Option<IpAddr>, others: Vec<IpAddr>) -> Vec<Action> {
         if self.holder != holder {
             // A new holder has its time to be heard.
             (self.holder, self.holder_heard) = (holder, now);
@@ -107,7 +107,7 @@ impl Ear {
             return Vec::new();
         }
         self.probed = Some(now);
-        let probed: Vec<Ipv4Addr> = holder.into_iter().chain(others.into_iter().take(MOST_PROBED)).collect();
+        let probed: Vec<IpAddr> = holder.into_iter().chain(others.into_iter().take(MOST_PROBED)).collect();
         if probed.is_empty() { Vec::new() } else { vec![Action::Probe(probed)] }
     }
 }
@@ -115,9 +115,10 @@ impl Ear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
-    const HOLDER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-    const THIRD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+    const HOLDER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const THIRD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3));
 
     fn at(ms: u64) -> Moment {
         Moment::default() + Duration::from_millis(ms)
@@ -137,7 +138,7 @@ mod tests {
         for ms in (0..5000).step_by(50) {
             tick(&mut ear, ms);
             if ms % 500 == 0 {
-                ear.handle(at(ms), Event::Arp(HOLDER));
+                ear.handle(at(ms), Event::Neighbour(HOLDER));
             }
             assert_eq!(ear.hearing(at(ms)), Hearing::Holder, "at {ms} ms");
         }
@@ -148,7 +149,7 @@ mod tests {
         let mut ear = ear();
         for ms in (0..3000).step_by(50) {
             tick(&mut ear, ms);
-            ear.handle(at(ms), Event::Arp(THIRD));
+            ear.handle(at(ms), Event::Neighbour(THIRD));
         }
         assert_eq!(ear.hearing(at(3000)), Hearing::OnlyOthers);
     }

@@ -12,16 +12,28 @@ pub mod hearing;
 pub mod router;
 pub mod schedule;
 
+use hamesh_raft::command::Family;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The IP protocol number of VRRP (RFC 9568 section 5.1.1.4).
 pub const PROTOCOL: u8 = 112;
 
-/// Where IPv4 adverts go (RFC 9568 section 5.1.1.2).
-pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+/// All VRRP routers of a LAN, over IPv4 (RFC 9568 section 5.1.1.2).
+pub const ROUTERS_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
 
-/// The TTL of every advert: proof that no router forwarded it (RFC 9568 section 5.1.1.3).
+/// All VRRP routers of a LAN, over IPv6 (RFC 9568 section 5.1.2.2).
+pub const ROUTERS_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
+
+/// Where adverts go.
+pub const fn group(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(ROUTERS_V4),
+        Family::V6 => IpAddr::V6(ROUTERS_V6),
+    }
+}
+
+/// The TTL or hop limit of every advert: proof that no router forwarded it (RFC 9568 sections 5.1.1.3 and 5.1.2.3).
 pub const TTL: u8 = 255;
 
 /// The protocol's version. One virtual router speaks one.
@@ -89,12 +101,12 @@ pub enum LegacyPeers {
     #[default]
     Any,
     /// These addresses. Nobody, when empty: then only members count, and a spoofed priority 255 is counted and ignored.
-    Only(Vec<Ipv4Addr>),
+    Only(Vec<IpAddr>),
 }
 
 impl LegacyPeers {
     /// Whether an advert of `source` counts.
-    pub fn obeys(&self, source: Ipv4Addr) -> bool {
+    pub fn obeys(&self, source: IpAddr) -> bool {
         match self {
             Self::Any => true,
             Self::Only(peers) => peers.contains(&source),

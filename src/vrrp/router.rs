@@ -11,7 +11,7 @@ use super::schedule::{Due, Schedule};
 use super::{LegacyPeers, Version};
 use hamesh_fencing::clock::Moment;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Intervals of silence, beside the skew, after which a MASTER is gone (RFC 9568 section 6.1).
@@ -37,8 +37,8 @@ pub struct Parameters {
     pub preempt: bool,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
-    /// The address our adverts come from; it breaks ties.
-    pub source: Ipv4Addr,
+    /// The address our adverts come from, over IPv6 a link-local one; it breaks ties.
+    pub source: IpAddr,
 }
 
 /// The states of RFC 9568 section 6.3 in keepalived's words, FAULT, and CLAIMING.
@@ -69,7 +69,7 @@ pub enum Stance {
     Listening,
     /// Behind this router outside the mesh, until it is silent, whatever members say. Gossip may tell later that it is
     /// a member too: then it is one that is heard.
-    Following(Ipv4Addr),
+    Following(IpAddr),
     /// It wants the lease, to take over from a member the moment the lease is free.
     Candidate,
 }
@@ -89,7 +89,7 @@ pub enum Event {
         /// What it says.
         advert: Advert,
         /// Who says it.
-        source: Ipv4Addr,
+        source: IpAddr,
         /// Whether that is a member of the mesh.
         member: bool,
     },
@@ -121,7 +121,7 @@ pub enum Action {
     SendAdvert,
     /// Send an advert with priority 0: the addresses are free, do not wait for silence.
     Resign,
-    /// Send a burst of gratuitous ARP for every address.
+    /// Send a burst of gratuitous ARP or neighbour advertisements for every address.
     Announce,
 }
 
@@ -129,7 +129,7 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Foreign {
     /// Who.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Its priority.
     pub priority: u8,
     /// False: the configuration does not name it, so it changes nothing.
@@ -179,13 +179,13 @@ enum Input {
     Stop,
     Announce,
     /// A member is MASTER, advertises so often, and is heard at this address.
-    Member(Duration, Ipv4Addr),
+    Member(Duration, IpAddr),
     /// A member was.
-    MemberResigned(Ipv4Addr),
+    MemberResigned(IpAddr),
     /// A router outside the mesh is MASTER by right.
-    Higher(Duration, Ipv4Addr),
+    Higher(Duration, IpAddr),
     /// It is MASTER and would have to give way to us.
-    Lower(Duration, Ipv4Addr),
+    Lower(Duration, IpAddr),
     /// It was MASTER.
     Resigned,
     /// Nobody we obey, or our own address.
@@ -196,6 +196,11 @@ impl Router {
     /// A router that has not started.
     pub fn new(parameters: Parameters) -> Self {
         Self { parameters, state: State::Init, sent: 0, heard: 0, strangers: 0, foreign: None }
+    }
+
+    /// The address our adverts come from has changed.
+    pub fn speak_from(&mut self, source: IpAddr) {
+        self.parameters.source = source;
     }
 
     /// Decides; touches nothing.
@@ -360,7 +365,7 @@ impl Router {
         }
     }
 
-    fn weigh_foreign(&mut self, now: Moment, advert: &Advert, source: Ipv4Addr) -> Input {
+    fn weigh_foreign(&mut self, now: Moment, advert: &Advert, source: IpAddr) -> Input {
         let obeyed = self.parameters.legacy_peers.obeys(source);
         if advert.priority > 0 {
             self.foreign = Some(Foreign { source, priority: advert.priority, obeyed, heard_at: now });

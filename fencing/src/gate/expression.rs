@@ -1,5 +1,6 @@
 //! The few nf_tables expressions that the rules are made of. All of them work on register 1.
 
+use hamesh_raft::command::Family;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::*;
 
@@ -44,22 +45,45 @@ pub(super) fn arp_target() -> Expressions {
     network(24, 4)
 }
 
-/// Matches IPv4 in a family that carries both.
-pub(super) fn ipv4() -> Vec<Expressions> {
+/// Matches one family in a table that carries both.
+pub(super) fn is(family: Family) -> Vec<Expressions> {
     const NFPROTO_IPV4: [u8; 1] = [2];
-    vec![meta(MetaKey::Nfproto), equal(&NFPROTO_IPV4)]
+    const NFPROTO_IPV6: [u8; 1] = [10];
+    let number = match family {
+        Family::V4 => NFPROTO_IPV4,
+        Family::V6 => NFPROTO_IPV6,
+    };
+    vec![meta(MetaKey::Nfproto), equal(&number)]
 }
 
-pub(super) fn ip_protocol() -> Expressions {
-    network(9, 1)
+/// What the IP header carries, behind all extension headers.
+pub(super) fn carries(protocol: u8) -> Vec<Expressions> {
+    vec![meta(MetaKey::L4Proto), equal(&[protocol])]
 }
 
-pub(super) fn ip_source() -> Expressions {
-    network(12, 4)
+pub(super) fn ip_source(family: Family) -> Expressions {
+    match family {
+        Family::V4 => network(12, 4),
+        Family::V6 => network(8, 16),
+    }
 }
 
-pub(super) fn ip_destination() -> Expressions {
-    network(16, 4)
+pub(super) fn ip_destination(family: Family) -> Expressions {
+    match family {
+        Family::V4 => network(16, 4),
+        Family::V6 => network(24, 16),
+    }
+}
+
+/// Matches a message of neighbour discovery (RFC 4861 sections 4.3 and 4.4).
+pub(super) fn discovery(kind: u8) -> Vec<Expressions> {
+    const ICMPV6: u8 = 58;
+    [carries(ICMPV6), vec![transport(0, 1), equal(&[kind])]].concat()
+}
+
+/// What a solicitation asks for and an advertisement tells of.
+pub(super) fn discovery_target() -> Expressions {
+    transport(8, 16)
 }
 
 pub(super) fn meta(key: MetaKey) -> Expressions {

@@ -2,7 +2,7 @@
 
 use super::batch::{Failure, Kernel, Request};
 use super::lock::Lock;
-use super::rules::{self, Abilities, Contents, Table};
+use super::rules::{self, Abilities, Contents, Pair, Table};
 use super::survey::Found;
 use super::wall::WallClock;
 use super::{Gate, GateError, refusal, unread};
@@ -51,13 +51,13 @@ impl Keeper {
     /// answer: they must be off every interface before.
     ///
     /// # Errors
-    /// The kernel could not be asked; [`GateError::Ipv6`].
+    /// The kernel could not be asked.
     pub fn strays(&mut self, groups: &[Definition]) -> Result<Vec<IpAddr>, GateError> {
         if self.found.is_none() {
             return Ok(Vec::new());
         }
-        let strays = self.kernel.guarded().map_err(unread)?.without(&Contents::of(groups)?);
-        Ok(strays.addresses.into_iter().map(IpAddr::from).collect())
+        let strays = self.kernel.contents(Pair::Guarded).map_err(unread)?.without(&Contents::of(groups));
+        Ok(strays.addresses.into_iter().collect())
     }
 
     /// Whether the gate found here holds nothing that is not in `groups`, as they are defined now.
@@ -65,23 +65,21 @@ impl Keeper {
     /// # Errors
     /// As [`Keeper::strays`].
     pub fn holds_only(&mut self, groups: &[Definition]) -> Result<bool, GateError> {
-        Ok(self.found.is_some() && Contents::of(groups)?.contains(&self.kernel.held().map_err(unread)?))
+        Ok(self.found.is_some() && Contents::of(groups).contains(&self.kernel.contents(Pair::Held).map_err(unread)?))
     }
 
     /// Takes over the gate that was found, with its id, without a moment in which it is less or more shut than it was.
     /// Its session goes on; what it holds stays held as far as it is in `groups`. Arm it before that session ends.
     ///
     /// # Errors
-    /// [`GateError::NotFound`]; [`GateError::Ipv6`]; the kernel's own. Then acquire again and [`Keeper::install`].
+    /// [`GateError::NotFound`]; the kernel's own. Then acquire again and [`Keeper::install`].
     pub fn adopt(mut self, groups: &[Definition], interfaces: &[String]) -> Result<Gate, GateError> {
         let (id, found) = self.found.ok_or(GateError::NotFound)?;
-        let guarded = Contents::of(groups)?;
-        let there = self.kernel.held().map_err(unread)?;
-        let is_held = |group: &&Definition| {
-            Contents::of(std::slice::from_ref(*group)).is_ok_and(|contents| there.contains(&contents))
-        };
+        let guarded = Contents::of(groups);
+        let there = self.kernel.contents(Pair::Held).map_err(unread)?;
+        let is_held = |group: &&Definition| there.contains(&Contents::of(std::slice::from_ref(*group)));
         let held: Vec<_> = groups.iter().filter(is_held).cloned().collect();
-        let kept = Contents::of(&held)?;
+        let kept = Contents::of(&held);
         let first = self.kernel.clearing_egress().map_err(unread)?;
         let persistent = found.persistent;
         // A transaction of its own: in one that changes a table's owner the kernel changes no chain of it. The rules
@@ -98,9 +96,9 @@ impl Keeper {
     /// Makes a gate that is shut, in place of whatever is there of ours, in one transaction.
     ///
     /// # Errors
-    /// [`GateError::Ipv6`]; the kernel's own, which names what it refused.
+    /// The kernel's own, which names what it refused.
     pub fn install(mut self, id: GateId, groups: &[Definition], interfaces: &[String]) -> Result<Gate, GateError> {
-        let guarded = Contents::of(groups)?;
+        let guarded = Contents::of(groups);
         let first = self.kernel.clearing().map_err(unread)?;
         self.write(id, true, groups, interfaces, Vec::new(), |abilities| {
             let rest = rules::whole(id, abilities, interfaces, &guarded, &Contents::default());

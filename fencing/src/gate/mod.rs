@@ -5,14 +5,15 @@
 //! the wall clock is before an absolute deadline. The timeout runs on jiffies and stops in suspend; the deadline does
 //! not, and ends what was armed by a process that was frozen in the act. Either alone shuts.
 //!
-//! Shut, the gate drops: ARP requests for a VIP, IP to a VIP that would be delivered locally, ARP and IP whose sender
-//! is a VIP on every way out, and adverts of its virtual routers with a priority above 0. It passes traffic out *to* a
+//! Shut, the gate drops: ARP requests and neighbour solicitations for a VIP, IP to a VIP that would be delivered locally;
+//! on every way out ARP and IP whose sender is a VIP and neighbour advertisements of one, and adverts of its virtual
+//! routers with a priority above 0. It passes traffic out *to* a
 //! VIP and in *from* one, what is only on its way through the host, and adverts with priority 0: a BACKUP must reach
 //! the MASTER, and say that it stops.
 //!
 //! Limits: another process can change the tables before Linux 6.9 ([`Gate::check`]), and later too while nobody owns
 //! them: between the death of one process and the start of the next. Before Linux 5.16 what packet sockets send is not
-//! seen; with `PACKET_QDISC_BYPASS` it never is. IPv4 only, so far.
+//! seen; with `PACKET_QDISC_BYPASS` it never is.
 
 mod batch;
 mod expression;
@@ -30,7 +31,7 @@ use crate::clock::{LATENESS, Moment};
 use batch::{Failure, Kernel, Request};
 use hamesh_raft::command::{Definition, GateId};
 use lock::Lock;
-use rules::{Abilities, Contents, Set, Table};
+use rules::{Abilities, Contents, Pair, Table};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -63,9 +64,6 @@ pub enum GateError {
     /// An address that is not among the guarded ones cannot be held.
     #[error("{0} is not guarded by the gate")]
     Unguarded(IpAddr),
-    /// Not an address that the gate can guard.
-    #[error("{0}: the gate guards IPv4 addresses only")]
-    Ipv6(IpAddr),
     /// The kernel refused.
     #[error("the kernel refused to {step}: {source}")]
     Refused {
@@ -155,14 +153,14 @@ impl Gate {
     /// # Errors
     /// [`GateError::Unguarded`] for an address that is in no group of [`Gate::set_groups`]; the kernel's own.
     pub fn hold(&mut self, groups: &[Definition]) -> Result<(), GateError> {
-        let contents = Contents::of(groups)?;
-        let guarded = Contents::of(&self.groups)?;
+        let contents = Contents::of(groups);
+        let guarded = Contents::of(&self.groups);
         if let Some(address) = contents.addresses.difference(&guarded.addresses).next() {
-            return Err(GateError::Unguarded((*address).into()));
+            return Err(GateError::Unguarded(*address));
         }
         let before = self.held.clone();
         self.held.extend(groups.iter().filter(|group| !before.contains(group)).cloned());
-        let add = |table| rules::add(table, Set::Held4, Set::Vrid4Held, &contents);
+        let add = |table| rules::add(table, Pair::Held, &contents);
         let result = self.commit(&everywhere(add));
         self.settle(result).inspect_err(|_| self.held = before)
     }
@@ -174,9 +172,9 @@ impl Gate {
     pub fn drop_hold(&mut self, groups: &[Definition]) -> Result<(), GateError> {
         let (gone, kept): (Vec<_>, Vec<_>) = self.held.iter().cloned().partition(|group| groups.contains(group));
         // Two groups on two interfaces can have the same VRID.
-        let contents = Contents::of(&gone)?.without(&Contents::of(&kept)?);
+        let contents = Contents::of(&gone).without(&Contents::of(&kept));
         let before = std::mem::replace(&mut self.held, kept);
-        let remove = |table| rules::remove(table, Set::Held4, Set::Vrid4Held, &contents);
+        let remove = |table| rules::remove(table, Pair::Held, &contents);
         let result = self.commit(&everywhere(remove));
         self.settle(result).inspect_err(|_| self.held = before)
     }
@@ -187,9 +185,7 @@ impl Gate {
     /// The kernel's own; then what is held is open until the deadline at most.
     pub fn shut(&mut self) -> Result<(), GateError> {
         let before = (std::mem::take(&mut self.held), self.deadline.take());
-        let requests = everywhere(|table| {
-            [rules::shut(table), vec![rules::flush(table, Set::Held4), rules::flush(table, Set::Vrid4Held)]].concat()
-        });
+        let requests = everywhere(|table| [rules::shut(table), rules::empty(table, Pair::Held)].concat());
         let result = self.commit(&requests);
         self.settle(result).inspect_err(|_| (self.held, self.deadline) = before)
     }
@@ -197,11 +193,11 @@ impl Gate {
     /// Guards `groups` instead of those before. A held group that is not among them is dropped in the same moment.
     ///
     /// # Errors
-    /// [`GateError::Ipv6`]; the kernel's own.
+    /// The kernel's own.
     pub fn set_groups(&mut self, groups: &[Definition]) -> Result<(), GateError> {
-        let guarded = Contents::of(groups)?;
+        let guarded = Contents::of(groups);
         let held: Vec<_> = self.held.iter().filter(|group| groups.contains(group)).cloned().collect();
-        let kept = Contents::of(&held)?;
+        let kept = Contents::of(&held);
         let before = (std::mem::replace(&mut self.groups, groups.to_vec()), std::mem::replace(&mut self.held, held));
         let result = self.commit(&everywhere(|table| rules::fill(table, &guarded, &kept)));
         self.settle(result).inspect_err(|_| (self.groups, self.held) = before)
@@ -256,7 +252,7 @@ impl Gate {
     /// As [`Gate::arm`].
     pub fn put_back(&mut self) -> Result<(), GateError> {
         let mut requests = self.kernel.clearing().map_err(unread)?;
-        let (guarded, held) = (Contents::of(&self.groups)?, Contents::of(&self.held)?);
+        let (guarded, held) = (Contents::of(&self.groups), Contents::of(&self.held));
         requests.extend(rules::whole(self.id, self.abilities, &self.interfaces, &guarded, &held));
         self.generation = self.kernel.generation().map_err(unread)?;
         match self.deadline {

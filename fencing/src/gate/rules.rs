@@ -1,26 +1,25 @@
 //! The rule set: three tables with the same sets, the same `lease` chain, and the ways in and out of the host.
 //!
 //! ```text
-//! base chain:   <what> ∈ vip4, <what> ∉ held4   drop
-//!               <what> ∈ vip4                   jump lease
+//! base chain:   <what> ∈ vip, <what> ∉ held     drop
+//!               <what> ∈ vip                    jump lease
 //! lease, armed: meta time < D, 1 ∈ session      return
 //!                                               drop
 //! lease, shut:                                  drop
 //! ```
 //!
 //! `arp` and `inet` cover the whole host, whatever the interface: a frozen host with two interfaces on one LAN answers
-//! through either. `netdev` egress covers what packet sockets send, which passes neither. A later IPv6 adds the sets
-//! `vip6`, `held6`, `vrid6`, `vrid6_held` and rules beside those of IPv4; the session and the chains stay.
+//! through either. `netdev` egress covers what packet sockets send, which passes neither. Each family has its own sets and
+//! rules; the session and the chains are one.
 
-use super::GateError;
 use super::batch::Request;
 use super::expression::*;
-use hamesh_raft::command::{Definition, GateId};
+use hamesh_raft::command::{Definition, Family, GateId};
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::*;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The name of our table in each family.
@@ -30,7 +29,7 @@ pub(super) const LEASE: &str = "lease";
 /// The base chain of `netdev`, which is there only while there are interfaces.
 pub(super) const EGRESS: &str = "egress";
 /// What the id in a table's comment is preceded by. The number is the layout's: another layout is another gate.
-const COMMENT: &str = "hamesh gate 1 ";
+const COMMENT: &str = "hamesh gate 2 ";
 
 /// Before IPVS takes what is delivered locally (`NF_IP_PRI_NAT_SRC - 1`), and before everybody else.
 const FIRST: i32 = -300;
@@ -55,32 +54,43 @@ impl Table {
             Self::Netdev => NetfilterProtoFamily::NetDev,
         }
     }
+
+    /// The families of addresses that it sees.
+    fn families(self) -> &'static [Family] {
+        match self {
+            Self::Arp => &[Family::V4],
+            Self::Inet | Self::Netdev => &Family::ALL,
+        }
+    }
 }
 
-/// A set of every table.
+/// A set of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
     /// The addresses that this gate guards.
-    Vip4,
+    Vip(Family),
     /// Those that this node holds.
-    Held4,
+    Held(Family),
     /// The virtual routers that this gate guards.
-    Vrid4,
+    Vrid(Family),
     /// Those that this node holds.
-    Vrid4Held,
+    VridHeld(Family),
     /// Holds one element, with a timeout, while the session lives.
     Session,
 }
 
 impl Set {
-    const ALL: [Self; 5] = [Self::Vip4, Self::Held4, Self::Vrid4, Self::Vrid4Held, Self::Session];
-
     pub(super) fn name(self) -> &'static str {
+        use Family::{V4, V6};
         match self {
-            Self::Vip4 => "vip4",
-            Self::Held4 => "held4",
-            Self::Vrid4 => "vrid4",
-            Self::Vrid4Held => "vrid4_held",
+            Self::Vip(V4) => "vip4",
+            Self::Vip(V6) => "vip6",
+            Self::Held(V4) => "held4",
+            Self::Held(V6) => "held6",
+            Self::Vrid(V4) => "vrid4",
+            Self::Vrid(V6) => "vrid6",
+            Self::VridHeld(V4) => "vrid4_held",
+            Self::VridHeld(V6) => "vrid6_held",
             Self::Session => "session",
         }
     }
@@ -88,15 +98,48 @@ impl Set {
     /// Number in a transaction, key type in nft's own numbers (only `nft list` reads it), key length in bytes.
     fn shape(self) -> (u32, u32, u32) {
         const IPV4_ADDR: u32 = 7;
+        const IPV6_ADDR: u32 = 8;
         const INTEGER: u32 = 4;
         const MARK: u32 = 19;
+        use Family::{V4, V6};
         match self {
-            Self::Vip4 => (1, IPV4_ADDR, 4),
-            Self::Held4 => (2, IPV4_ADDR, 4),
-            Self::Vrid4 => (3, INTEGER, 1),
-            Self::Vrid4Held => (4, INTEGER, 1),
+            Self::Vip(V4) => (1, IPV4_ADDR, 4),
+            Self::Held(V4) => (2, IPV4_ADDR, 4),
+            Self::Vrid(V4) => (3, INTEGER, 1),
+            Self::VridHeld(V4) => (4, INTEGER, 1),
             Self::Session => (5, MARK, 4),
+            Self::Vip(V6) => (6, IPV6_ADDR, 16),
+            Self::Held(V6) => (7, IPV6_ADDR, 16),
+            Self::Vrid(V6) => (8, INTEGER, 1),
+            Self::VridHeld(V6) => (9, INTEGER, 1),
         }
+    }
+}
+
+/// A pair of sets: addresses, and the virtual routers that advertise them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pair {
+    Guarded,
+    Held,
+}
+
+impl Pair {
+    pub(super) fn addresses(self, family: Family) -> Set {
+        match self {
+            Self::Guarded => Set::Vip(family),
+            Self::Held => Set::Held(family),
+        }
+    }
+
+    pub(super) fn vrids(self, family: Family) -> Set {
+        match self {
+            Self::Guarded => Set::Vrid(family),
+            Self::Held => Set::VridHeld(family),
+        }
+    }
+
+    fn sets(self, table: Table) -> impl Iterator<Item = Set> {
+        table.families().iter().flat_map(move |family| [self.addresses(*family), self.vrids(*family)])
     }
 }
 
@@ -114,25 +157,16 @@ pub(super) struct Abilities {
 /// The addresses and virtual routers of a set of groups, in the order in which the kernel gets them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
-    pub(super) addresses: BTreeSet<Ipv4Addr>,
-    pub(super) vrids: BTreeSet<u8>,
+    pub(super) addresses: BTreeSet<IpAddr>,
+    pub(super) vrids: BTreeSet<(Family, u8)>,
 }
 
 impl Contents {
-    /// # Errors
-    /// [`GateError::Ipv6`].
-    pub(super) fn of(groups: &[Definition]) -> Result<Self, GateError> {
-        let mut contents = Self::default();
-        for group in groups {
-            contents.vrids.insert(group.vrid);
-            for address in &group.addresses {
-                match address {
-                    IpAddr::V4(address) => contents.addresses.insert(*address),
-                    IpAddr::V6(_) => return Err(GateError::Ipv6(*address)),
-                };
-            }
+    pub(super) fn of(groups: &[Definition]) -> Self {
+        Self {
+            addresses: groups.iter().flat_map(|group| group.addresses.iter().copied()).collect(),
+            vrids: groups.iter().map(|group| (group.family, group.vrid)).collect(),
         }
-        Ok(contents)
     }
 
     pub(super) fn without(&self, others: &Self) -> Self {
@@ -141,6 +175,17 @@ impl Contents {
 
     pub(super) fn contains(&self, others: &Self) -> bool {
         self.addresses.is_superset(&others.addresses) && self.vrids.is_superset(&others.vrids)
+    }
+
+    /// The elements of a pair of sets: addresses, and virtual routers.
+    fn keys(&self, family: Family) -> [Vec<Vec<u8>>; 2] {
+        let octets = |address: &IpAddr| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let addresses = self.addresses.iter().filter(|address| Family::of(**address) == family).map(octets);
+        let vrids = self.vrids.iter().filter(|(of, _)| *of == family).map(|(_, vrid)| vec![*vrid]);
+        [addresses.collect(), vrids.collect()]
     }
 }
 
@@ -180,9 +225,10 @@ pub(super) fn taken_over(
 
 /// Replaces what a table guards and holds.
 pub(super) fn fill(table: Table, guarded: &Contents, held: &Contents) -> Vec<Request> {
-    let mut requests = [Set::Vip4, Set::Held4, Set::Vrid4, Set::Vrid4Held].map(|set| flush(table, set)).to_vec();
-    requests.extend(add(table, Set::Vip4, Set::Vrid4, guarded));
-    requests.extend(add(table, Set::Held4, Set::Vrid4Held, held));
+    let sets = Pair::Guarded.sets(table).chain(Pair::Held.sets(table));
+    let mut requests: Vec<_> = sets.map(|set| flush(table, set)).collect();
+    requests.extend(add(table, Pair::Guarded, guarded));
+    requests.extend(add(table, Pair::Held, held));
     requests
 }
 
@@ -225,7 +271,8 @@ pub(super) fn gate_id(user_data: &[u8]) -> Option<GateId> {
 
 /// The sets, and the `lease` chain with nothing alive.
 fn skeleton(table: Table) -> Vec<Request> {
-    let mut requests: Vec<Request> = Set::ALL.into_iter().map(|set| declare(table, set)).collect();
+    let sets = Pair::Guarded.sets(table).chain(Pair::Held.sets(table)).chain([Set::Session]);
+    let mut requests: Vec<Request> = sets.map(|set| declare(table, set)).collect();
     let attributes = vec![ChainAttribute::Table(NAME.into()), ChainAttribute::Name(LEASE.into())];
     requests.push(request(table, NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE));
     requests.push(rule(table, LEASE, vec![drop_it()]));
@@ -299,24 +346,40 @@ fn rules(table: Table, abilities: Abilities) -> Vec<Request> {
 
 fn arp() -> Vec<Request> {
     const REQUEST: [u8; 2] = [0, 1];
+    let vips = Addressed::Address(Family::V4);
     // A request from a VIP is its holder's announcement: it passes, and our answer to it would stop on its way out.
-    let question = vec![arp_operation(), equal(&REQUEST), arp_sender(), lookup(Set::Vip4.name(), Membership::Outside)];
-    let asked = gated(Table::Arp, "input", &question, &arp_target(), Set::Vip4, Set::Held4);
-    let told = gated(Table::Arp, "output", &[], &arp_sender(), Set::Vip4, Set::Held4);
+    let known = lookup(Set::Vip(Family::V4).name(), Membership::Outside);
+    let question = vec![arp_operation(), equal(&REQUEST), arp_sender(), known];
+    let asked = gated(Table::Arp, "input", &question, &arp_target(), vips);
+    let told = gated(Table::Arp, "output", &[], &arp_sender(), vips);
     [asked, told].concat()
 }
 
+/// Of neighbour discovery (RFC 4861 sections 4.3 and 4.4).
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
 fn inet(fib: bool) -> Vec<Request> {
-    let ours = [ipv4(), vec![meta(MetaKey::Iif), equal(&0u32.to_ne_bytes())]].concat();
-    let mut rules = gated(Table::Inet, "input", &ipv4(), &ip_destination(), Set::Vip4, Set::Held4);
-    rules.extend(gated(Table::Inet, "postrouting", &ours, &ip_source(), Set::Vip4, Set::Held4));
-    if fib {
-        // A packet on its way through whose source is an address of this host got that source here, from NAT or IPVS:
-        // the kernel takes none from outside. Others' traffic, on its way through a BACKUP, has a source that is not here.
-        let through = [ipv4(), vec![meta(MetaKey::Iif), not_equal(&0u32.to_ne_bytes()), source_type(), equal(&LOCAL)]];
-        rules.extend(gated(Table::Inet, "postrouting", &through.concat(), &ip_source(), Set::Vip4, Set::Held4));
+    let table = Table::Inet;
+    let here = meta(MetaKey::Iif);
+    let six = Addressed::Address(Family::V6);
+    let asked = [is(Family::V6), discovery(SOLICITATION)].concat();
+    let mut rules = gated(table, "input", &asked, &discovery_target(), six);
+    for family in Family::ALL {
+        let vips = Addressed::Address(family);
+        let (ours, through) = (vec![here.clone(), equal(&[0; 4])], vec![here.clone(), not_equal(&[0; 4])]);
+        let (ours, source) = ([is(family), ours].concat(), ip_source(family));
+        rules.extend(gated(table, "input", &is(family), &ip_destination(family), vips));
+        rules.extend(gated(table, "postrouting", &ours, &source, vips));
+        if fib {
+            // A packet on its way through whose source is an address of this host got that source here, from NAT or IPVS:
+            // the kernel takes none from outside. Others' traffic, on its way through a BACKUP, has a source that is not
+            // here.
+            let through = [is(family), through, vec![source_type(), equal(&LOCAL)]].concat();
+            rules.extend(gated(table, "postrouting", &through, &source, vips));
+        }
+        rules.extend(ours_only(table, "postrouting", family, &ours));
     }
-    rules.extend(adverts(Table::Inet, "postrouting", &ours));
     rules
 }
 
@@ -327,49 +390,73 @@ fn netdev() -> Vec<Request> {
         let owner = meta(MetaKey::SocketUserId);
         vec![meta(MetaKey::EtherTypeProtocol), equal(&protocol.to_be_bytes()), owner]
     };
-    let (arp, ip) = (ours(0x0806), ours(0x0800));
-    let mut rules = gated(Table::Netdev, EGRESS, &arp, &arp_sender(), Set::Vip4, Set::Held4);
-    rules.extend(gated(Table::Netdev, EGRESS, &ip, &ip_source(), Set::Vip4, Set::Held4));
-    rules.extend(adverts(Table::Netdev, EGRESS, &ip));
+    let arp = ours(0x0806);
+    let mut rules = gated(Table::Netdev, EGRESS, &arp, &arp_sender(), Addressed::Address(Family::V4));
+    for (family, ip) in [(Family::V4, ours(0x0800)), (Family::V6, ours(0x86dd))] {
+        rules.extend(gated(Table::Netdev, EGRESS, &ip, &ip_source(family), Addressed::Address(family)));
+        rules.extend(ours_only(Table::Netdev, EGRESS, family, &ip));
+    }
     rules
 }
 
-/// Our adverts with a priority above 0, plain and behind an authentication header (RFC 2402, as VRRPv2 uses it).
-fn adverts(table: Table, chain: &'static str, ours: &[Expressions]) -> Vec<Request> {
-    const VRRP: [u8; 1] = [112];
-    const AH: [u8; 1] = [51];
+/// What claims a VIP in what it says, whoever it says it comes from: our adverts with a priority above 0, plain and
+/// behind an authentication header (RFC 2402, as VRRPv2 uses it), and neighbour advertisements.
+fn ours_only(table: Table, chain: &'static str, family: Family, ours: &[Expressions]) -> Vec<Request> {
+    const VRRP: u8 = 112;
+    const AH: u8 = 51;
     /// In 32-bit words less two: 12 bytes of header and the 12 of HMAC-MD5-96.
     const AH_WORDS: [u8; 1] = [4];
     const AH_LENGTH: u32 = 24;
-    let plain = vec![ip_protocol(), equal(&VRRP), transport(2, 1), not_equal(&[0])];
-    let authentic = vec![
-        ip_protocol(),
-        equal(&AH),
-        transport(0, 1),
-        equal(&VRRP),
-        transport(1, 1),
-        equal(&AH_WORDS),
-        transport(AH_LENGTH + 2, 1),
-        not_equal(&[0]),
-    ];
-    let of = |what: Vec<Expressions>, vrid| {
-        gated(table, chain, &[ours.to_vec(), what].concat(), &vrid, Set::Vrid4, Set::Vrid4Held)
+    let of = |what: Vec<Expressions>, key: &Expressions, addressed| {
+        gated(table, chain, &[ours.to_vec(), what].concat(), key, addressed)
     };
-    [of(plain, transport(1, 1)), of(authentic, transport(AH_LENGTH + 1, 1))].concat()
+    let plain = [carries(VRRP), vec![transport(2, 1), not_equal(&[0])]].concat();
+    let mut rules = of(plain, &transport(1, 1), Addressed::Router(family));
+    rules.extend(match family {
+        Family::V4 => {
+            let behind = vec![
+                transport(0, 1),
+                equal(&[VRRP]),
+                transport(1, 1),
+                equal(&AH_WORDS),
+                transport(AH_LENGTH + 2, 1),
+                not_equal(&[0]),
+            ];
+            of([carries(AH), behind].concat(), &transport(AH_LENGTH + 1, 1), Addressed::Router(family))
+        }
+        Family::V6 => of(discovery(ADVERTISEMENT), &discovery_target(), Addressed::Address(family)),
+    });
+    rules
 }
 
-/// The two rules of one way: packets that match `what` and carry in `key` a member of `guarded` pass only while that
-/// is in `held` and the session lives.
+/// What the key of a rule is looked up as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Addressed {
+    Address(Family),
+    Router(Family),
+}
+
+impl Addressed {
+    fn set(self, pair: Pair) -> Set {
+        match self {
+            Self::Address(family) => pair.addresses(family),
+            Self::Router(family) => pair.vrids(family),
+        }
+    }
+}
+
+/// The two rules of one way: packets that match `what` and carry in `key` what is guarded pass only while that is held
+/// and the session lives.
 fn gated(
     table: Table,
     chain: &'static str,
     what: &[Expressions],
     key: &Expressions,
-    guarded: Set,
-    held: Set,
+    addressed: Addressed,
 ) -> Vec<Request> {
-    let guarded = [what, &[key.clone(), lookup(guarded.name(), Membership::Inside)]].concat();
-    let foreign = [&guarded[..], &[lookup(held.name(), Membership::Outside), drop_it()]].concat();
+    let (guarded, held) = (addressed.set(Pair::Guarded).name(), addressed.set(Pair::Held).name());
+    let guarded = [what, &[key.clone(), lookup(guarded, Membership::Inside)]].concat();
+    let foreign = [&guarded[..], &[lookup(held, Membership::Outside), drop_it()]].concat();
     let asks = [guarded, vec![jump(LEASE)]].concat();
     vec![rule(table, chain, foreign), rule(table, chain, asks)]
 }
@@ -414,31 +501,40 @@ pub(super) fn flush(table: Table, set: Set) -> Request {
     request(table, NfTablesMessage::DeleteSetElement(SetElementMessage { attributes }), 0)
 }
 
+/// Empties a pair of sets.
+pub(super) fn empty(table: Table, pair: Pair) -> Vec<Request> {
+    pair.sets(table).map(|set| flush(table, set)).collect()
+}
+
 /// Puts contents into a pair of sets; what is in already stays.
-pub(super) fn add(table: Table, addresses: Set, vrids: Set, contents: &Contents) -> Vec<Request> {
+pub(super) fn add(table: Table, pair: Pair, contents: &Contents) -> Vec<Request> {
     let message = |set, keys| request(table, NfTablesMessage::NewSetElement(elements(set, keys)), NLM_F_CREATE);
-    changes(contents, addresses, vrids, &message)
+    changes(table, pair, contents, &message)
 }
 
 /// Takes contents out of a pair of sets. The kernel refuses what is not in.
-pub(super) fn remove(table: Table, addresses: Set, vrids: Set, contents: &Contents) -> Vec<Request> {
+pub(super) fn remove(table: Table, pair: Pair, contents: &Contents) -> Vec<Request> {
     let message = |set, keys| request(table, NfTablesMessage::DeleteSetElement(elements(set, keys)), 0);
-    changes(contents, addresses, vrids, &message)
+    changes(table, pair, contents, &message)
 }
 
 fn changes(
+    table: Table,
+    pair: Pair,
     contents: &Contents,
-    addresses: Set,
-    vrids: Set,
     message: &dyn Fn(Set, Vec<Vec<SetElementAttribute>>) -> Request,
 ) -> Vec<Request> {
-    // The length of an attribute is 16 bits wide, and an element takes 20 bytes.
-    const PER_MESSAGE: usize = 2048;
-    let key = |bytes: Vec<u8>| vec![SetElementAttribute::Key(DataAttribute::Value(bytes))];
-    let of_addresses: Vec<_> = contents.addresses.iter().map(|address| key(address.octets().to_vec())).collect();
-    let of_vrids: Vec<_> = contents.vrids.iter().map(|vrid| key(vec![*vrid])).collect();
-    let of_addresses = of_addresses.chunks(PER_MESSAGE).map(|keys| message(addresses, keys.to_vec()));
-    of_addresses.chain(of_vrids.chunks(PER_MESSAGE).map(|keys| message(vrids, keys.to_vec()))).collect()
+    // The length of an attribute is 16 bits wide, and an element takes 20 bytes, or 32 for IPv6.
+    const PER_MESSAGE: usize = 1024;
+    let element = |key: &Vec<u8>| vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))];
+    let mut requests = Vec::new();
+    for family in table.families() {
+        let sets = [pair.addresses(*family), pair.vrids(*family)];
+        for (set, keys) in sets.into_iter().zip(contents.keys(*family)) {
+            requests.extend(keys.chunks(PER_MESSAGE).map(|keys| message(set, keys.iter().map(element).collect())));
+        }
+    }
+    requests
 }
 
 fn elements(set: Set, keys: Vec<Vec<SetElementAttribute>>) -> SetElementMessage {

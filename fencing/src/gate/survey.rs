@@ -2,11 +2,11 @@
 
 use super::batch::{Kernel, Request};
 use super::expression::drop_it;
-use super::rules::{self, Contents, LEASE, NAME, Set, Table};
-use hamesh_raft::command::GateId;
+use super::rules::{self, Contents, LEASE, NAME, Pair, Set, Table};
+use hamesh_raft::command::{Family, GateId};
 use netlink_packet_netfilter::nftables::*;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// A table of ours.
 #[derive(Clone, Copy, Debug)]
@@ -72,23 +72,19 @@ impl Kernel {
         Ok(answers.len() <= 2 && answers.last().is_some_and(ends_so))
     }
 
-    /// What is held.
-    pub(super) fn held(&mut self) -> io::Result<Contents> {
-        self.contents(Set::Held4, Set::Vrid4Held)
-    }
-
-    /// What is guarded, held or not.
-    pub(super) fn guarded(&mut self) -> io::Result<Contents> {
-        self.contents(Set::Vip4, Set::Vrid4)
-    }
-
-    fn contents(&mut self, addresses: Set, vrids: Set) -> io::Result<Contents> {
-        let (addresses, vrids) = (self.members(addresses)?, self.members(vrids)?);
-        let address = |key: &Vec<u8>| <[u8; 4]>::try_from(&key[..]).ok().map(Ipv4Addr::from);
-        Ok(Contents {
-            addresses: addresses.iter().filter_map(address).collect(),
-            vrids: vrids.iter().filter_map(|key| key.first().copied()).collect(),
-        })
+    /// What is held, or guarded.
+    pub(super) fn contents(&mut self, pair: Pair) -> io::Result<Contents> {
+        let mut contents = Contents::default();
+        for family in Family::ALL {
+            let vrids = self.members(pair.vrids(family))?;
+            contents.vrids.extend(vrids.iter().filter_map(|key| Some((family, *key.first()?))));
+            let address = |key: &Vec<u8>| match family {
+                Family::V4 => <[u8; 4]>::try_from(&key[..]).ok().map(IpAddr::from),
+                Family::V6 => <[u8; 16]>::try_from(&key[..]).ok().map(IpAddr::from),
+            };
+            contents.addresses.extend(self.members(pair.addresses(family))?.iter().filter_map(address));
+        }
+        Ok(contents)
     }
 
     /// The keys of a set, as the table `inet` has it.

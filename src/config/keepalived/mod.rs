@@ -11,7 +11,7 @@ use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use syntax::{Statement, Word};
@@ -102,7 +102,7 @@ struct Instance {
     auth: Option<Located<Auth>>,
     checksum: Option<Form>,
     nopreempt: Option<Place>,
-    addresses: Vec<Located<(Ipv4Addr, u8)>>,
+    addresses: Vec<Located<(IpAddr, u8)>>,
     devices: Vec<Located<String>>,
 }
 
@@ -169,7 +169,9 @@ impl Instance {
 
     /// keepalived's defaults, and what it makes of statements that contradict each other.
     fn complete(self, name: Located<String>, globals: &Globals, log: &Log) -> group::Draft {
-        let version = self.version.unwrap_or(globals.version);
+        // keepalived's globals are for IPv4.
+        let six = self.addresses.first().is_some_and(|first| first.value.0.is_ipv6());
+        let version = self.version.unwrap_or(if six { Version::V3 } else { globals.version });
         let priority = self.priority.unwrap_or(if self.master { 255 } else { DEFAULT_PRIORITY });
         let nopreempt = self.nopreempt.is_some() && !self.master && priority != 255;
         if let Some(place) = self.nopreempt.filter(|_| !nopreempt) {

@@ -87,10 +87,7 @@ fn what_is_wrong_with_a_group() {
             "26: an advertisement interval of 15ms cannot be sent / VRRP version 3 takes 10ms to 40.95s in steps of 10ms",
         ),
         ("checksum = \"plian\"", "12: `vip.web.checksum` cannot be \"plian\" / did you mean `plain`?"),
-        (
-            "legacy_peers = [\"lb9\"]",
-            "17: `vip.web.legacy_peers[0]` is not an IPv4 address / for example \"10.0.0.12\"",
-        ),
+        ("legacy_peers = [\"lb9\"]", "17: `vip.web.legacy_peers[0]` is not an address / for example \"10.0.0.12\""),
         ("prioriti = 3", "1: unknown key `vip.web.prioriti` / did you mean `priority`?"),
     ];
     for (line, expected) in cases {
@@ -193,12 +190,70 @@ fn a_group_becomes_what_raft_and_vrrp_need() {
     let cluster = WEB.replace("[\"203.0.113.10/24\"]", "[\"203.0.113.12/24\", \"203.0.113.10\"]");
     let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{cluster}nopreempt = true\n"))]);
     let web = &config.groups["web"];
-    let [low, high] = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 12)];
+    let [low, high] = [IpAddr::from([203, 0, 113, 10]), IpAddr::from([203, 0, 113, 12])];
     assert_eq!(web.addresses, [(high, 24), (low, 32)]);
     assert_eq!(web.definition().addresses, [low, high], "sorted");
     assert_eq!(web.format().addresses, [high, low], "as configured");
-    let parameters = web.parameters(Ipv4Addr::new(10, 0, 0, 11)).unwrap();
+    let parameters = web.parameters(IpAddr::from([10, 0, 0, 11])).unwrap();
     assert_eq!((parameters.priority, parameters.preempt), (100, false));
+}
+
+#[test]
+fn a_group_of_ipv6_is_a_virtual_router_beside_that_of_ipv4() {
+    let six = "[vip.web6]\ninterface = \"eth0\"\nvrid = 51\naddresses = [\"fe80::51/64\", \"2001:db8::10\"]\n\
+               legacy_peers = [\"fe80::1\"]\n";
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{six}"))]);
+    let web = &config.groups["web6"];
+    assert_eq!((web.family, web.version), (Family::V6, Version::V3));
+    let [link, global] = ["fe80::51", "2001:db8::10"].map(|address| address.parse::<IpAddr>().unwrap());
+    assert_eq!(web.addresses, [(link, 64), (global, 128)]);
+    assert_eq!(web.definition(), Definition { family: Family::V6, vrid: 51, addresses: vec![global, link] });
+    assert_eq!((web.format().family, web.format().addresses), (Family::V6, vec![link, global]));
+    assert_eq!(config.groups["web"].family, Family::V4);
+}
+
+#[test]
+fn what_is_wrong_with_a_group_of_ipv6() {
+    let cases = [
+        (
+            "addresses = [\"2001:db8::10/129\"]",
+            "prefix length `129` is not between 1 and 128 / for example \"203.0.113.10/24\"",
+        ),
+        (
+            "addresses = [\"::ffff:203.0.113.10\"]",
+            "`::ffff:203.0.113.10` cannot be a virtual address / for example \"203.0.113.10/24\"",
+        ),
+        ("addresses = [\"ff02::12\"]", "`ff02::12` cannot be a virtual address / for example \"203.0.113.10/24\""),
+        (
+            "addresses = [\"2001:db8::10\", \"203.0.113.10\"]",
+            "`203.0.113.10` is of another family than the group's first address / make a group of its own for each family; both may have the same vrid",
+        ),
+        (
+            "addresses = [\"2001:db8::10\", \"fe80::1\"]",
+            "warning: the link-local address `fe80::1` is not the group's first address / RFC 9568 section 5.2.9 wants it first, in the same place on every router",
+        ),
+        (
+            "addresses = [\"2001:db8::10\"]\nversion = 2",
+            "VRRP version 2 has no IPv6 / version 3 has: set it for this group",
+        ),
+        (
+            "addresses = [\"2001:db8::10\"]\nchecksum = \"plain\"",
+            "over IPv6 VRRP has one form of checksum / remove `checksum`",
+        ),
+        (
+            "addresses = [\"2001:db8::10\"]\nlegacy_peers = [\"2001:db8::2\"]",
+            "adverts of this group never come from `2001:db8::2` / name a link-local IPv6 address, fe80::/10: the one that the peer sends from",
+        ),
+        (
+            "legacy_peers = [\"fe80::1\"]",
+            "adverts of this group never come from `fe80::1` / name an IPv4 address: the one that the peer sends from",
+        ),
+    ];
+    for (lines, expected) in cases {
+        let faults = group_faults(lines);
+        let said = faults.splitn(4, ':').nth(3).map(|said| said.trim());
+        assert_eq!(said, Some(expected), "{lines}: {faults}");
+    }
 }
 
 #[test]

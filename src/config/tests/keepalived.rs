@@ -62,11 +62,11 @@ vrrp_instance VI_2 {
     );
     let first = VipGroup {
         interface: "eth0".into(),
-        family: hamesh_raft::command::Family::V4,
+        family: Family::V4,
         vrid: 51,
         version: Version::V2,
         interval: Duration::from_secs(2),
-        addresses: vec![(Ipv4Addr::new(192, 168, 200, 17), 24), (Ipv4Addr::new(192, 168, 200, 16), 32)],
+        addresses: vec![(IpAddr::from([192, 168, 200, 17]), 24), (IpAddr::from([192, 168, 200, 16]), 32)],
         priority: Some(150),
         nopreempt: true,
         auth: Auth::Pass(Password::cut("1111")),
@@ -77,7 +77,7 @@ vrrp_instance VI_2 {
         interface: "eth1".into(),
         version: Version::V3,
         interval: Duration::from_millis(500),
-        addresses: vec![(Ipv4Addr::new(192, 168, 201, 1), 24)],
+        addresses: vec![(IpAddr::from([192, 168, 201, 1]), 24)],
         priority: Some(100),
         nopreempt: false,
         auth: Auth::None,
@@ -172,7 +172,7 @@ vrrp_instance VI_1 {
          k.conf:22:27: an address on another interface than its instance's is not supported by this version\n\
          k.conf:22:32: `brd` is not supported by this version\n\
          k.conf:23:23: unknown keyword `lable` / did you mean `label`?\n\
-         k.conf:24:9: IPv6 address `fd00::1` is not supported by this version\n"
+         k.conf:24:9: `fd00::1` is of another family than the group's first address / make a group of its own for each family; both may have the same vrid\n"
     );
 }
 

@@ -58,11 +58,11 @@ impl Ipvs {
     /// # Errors
     /// This kernel has no IPVS, or this process may not change it.
     pub fn open() -> Result<Self, KernelError> {
-        Family::open("IPVS", 1).map(Self).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                KernelError::new("this kernel has no IPVS; `modprobe ip_vs` loads it where there is the module", error)
-            }
-            _ => KernelError::new("open IPVS", error),
+        Family::open("IPVS", 1).map(Self).map_err(|error| {
+            let absent = error.kind() == ErrorKind::NotFound;
+            let advice =
+                "open IPVS, which this kernel does not have; `modprobe ip_vs` loads it where there is the module";
+            KernelError::new(if absent { advice } else { "open IPVS" }, error)
         })
     }
 

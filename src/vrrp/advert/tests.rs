@@ -1,19 +1,21 @@
 //! Adverts captured from keepalived 2.2.7 on the wire, both ways, and each reason to discard.
 
-use super::super::{GROUP, Password};
+use super::super::{Password, group};
 use super::*;
 use proptest::prelude::*;
 
-const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 11);
-const HEADER: Header = Header { source: HERE, destination: GROUP, ttl: 255 };
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 11));
+const ROUTERS: IpAddr = group(Family::V4);
+const HEADER: Header = Header { source: HERE, destination: ROUTERS, ttl: 255 };
 
-fn vips(count: u8) -> Vec<Ipv4Addr> {
-    (100..100 + count).map(|host| Ipv4Addr::new(10, 77, 0, host)).collect()
+fn vips(count: u8) -> Vec<IpAddr> {
+    (100..100 + count).map(|host| IpAddr::from([10, 77, 0, host])).collect()
 }
 
 fn v2(auth: Auth) -> Format {
     let interval = Duration::from_secs(1);
-    Format { version: Version::V2, vrid: 51, interval, auth, checksum: Form::Pseudo, addresses: vips(1) }
+    let family = Family::V4;
+    Format { family, version: Version::V2, vrid: 51, interval, auth, checksum: Form::Pseudo, addresses: vips(1) }
 }
 
 fn v3(interval_ms: u64) -> Format {
@@ -61,7 +63,7 @@ fn golden() -> Vec<(&'static str, Format, u8, String)> {
 fn we_send_what_keepalived_sends_and_read_what_it_sends() {
     for (what, format, priority, hex) in golden() {
         let captured = bytes(&hex);
-        assert_eq!(format.encode(priority, HERE, GROUP), captured, "{what}");
+        assert_eq!(format.encode(priority, HERE, ROUTERS), captured, "{what}");
         let advert = format.decode(&captured, &HEADER).unwrap();
         assert_eq!((advert.priority, advert.interval), (priority, format.interval), "{what}");
         assert_eq!(advert.addresses, format.addresses, "{what}");
@@ -69,20 +71,59 @@ fn we_send_what_keepalived_sends_and_read_what_it_sends() {
     }
 }
 
+fn v6(addresses: &[&str]) -> Format {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    Format { family: Family::V6, addresses, ..v3(1000) }
+}
+
+/// As [`golden`], sent to the group from fe80::ff:fe00:1.
+#[test]
+fn over_ipv6_we_send_what_keepalived_sends_and_read_what_it_sends() {
+    let source: IpAddr = "fe80::ff:fe00:1".parse().unwrap();
+    let header = Header { source, destination: group(Family::V6), ttl: 255 };
+    let (one, two) = (v6(&["fd77::100"]), v6(&["fe80::100", "fd77::100"]));
+    let link = "fe800000000000000000000000000100";
+    let global = "fd770000000000000000000000000100";
+    let captures = [
+        (&one, 150, format!("3133960100643cd0{global}")),
+        (&one, 0, format!("313300010064d2d0{global}")),
+        (&two, 150, format!("3133960200643d3e{link}{global}")),
+        (&two, 0, format!("313300020064d33e{link}{global}")),
+    ];
+    for (format, priority, hex) in captures {
+        let captured = bytes(&hex);
+        assert_eq!(format.encode(priority, source, group(Family::V6)), captured);
+        let advert = format.decode(&captured, &header).unwrap();
+        assert_eq!((advert.priority, &advert.addresses), (priority, &format.addresses));
+        let plain = Format { checksum: Form::Plain, ..format.clone() };
+        assert_eq!(plain.encode(priority, source, group(Family::V6)), captured, "there is one form");
+        assert_eq!(format.decode(&captured, &Header { ttl: 64, ..header }), Err(Discard::Ttl(64)));
+        assert_eq!(
+            format.decode(&captured[..captured.len() - 4], &header),
+            Err(Discard::Length { expected: captured.len(), actual: captured.len() - 4 })
+        );
+    }
+    let mut plain = one.encode(150, source, group(Family::V6));
+    plain[6..8].fill(0);
+    let sum = checksum::of(Form::Plain, &plain, source, group(Family::V6));
+    plain[6..8].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(one.decode(&plain, &header), Err(Discard::Checksum), "without the pseudo-header");
+}
+
 #[test]
 fn the_plain_form_of_version_3_is_sent_when_configured_and_always_accepted() {
     // keepalived 2.4 with v3_checksum_as_v2: VRID 51, priority 100, 500 ms, 192.0.2.100.
-    let addresses = vec![Ipv4Addr::new(192, 0, 2, 100)];
+    let addresses = vec![IpAddr::from([192, 0, 2, 100])];
     let format = Format { checksum: Form::Plain, addresses, ..v3(500) };
     let captured = bytes("313364010032a834c0000264");
-    assert_eq!(format.encode(100, HERE, GROUP), captured);
+    assert_eq!(format.encode(100, HERE, ROUTERS), captured);
     let by_default = Format { checksum: Form::Pseudo, ..format };
     assert_eq!(by_default.decode(&captured, &HEADER).unwrap().checksum, Form::Plain);
 }
 
 #[test]
 fn a_unicast_advert_has_its_real_destination_in_the_pseudo_header() {
-    let peer = Ipv4Addr::new(10, 77, 0, 12);
+    let peer = IpAddr::from([10, 77, 0, 12]);
     let captured = bytes("31339601006418890a4d0064");
     assert_eq!(v3(1000).encode(150, HERE, peer), captured);
     assert_eq!(v3(1000).decode(&captured, &HEADER), Err(Discard::Checksum), "not to the group");
@@ -91,13 +132,13 @@ fn a_unicast_advert_has_its_real_destination_in_the_pseudo_header() {
 /// The right sum over a changed message, so that later checks are reached.
 fn resealed(mut message: Vec<u8>) -> Vec<u8> {
     message[6..8].fill(0);
-    let sum = checksum::of(Form::Plain, &message, HERE, GROUP);
+    let sum = checksum::of(Form::Plain, &message, HERE, ROUTERS);
     message[6..8].copy_from_slice(&sum.to_be_bytes());
     message
 }
 
 fn changed(format: &Format, at: usize, to: u8) -> Vec<u8> {
-    let mut message = format.encode(150, HERE, GROUP);
+    let mut message = format.encode(150, HERE, ROUTERS);
     message[at] = to;
     resealed(message)
 }
@@ -106,10 +147,10 @@ fn changed(format: &Format, at: usize, to: u8) -> Vec<u8> {
 fn every_reason_to_discard_is_told_apart() {
     let (two, three, secret) = (v2(Auth::None), v3(1000), v2(pass("hunter22")));
     let far = Header { ttl: 254, ..HEADER };
-    assert_eq!(three.decode(&three.encode(150, HERE, GROUP), &far), Err(Discard::Ttl(254)));
+    assert_eq!(three.decode(&three.encode(150, HERE, ROUTERS), &far), Err(Discard::Ttl(254)));
     assert_eq!(three.decode(&[0x31; 7], &HEADER), Err(Discard::Short(7)));
     assert_eq!(three.decode(&changed(&three, 0, 0x21), &HEADER), Err(Discard::Version(2)));
-    assert_eq!(two.decode(&three.encode(150, HERE, GROUP), &HEADER), Err(Discard::Version(3)));
+    assert_eq!(two.decode(&three.encode(150, HERE, ROUTERS), &HEADER), Err(Discard::Version(3)));
     assert_eq!(three.decode(&changed(&three, 0, 0x32), &HEADER), Err(Discard::Type(2)));
     assert_eq!(three.decode(&changed(&three, 1, 52), &HEADER), Err(Discard::Vrid(52)));
     assert_eq!(
@@ -117,19 +158,19 @@ fn every_reason_to_discard_is_told_apart() {
         Err(Discard::Length { expected: 16, actual: 12 }),
         "a count without its address"
     );
-    let mut trailer = three.encode(150, HERE, GROUP);
+    let mut trailer = three.encode(150, HERE, ROUTERS);
     trailer.extend([0; 28]);
     assert_eq!(three.decode(&trailer, &HEADER), Err(Discard::Length { expected: 12, actual: 40 }));
-    let mut torn = secret.encode(150, HERE, GROUP);
+    let mut torn = secret.encode(150, HERE, ROUTERS);
     torn[19] ^= 1;
     assert_eq!(secret.decode(&torn, &HEADER), Err(Discard::Checksum), "damage is no wrong password");
-    let mut torn = three.encode(150, HERE, GROUP);
+    let mut torn = three.encode(150, HERE, ROUTERS);
     torn[2] = 255;
     assert_eq!(three.decode(&torn, &HEADER), Err(Discard::Checksum));
-    assert_eq!(two.decode(&secret.encode(150, HERE, GROUP), &HEADER), Err(Discard::AuthType(1)));
-    assert_eq!(secret.decode(&two.encode(150, HERE, GROUP), &HEADER), Err(Discard::AuthType(0)));
+    assert_eq!(two.decode(&secret.encode(150, HERE, ROUTERS), &HEADER), Err(Discard::AuthType(1)));
+    assert_eq!(secret.decode(&two.encode(150, HERE, ROUTERS), &HEADER), Err(Discard::AuthType(0)));
     let other = v2(pass("hunter23"));
-    assert_eq!(secret.decode(&other.encode(150, HERE, GROUP), &HEADER), Err(Discard::Password));
+    assert_eq!(secret.decode(&other.encode(150, HERE, ROUTERS), &HEADER), Err(Discard::Password));
     assert_eq!(two.decode(&changed(&two, 5, 2), &HEADER), Err(Discard::Interval(Duration::from_secs(2))));
     assert_eq!(three.decode(&changed(&three, 5, 0), &HEADER), Err(Discard::Interval(Duration::ZERO)));
 }
@@ -146,7 +187,7 @@ fn another_list_in_another_order_is_told_apart() {
     let format = Format { addresses: vips(3), ..v3(1000) };
     let mut turned = format.clone();
     turned.addresses.reverse();
-    let advert = format.decode(&turned.encode(1, HERE, GROUP), &HEADER).unwrap();
+    let advert = format.decode(&turned.encode(1, HERE, ROUTERS), &HEADER).unwrap();
     assert!(format.lists_the_same(&advert));
     assert!(!Format { addresses: vips(2), ..format }.lists_the_same(&advert));
 }
@@ -159,23 +200,40 @@ fn a_password_is_not_printed() {
 fn any_format() -> impl Strategy<Value = Format> {
     let auth = prop_oneof![Just(Auth::None), "[a-z]{1,12}".prop_map(|text| pass(&text))];
     let form = prop_oneof![Just(Form::Pseudo), Just(Form::Plain)];
-    let addresses = prop::collection::vec(any::<[u8; 4]>().prop_map(Ipv4Addr::from), 0..=MAX_ADDRESSES);
-    (any::<bool>(), any::<u8>(), 1..=4095u64, auth, form, addresses).prop_map(
-        |(new, vrid, step, auth, checksum, addresses)| {
+    let addresses = prop::collection::vec(any::<[u8; 16]>(), 0..=MAX_ADDRESSES);
+    (any::<bool>(), any::<bool>(), any::<u8>(), 1..=4095u64, auth, form, addresses).prop_map(
+        |(new, six, vrid, step, auth, checksum, addresses)| {
+            let family = if new && six { Family::V6 } else { Family::V4 };
+            let address = |octets: [u8; 16]| match family {
+                Family::V4 => IpAddr::from([octets[0], octets[1], octets[2], octets[3]]),
+                Family::V6 => IpAddr::from(octets),
+            };
+            let addresses = addresses.into_iter().map(address).collect();
             let (version, interval, auth) = if new {
                 (Version::V3, Duration::from_millis(10 * step), Auth::None)
             } else {
                 (Version::V2, Duration::from_secs(step % 255 + 1), auth)
             };
-            Format { version, vrid, interval, auth, checksum, addresses }
+            Format { family, version, vrid, interval, auth, checksum, addresses }
         },
     )
+}
+
+/// An advert and the header it comes with.
+fn sent(format: &Format, priority: u8) -> (Header, Vec<u8>) {
+    let source = match format.family {
+        Family::V4 => HERE,
+        Family::V6 => "fe80::1".parse().unwrap(),
+    };
+    let header = Header { source, destination: group(format.family), ttl: 255 };
+    (header, format.encode(priority, source, header.destination))
 }
 
 proptest! {
     #[test]
     fn what_is_encoded_is_decoded(format in any_format(), priority: u8) {
-        let advert = format.decode(&format.encode(priority, HERE, GROUP), &HEADER).unwrap();
+        let (header, message) = sent(&format, priority);
+        let advert = format.decode(&message, &header).unwrap();
         prop_assert_eq!(advert.priority, priority);
         prop_assert_eq!(advert.interval, format.interval);
         prop_assert_eq!(&advert.addresses, &format.addresses);
@@ -183,18 +241,17 @@ proptest! {
 
     #[test]
     fn no_flipped_byte_passes_the_checksum(format in any_format(), at: prop::sample::Index, flip in 1..=255u8) {
-        let mut message = format.encode(100, HERE, GROUP);
+        let (header, mut message) = sent(&format, 100);
         let at = at.index(message.len());
         message[at] ^= flip;
-        prop_assert!(format.decode(&message, &HEADER).is_err());
+        prop_assert!(format.decode(&message, &header).is_err());
     }
 
     #[test]
     fn no_bytes_make_the_decoder_panic(format in any_format(), bytes: Vec<u8>, cut: prop::sample::Index) {
         prop_assert_eq!(vrid(&bytes), bytes.get(1).copied());
-        let header = Header { ttl: 255, ..HEADER };
+        let (header, whole) = sent(&format, 100);
         prop_assert!(format.decode(&bytes, &header).is_err() || bytes.len() >= FIXED);
-        let whole = format.encode(100, HERE, GROUP);
         let part = &whole[..cut.index(whole.len())];
         prop_assert!(format.decode(part, &header).is_err());
     }

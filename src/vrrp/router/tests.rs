@@ -4,11 +4,12 @@ use super::super::checksum::Form;
 use super::Action::{Announce, Refuse, Resign, SendAdvert, Want, Yield};
 use super::*;
 use proptest::prelude::*;
+use std::net::Ipv4Addr;
 
-const US: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 12);
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
-const LEGACY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 201);
-const BELOW: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const US: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 12));
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 200));
+const LEGACY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 201));
+const BELOW: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 const SECOND: Duration = Duration::from_secs(1);
 
 fn at(millis: u64) -> Moment {
@@ -20,8 +21,8 @@ fn parameters() -> Parameters {
     Parameters { version: Version::V3, priority: 100, interval: SECOND, preempt: true, legacy_peers, source: US }
 }
 
-fn heard(priority: u8, source: Ipv4Addr, member: bool) -> Event {
-    let addresses = vec![Ipv4Addr::new(10, 77, 0, 100)];
+fn heard(priority: u8, source: IpAddr, member: bool) -> Event {
+    let addresses = vec![IpAddr::from([10, 77, 0, 100])];
     let advert = Advert { priority, interval: SECOND, addresses, checksum: Form::Pseudo };
     Event::Heard { advert, source, member }
 }

@@ -169,7 +169,7 @@ fn without_ownership_a_flushed_gate_is_noticed_and_put_back_as_it_was() {
     let lan = Lan::new();
     // As on a kernel before 6.9.
     let mut gate = lan.director.run(|| {
-        let guarded = Contents::of(&groups()).unwrap();
+        let guarded = Contents::of(&groups());
         let whole = move |abilities| rules::whole(ID, abilities, &interfaces(), &guarded, &Contents::default());
         acquire().write(ID, false, &groups(), &interfaces(), Vec::new(), whole).unwrap()
     });

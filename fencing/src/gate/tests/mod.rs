@@ -1,6 +1,7 @@
 //! The gate in the kernel. Needs root: every test makes its own network namespaces and fails without.
 
 mod between;
+mod ipv6;
 mod lab;
 mod time;
 mod traffic;
@@ -16,6 +17,9 @@ const ID: GateId = GateId(0x1234_5678_9abc_def0);
 const WEB: u8 = 51;
 const API: u8 = 52;
 const S: Duration = Duration::from_secs(1);
+
+/// (VRID, priority) of adverts.
+type Adverts = Vec<(u8, u8)>;
 
 fn group(vrid: u8, address: Ipv4Addr) -> Definition {
     Definition { family: Family::V4, vrid, addresses: vec![address.into()] }
