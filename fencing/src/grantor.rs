@@ -179,7 +179,10 @@ impl Grantor {
             | Command::Candidate { .. }
             | Command::Withdraw { .. }
             | Command::Fence { .. }
-            | Command::Grant { .. } => command,
+            | Command::Grant { .. }
+            | Command::Pin { .. }
+            | Command::Drain { .. }
+            | Command::Remove { .. } => command,
         }
     }
 
@@ -273,16 +276,21 @@ impl Grantor {
         }
     }
 
-    /// Asks holders to move: for a better candidate, or because the LAN does not hear them.
+    /// Asks holders to move: by somebody's order, because the LAN does not hear them, or for a better candidate.
     fn improve(&mut self, now: Moment, actions: &mut Vec<Action>) {
         for (name, group) in &self.state.clone().groups {
             let Some(holder) = &group.holder else { continue };
             let Some(node) = self.state.sessions.get(&holder.sid).map(|session| session.node) else { continue };
             let candidates = self.candidates(name);
-            let (unheard, better) = (candidates.unheard_holder(), candidates.better());
+            let (ordered, unheard, better) = (candidates.ordered(), candidates.unheard_holder(), candidates.better());
             let attention = self.groups.entry(name.clone()).or_default();
             let damped = attention.moved_for_lan.is_some_and(|at| now.since(at) < DAMPING);
             let ready = attention.proposed.is_none_or(|at| now.since(at) >= PATIENCE * 5);
+            if let Some(to) = ordered.filter(|_| ready) {
+                attention.proposed = Some(now);
+                actions.push(Action::Move(node, name.clone(), holder.token, to));
+                continue;
+            }
             if let Some(to) = unheard.filter(|_| !damped && ready) {
                 (attention.proposed, attention.moved_for_lan) = (Some(now), Some(now));
                 actions.push(Action::Move(node, name.clone(), holder.token, to));

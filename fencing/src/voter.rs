@@ -140,7 +140,10 @@ impl Voter {
             | Command::Candidate { .. }
             | Command::Withdraw { .. }
             | Command::Release { .. }
-            | Command::Grant { .. } => return,
+            | Command::Grant { .. }
+            | Command::Pin { .. }
+            | Command::Drain { .. }
+            | Command::Remove { .. } => return,
         };
         self.unapplied.insert(index, ending);
     }

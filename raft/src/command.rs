@@ -240,6 +240,26 @@ pub enum Command {
         /// The holder.
         to: Sid,
     },
+    /// Somebody moves a group: this node comes before every other, whatever their priorities, until it loses the group.
+    /// `None` ends that.
+    Pin {
+        /// The group.
+        group: GroupName,
+        /// Where it is to be.
+        node: Option<NodeId>,
+    },
+    /// Somebody takes a node out of service, or back: a drained one is granted nothing, and what it holds leaves it.
+    Drain {
+        /// Which.
+        node: NodeId,
+        /// Out, or back.
+        drained: bool,
+    },
+    /// Somebody takes a node out of the cluster for good. Its name and address are free; its id is not used again.
+    Remove {
+        /// Which.
+        node: NodeId,
+    },
 }
 
 /// What applying a command came to.

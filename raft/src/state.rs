@@ -3,6 +3,8 @@
 //! [`State::apply`] reads the entry and this state and nothing else: no clock, no configuration, no gossip (H12). Whoever
 //! gets a group is named by the entry; `apply` only checks that the name still may have it.
 
+mod orders;
+
 use crate::command::{
     Applicant, ClusterId, Command, Definition, GateId, GroupName, InvitationId, Leadership, Lineage, NodeId, Outcome,
     Role, Sid, Token, WallTime,
@@ -20,7 +22,7 @@ const INVITATION_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
 pub struct State {
     /// `None` until the first entry.
     pub cluster: Option<Cluster>,
-    /// Every node that was ever admitted.
+    /// Every node that was admitted and not removed.
     pub members: BTreeMap<NodeId, Member>,
     /// Who may join.
     pub invitations: BTreeMap<InvitationId, Invitation>,
@@ -59,6 +61,8 @@ pub struct Member {
     pub incarnation: u64,
     /// Of its latest `Open` in that incarnation.
     attempt: u64,
+    /// Out of service, by somebody's order.
+    pub drained: bool,
 }
 
 /// A way in, for one node.
@@ -100,6 +104,8 @@ pub struct Group {
     pub holder: Option<Holder>,
     /// Who is willing to be granted it, the holder among them.
     pub candidates: BTreeMap<Sid, Candidate>,
+    /// The node that comes before every other, by somebody's order, until it loses the group.
+    pub pinned: Option<NodeId>,
 }
 
 /// The grant of a group.
@@ -153,6 +159,9 @@ impl State {
             Command::Fence { sid } => self.fence(*sid, index),
             Command::Expire { sid, by: measured_by, grants } => self.expire(*sid, *measured_by, by, grants, index),
             Command::Grant { group, to } => self.grant(group, *to, index),
+            Command::Pin { group, node } => self.pin(group, *node),
+            Command::Drain { node, drained } => self.drain(*node, *drained),
+            Command::Remove { node } => self.remove(*node),
         };
         done.unwrap_or_else(Outcome::Refused)
     }
@@ -181,7 +190,11 @@ impl State {
             return Some(format!("session {sid} is no candidate for {group}"));
         };
         match self.sessions.get(&sid) {
-            Some(session) if session.fenced.is_none() => {}
+            Some(session) if session.fenced.is_none() => {
+                if let Some(member) = self.members.get(&session.node).filter(|member| member.drained) {
+                    return Some(format!("{} is drained", member.name));
+                }
+            }
             Some(_) => return Some(format!("session {sid} is fenced")),
             None => return Some(format!("session {sid} is over")),
         }
@@ -237,7 +250,8 @@ impl State {
         self.last_node += 1;
         let node = NodeId(self.last_node);
         let Applicant { name, role, rack, address, key } = applicant.clone();
-        self.members.insert(node, Member { name, role, rack, address, key, incarnation: 0, attempt: 0 });
+        self.members
+            .insert(node, Member { name, role, rack, address, key, incarnation: 0, attempt: 0, drained: false });
         node
     }
 
@@ -282,9 +296,9 @@ impl State {
     }
 
     fn end(&mut self, sid: Sid) -> Result<(), String> {
-        self.sessions.remove(&sid).ok_or_else(|| format!("session {sid} is over"))?;
+        let session = self.sessions.remove(&sid).ok_or_else(|| format!("session {sid} is over"))?;
         for group in self.groups.values_mut() {
-            group.candidates.remove(&sid);
+            group.leaves(sid, session.node);
             if group.holder.as_ref().is_some_and(|holder| holder.sid == sid) {
                 group.holder = None;
             }
@@ -303,18 +317,22 @@ impl State {
     }
 
     fn withdraw(&mut self, sid: Sid, group: &str) -> Result<Outcome, String> {
+        let node =
+            self.sessions.get(&sid).map(|session| session.node).ok_or_else(|| format!("session {sid} is over"))?;
         let group = self.groups.get_mut(group).ok_or("no such group")?;
-        group.candidates.remove(&sid).ok_or_else(|| format!("session {sid} is no candidate"))?;
+        group.leaves(sid, node).ok_or_else(|| format!("session {sid} is no candidate"))?;
         self.forget_empty_groups();
         Ok(Outcome::Done)
     }
 
     fn release(&mut self, name: &GroupName, token: Token, to: Option<Sid>, index: u64) -> Result<Outcome, String> {
         let group = self.groups.get_mut(name).ok_or("no such group")?;
-        match group.holder.take_if(|holder| holder.token == token) {
-            Some(holder) => group.candidates.remove(&holder.sid),
-            None => return Err(format!("token {token} is not in force")),
+        let Some(holder) = group.holder.take_if(|holder| holder.token == token) else {
+            return Err(format!("token {token} is not in force"));
         };
+        if let Some(session) = self.sessions.get(&holder.sid) {
+            group.leaves(holder.sid, session.node);
+        }
         let granted = to.map_or_else(|| Ok(Outcome::Done), |sid| self.grant(name, sid, index));
         self.forget_empty_groups();
         // The release stands also when its grantee is gone: the group then waits for a Grant.
@@ -325,7 +343,7 @@ impl State {
         let session = self.sessions.get_mut(&sid).ok_or_else(|| format!("session {sid} is over"))?;
         session.fenced.get_or_insert(index);
         for group in self.groups.values_mut() {
-            group.candidates.remove(&sid);
+            group.leaves(sid, session.node);
         }
         self.forget_empty_groups();
         Ok(Outcome::Done)

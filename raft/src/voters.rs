@@ -1,7 +1,8 @@
 //! Who should vote: the largest odd number up to five, grown by pairs, spread over racks.
 //!
 //! The number of voters never shrinks by itself: a voter that is gone is replaced when another node is ready, and until
-//! then its vote is missed. An even number would tolerate no more failures and need more acks.
+//! then its vote is missed. One that was removed votes no more, replaced or not. An even number would tolerate no more
+//! failures and need more acks.
 
 use crate::command::{NodeId, Role};
 use crate::state::State;
@@ -11,13 +12,24 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const MOST_VOTERS: usize = 5;
 
 /// The next set of voters, one step from `voters`; `None` when nothing is to be done. `ready` nodes are reachable and caught
-/// up; `gone` ones have been unreachable for long.
+/// up; `gone` ones have been unreachable for long. The `leader` goes on voting.
 pub fn next(
     state: &State,
     voters: &BTreeSet<NodeId>,
     ready: &BTreeSet<NodeId>,
     gone: &BTreeSet<NodeId>,
+    leader: NodeId,
 ) -> Option<BTreeSet<NodeId>> {
+    let mut kept: BTreeSet<NodeId> = voters.iter().copied().filter(|node| state.members.contains_key(node)).collect();
+    if kept.len() < voters.len() {
+        if kept.len().is_multiple_of(2) {
+            match best(state, &kept, ready, gone) {
+                Some(successor) => kept.insert(successor),
+                None => kept.iter().copied().rfind(|node| *node != leader).is_some_and(|node| kept.remove(&node)),
+            };
+        }
+        return Some(kept);
+    }
     if let Some(lost) = voters.intersection(gone).next() {
         let mut kept = voters.clone();
         kept.remove(lost);
@@ -99,22 +111,31 @@ mod tests {
     #[test]
     fn two_nodes_have_one_voter_and_three_have_three() {
         let state = state(&[("a", Role::Director); 4]);
-        assert_eq!(next(&state, &set(&[1]), &set(&[1, 2]), &set(&[])), None);
-        assert_eq!(next(&state, &set(&[1]), &set(&[1, 2, 3]), &set(&[])), Some(set(&[1, 2, 3])));
-        assert_eq!(next(&state, &set(&[1, 2, 3]), &set(&[1, 2, 3, 4]), &set(&[])), None);
+        assert_eq!(next(&state, &set(&[1]), &set(&[1, 2]), &set(&[]), NodeId(1)), None);
+        assert_eq!(next(&state, &set(&[1]), &set(&[1, 2, 3]), &set(&[]), NodeId(1)), Some(set(&[1, 2, 3])));
+        assert_eq!(next(&state, &set(&[1, 2, 3]), &set(&[1, 2, 3, 4]), &set(&[]), NodeId(1)), None);
     }
 
     #[test]
     fn racks_count_before_witnesses_and_witnesses_before_ids() {
         use Role::{Director, Witness};
         let state = state(&[("a", Director), ("a", Director), ("b", Director), ("b", Witness), ("a", Witness)]);
-        assert_eq!(next(&state, &set(&[1]), &set(&[1, 2, 3, 4, 5]), &set(&[])), Some(set(&[1, 4, 5])));
+        assert_eq!(next(&state, &set(&[1]), &set(&[1, 2, 3, 4, 5]), &set(&[]), NodeId(1)), Some(set(&[1, 4, 5])));
+    }
+
+    #[test]
+    fn a_removed_voter_is_replaced_or_takes_another_along() {
+        let mut state = state(&[("a", Role::Director); 4]);
+        state.apply(99, Leadership::default(), &Command::Remove { node: NodeId(2) });
+        let next = |ready| next(&state, &set(&[1, 2, 3]), &ready, &set(&[]), NodeId(3));
+        assert_eq!(next(set(&[1, 3, 4])), Some(set(&[1, 3, 4])));
+        assert_eq!(next(set(&[1, 3])), Some(set(&[3])), "two voters are no better than one; the leader stays");
     }
 
     #[test]
     fn a_lost_voter_is_replaced_and_never_just_dropped() {
         let state = state(&[("a", Role::Director); 4]);
-        assert_eq!(next(&state, &set(&[1, 2, 3]), &set(&[2, 3]), &set(&[1])), None);
-        assert_eq!(next(&state, &set(&[1, 2, 3]), &set(&[2, 3, 4]), &set(&[1])), Some(set(&[2, 3, 4])));
+        assert_eq!(next(&state, &set(&[1, 2, 3]), &set(&[2, 3]), &set(&[1]), NodeId(1)), None);
+        assert_eq!(next(&state, &set(&[1, 2, 3]), &set(&[2, 3, 4]), &set(&[1]), NodeId(1)), Some(set(&[2, 3, 4])));
     }
 }

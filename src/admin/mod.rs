@@ -1,9 +1,12 @@
 //! The doors of a running node: a Unix socket for the command line, and a page of metrics for Prometheus.
 //!
-//! `GET /v1/status` answers with [`Picture`]; `POST /v1/invitations` makes a join string. The socket is root's (mode
-//! 0600): whoever may open it may do what it offers.
+//! `GET /v1/status` answers with [`Picture`]; `POST /v1/invitations` makes a join string; `POST /v1/orders` moves VIPs and
+//! nodes. The socket is root's (mode 0600): whoever may open it may do what it offers.
 
 mod metrics;
+mod orders;
+
+pub use orders::{Order, OrderAnswer};
 
 use crate::net::hello::wall_now;
 use crate::net::invitation::JoinString;
@@ -71,8 +74,11 @@ pub(crate) fn serve(core: Arc<Core>) -> anyhow::Result<Doors> {
     let listener = UnixListener::bind(&socket)
         .with_context(|| format!("cannot listen on the admin socket {}", socket.display()))?;
     fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
-    let router =
-        Router::new().route("/v1/status", get(status)).route("/v1/invitations", post(invite)).with_state(core.clone());
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/invitations", post(invite))
+        .route("/v1/orders", post(orders::order))
+        .with_state(core.clone());
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the admin socket has ended");
@@ -106,8 +112,8 @@ async fn invite(
         expires_at: wall_now() + request.ttl,
     };
     match core.propose(command, PATIENCE).await {
-        Ok((_, Outcome::Done)) => Ok(Json(InvitationAnswer { join: join.encode() })),
-        Ok((_, Outcome::Refused(why))) | Err(why) => Err(failed(why)),
-        Ok((_, Outcome::Joined(_) | Outcome::Opened(_))) => Err(failed("the state answered something else".to_owned())),
+        Ok(Outcome::Done) => Ok(Json(InvitationAnswer { join: join.encode() })),
+        Ok(Outcome::Refused(why)) | Err(why) => Err(failed(why)),
+        Ok(Outcome::Joined(_) | Outcome::Opened(_)) => Err(failed("the state answered something else".to_owned())),
     }
 }

@@ -1,7 +1,7 @@
 //! The command line's end of the admin socket.
 
 use super::{Exit, Failure};
-use crate::admin::{InvitationAnswer, InvitationRequest};
+use crate::admin::{InvitationAnswer, InvitationRequest, Order, OrderAnswer};
 use crate::node::Picture;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -40,6 +40,11 @@ impl Client {
         self.call(Method::POST, "/v1/invitations", serde_json::to_vec(request)?.into())
     }
 
+    /// Has something done.
+    pub(super) fn order(&self, order: &Order) -> Result<OrderAnswer, Failure> {
+        self.call(Method::POST, "/v1/orders", serde_json::to_vec(order)?.into())
+    }
+
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Failure> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let answer = runtime.block_on(async { timeout(PATIENCE, self.exchange(method, path, body)).await });
@@ -68,9 +73,10 @@ impl Client {
         let body = body.to_bytes();
         match status {
             StatusCode::OK => Ok(body),
-            StatusCode::SERVICE_UNAVAILABLE => {
-                Err(Failure { message: String::from_utf8_lossy(&body).into_owned(), exit: Exit::NoQuorum })
-            }
+            StatusCode::SERVICE_UNAVAILABLE => Err(said(&body, Exit::NoQuorum)),
+            StatusCode::NOT_FOUND => Err(said(&body, Exit::NotFound)),
+            StatusCode::CONFLICT => Err(said(&body, Exit::Refused)),
+            StatusCode::GATEWAY_TIMEOUT => Err(said(&body, Exit::Failed)),
             status => Err(anyhow::anyhow!("the daemon answers {status}: {}", String::from_utf8_lossy(&body)).into()),
         }
     }
@@ -92,4 +98,8 @@ impl Client {
             Failure { message: format!("cannot reach the daemon at {socket}: {error}"), exit: Exit::NotReachable }
         }
     }
+}
+
+fn said(body: &Bytes, exit: Exit) -> Failure {
+    Failure { message: String::from_utf8_lossy(body).into_owned(), exit }
 }

@@ -7,7 +7,7 @@ mod log;
 mod sink;
 mod status;
 
-use crate::admin::InvitationRequest;
+use crate::admin::{InvitationRequest, Order};
 use crate::config;
 use crate::net::hello::wall_now;
 use crate::net::identity::Identity;
@@ -36,6 +36,8 @@ pub enum Exit {
     NoQuorum = 4,
     /// The system does not let this user.
     NotPermitted = 5,
+    /// There is no such VIP group or node.
+    NotFound = 6,
     /// The cluster refused.
     Refused = 7,
 }
@@ -104,6 +106,16 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Move VIP groups.
+    Vip {
+        #[command(subcommand)]
+        what: VipTask,
+    },
+    /// Take nodes out of service or out of the cluster.
+    Node {
+        #[command(subcommand)]
+        what: NodeTask,
+    },
     /// Show what the Raft log on this node's disk says, while its daemon is stopped.
     Log {
         #[command(flatten)]
@@ -128,6 +140,45 @@ enum ConfigTask {
         /// Which.
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum VipTask {
+    /// Move a VIP group to a node. It stays there, whatever the priorities, until that node loses it.
+    Move {
+        /// The group, as in `[vip.NAME]`.
+        name: String,
+        /// The node that is to hold it.
+        #[arg(long, value_name = "NODE")]
+        to: String,
+        #[command(flatten)]
+        door: Door,
+    },
+    /// Let a group that was moved go by priorities again.
+    Unpin {
+        /// The group.
+        name: String,
+        #[command(flatten)]
+        door: Door,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeTask {
+    /// Out of service: its VIPs and leadership go to others, and it is granted none.
+    Drain(NodeArgs),
+    /// Back into service.
+    Undrain(NodeArgs),
+    /// Out of the cluster, for good: a node that does not run any more. Its name and address are free then.
+    Remove(NodeArgs),
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// Its name.
+    name: String,
+    #[command(flatten)]
+    door: Door,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +220,15 @@ pub fn main() -> ExitCode {
         Task::Join { joinstring, file } => join_cluster(&joinstring, &file.config),
         Task::Run { file } => run(&file.config),
         Task::Status { door, json } => socket(&door).and_then(|socket| status::show(&Client::new(socket), json)),
+        Task::Vip { what } => match what {
+            VipTask::Move { name, to, door } => order(&door, &Order::Move { vip: name, to }),
+            VipTask::Unpin { name, door } => order(&door, &Order::Unpin { vip: name }),
+        },
+        Task::Node { what } => match what {
+            NodeTask::Drain(NodeArgs { name, door }) => order(&door, &Order::Drain { node: name }),
+            NodeTask::Undrain(NodeArgs { name, door }) => order(&door, &Order::Undrain { node: name }),
+            NodeTask::Remove(NodeArgs { name, door }) => order(&door, &Order::Remove { node: name }),
+        },
         Task::Log { file, json } => log::show(&file.config, json),
         Task::Config { what: ConfigTask::Check { file } } => check(&file),
         Task::Demo(options) => {
@@ -203,6 +263,11 @@ fn init(file: &Path, name: &str) -> Result<Exit, Failure> {
 fn token(door: &Door, role: Role, ttl: Duration) -> Result<Exit, Failure> {
     let answer = Client::new(socket(door)?).invite(&InvitationRequest { role, ttl })?;
     println!("{}", answer.join);
+    Ok(Exit::Ok)
+}
+
+fn order(door: &Door, order: &Order) -> Result<Exit, Failure> {
+    println!("{}", Client::new(socket(door)?).order(order)?.done);
     Ok(Exit::Ok)
 }
 

@@ -52,7 +52,12 @@ fn print(picture: &Picture) {
             vip.name.clone(),
             vip.addresses.join(" "),
             vip.vrid.map_or_else(|| "-".to_owned(), |vrid| vrid.to_string()),
-            vip.holder.clone().unwrap_or_else(|| "nobody".to_owned()),
+            match (&vip.holder, &vip.pinned) {
+                (Some(holder), Some(pinned)) if holder == pinned => format!("{holder} (moved here)"),
+                (Some(holder), Some(pinned)) => format!("{holder} (to move to {pinned})"),
+                (Some(holder), None) => holder.clone(),
+                (None, Some(_) | None) => "nobody".to_owned(),
+            },
             vip.token.map_or_else(|| "-".to_owned(), |token| token.to_string()),
             vip.lease_remaining_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
             vip.state.clone(),

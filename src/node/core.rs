@@ -56,7 +56,7 @@ impl Core {
     ///
     /// # Errors
     /// No leader took it within `patience`; it may be applied yet.
-    pub(crate) async fn propose(&self, command: Command, patience: Duration) -> Result<(u64, Outcome), String> {
+    pub(crate) async fn propose(&self, command: Command, patience: Duration) -> Result<Outcome, String> {
         let end = Instant::now() + patience;
         let mut trouble = "there is no leader".to_owned();
         let mut hint = None;
@@ -64,7 +64,8 @@ impl Core {
             let leader = hint.take().or_else(|| self.raft.standing().borrow().leader);
             match leader {
                 Some(leader) => match self.ask_leader(leader, command.clone()).await {
-                    Ok(Reply::Applied(index, outcome)) => return Ok((index, outcome)),
+                    Ok(Reply::Applied(_, outcome)) => return Ok(outcome),
+                    Ok(Reply::Refused(why)) => return Ok(Outcome::Refused(why)),
                     Ok(Reply::NotLeader(next)) => hint = next.filter(|next| *next != leader),
                     Ok(Reply::Failed(why)) | Err(why) => trouble = why,
                     Ok(Reply::Noted | Reply::AuthorityKey(_)) => {
@@ -106,6 +107,11 @@ impl Core {
         if let Err(why) = self.may_propose(from, &command) {
             return Reply::Failed(why);
         }
+        if let Command::Remove { node } = command
+            && let Some(why) = self.lives(node)
+        {
+            return Reply::Refused(why);
+        }
         let command = lock(&self.grantor).complete(command);
         match timeout(ATTEMPT, self.raft.propose_under(leadership, command)).await {
             Ok(Ok(applied)) => Reply::Applied(applied.index, applied.outcome),
@@ -125,10 +131,22 @@ impl Core {
             Command::Release { group, token, .. } => {
                 state.holder(group).is_none_or(|holder| holder.token != *token || owns(&holder.sid))
             }
-            Command::Invite { .. } | Command::Join { .. } => true,
+            // What people order, at whichever node.
+            Command::Invite { .. }
+            | Command::Join { .. }
+            | Command::Pin { .. }
+            | Command::Drain { .. }
+            | Command::Remove { .. } => true,
             Command::Found { .. } => from == self.me,
             Command::Fence { .. } | Command::Expire { .. } | Command::Grant { .. } => false,
         };
         own.then_some(()).ok_or_else(|| format!("{from} may not propose this"))
+    }
+
+    /// Why `node` cannot be removed: it runs. One that is only cut off finds out when it is back.
+    fn lives(&self, node: NodeId) -> Option<String> {
+        let name = self.state().members.get(&node).map_or_else(|| node.to_string(), |member| member.name.clone());
+        let up = node == self.me || self.mesh.reachable().borrow().get(&node).is_some_and(crate::net::Reach::is_up);
+        up.then(|| format!("{name} is running: drain it, and stop hamesh there first"))
     }
 }

@@ -39,7 +39,7 @@ pub(crate) async fn register(core: &Core) -> Result<(), String> {
             return Ok(());
         }
         match core.propose(command, Duration::from_secs(1)).await {
-            Ok((_, Outcome::Refused(why))) => {
+            Ok(Outcome::Refused(why)) => {
                 // An earlier attempt of this same start may have been applied.
                 let registered = |m: &hamesh_raft::state::Member| m.incarnation == core.incarnation;
                 if core.state().members.get(&core.me).is_some_and(registered) {
@@ -47,7 +47,7 @@ pub(crate) async fn register(core: &Core) -> Result<(), String> {
                 }
                 return Err(why);
             }
-            Ok((_, Outcome::Done | Outcome::Joined(_) | Outcome::Opened(_))) => return Ok(()),
+            Ok(Outcome::Done | Outcome::Joined(_) | Outcome::Opened(_)) => return Ok(()),
             Err(trouble) => tracing::debug!(%trouble, "not registered yet"),
         }
     }
@@ -129,11 +129,16 @@ pub(crate) async fn keep(core: Arc<Core>) {
             tracing::info!(to = ?wanted, "finishing a change of voters");
             report("change voters", timeout(CHANGE, core.raft.change_voters(wanted.clone(), &view.effective)).await);
         } else if let [half] = view.effective.halves.as_slice()
-            && let Some(next) = voters::next(&view.state, half, &ready, &gone)
+            && let Some(next) = voters::next(&view.state, half, &ready, &gone, core.me)
             && lock(&core.grantor).may_change_voters()
         {
             tracing::info!(from = ?half, to = ?next, "changing voters");
             report("change voters", timeout(CHANGE, core.raft.change_voters(next, &view.effective)).await);
+        } else if let [_] = view.effective.halves.as_slice()
+            && let Some(removed) = view.effective.learners.iter().find(|node| !view.state.members.contains_key(node))
+        {
+            tracing::info!(node = %removed, "taking a removed node out of the group");
+            report("take a node out", timeout(CHANGE, core.raft.remove_learner(*removed, &view.effective)).await);
         } else if transferred.elapsed() >= TRANSFER_PAUSE
             && let Some(better) = better_leader(&core, &ready)
         {
@@ -144,14 +149,17 @@ pub(crate) async fn keep(core: Arc<Core>) {
     }
 }
 
-/// A ready voter that had better lead: a witness, else one with fewer leases, so that no machine's loss costs both.
+/// A ready voter that had better lead: one that is not drained, a witness, else one with fewer leases, so that no
+/// machine's loss costs both.
 fn better_leader(core: &Core, ready: &BTreeSet<NodeId>) -> Option<NodeId> {
     let view = core.raft.view().borrow().clone();
     let burden = |node: &NodeId| {
-        let witness = view.state.members.get(node).is_some_and(|member| member.role == Role::Witness);
+        let member = view.state.members.get(node);
+        let witness = member.is_some_and(|member| member.role == Role::Witness);
+        let drained = member.is_some_and(|member| member.drained);
         let holds = |sid| view.state.sessions.get(sid).is_some_and(|session| session.node == *node);
         let leases = view.state.groups.values().filter_map(|group| group.holder.as_ref()).filter(|h| holds(&h.sid));
-        (!witness, leases.count())
+        (drained, !witness, leases.count())
     };
     let voters = view.membership.voters();
     let best = voters.intersection(ready).min_by_key(|node| (burden(node), **node)).copied()?;

@@ -25,7 +25,9 @@ pub(crate) enum Reply {
     Noted,
     /// The CA's key in PEM.
     AuthorityKey(String),
-    /// No, and why.
+    /// It is not proposed, and why: asking again is of no use.
+    Refused(String),
+    /// It did not work, and why.
     Failed(String),
 }
 

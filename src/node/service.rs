@@ -146,9 +146,9 @@ impl Registrar for Core {
     ) -> BoxFuture<'_, Result<NodeId, String>> {
         Box::pin(async move {
             match self.propose(Command::Join { invitation, applicant, at }, JOIN_PATIENCE).await? {
-                (_, Outcome::Joined(node)) => Ok(node),
-                (_, Outcome::Refused(why)) => Err(why),
-                (_, Outcome::Done | Outcome::Opened(_)) => Err("the state answered something else".to_owned()),
+                Outcome::Joined(node) => Ok(node),
+                Outcome::Refused(why) => Err(why),
+                Outcome::Done | Outcome::Opened(_) => Err("the state answered something else".to_owned()),
             }
         })
     }

@@ -67,6 +67,9 @@ pub struct NodePicture {
     pub reachable: bool,
     /// Whether it votes.
     pub voter: bool,
+    /// Whether it is out of service, by somebody's order.
+    #[serde(default)]
+    pub drained: bool,
     /// Why it does not vote, or what keeps it away.
     pub why: Option<String>,
     /// Its hamesh version, by gossip.
@@ -86,6 +89,9 @@ pub struct VipPicture {
     pub state: String,
     /// The node whose session holds the lease.
     pub holder: Option<String>,
+    /// The node that somebody has moved it to: it stays there until that node loses it.
+    #[serde(default)]
+    pub pinned: Option<String>,
     /// The fencing token, as one number that only grows.
     pub token: Option<u64>,
     /// The session of the token.
@@ -152,6 +158,7 @@ impl Core {
                 address: member.address.to_string(),
                 reachable: here(*id),
                 voter,
+                drained: member.drained,
                 why: trouble.or_else(|| (!voter).then(|| voters::why_learner(state, &voting))),
                 version: values.and_then(|values| values.get("version")).cloned(),
                 interfaces: places.collect(),
@@ -204,6 +211,7 @@ impl Core {
             name: group.to_owned(),
             state: local.map_or_else(|| "-".to_owned(), |local| local.vrrp.state.to_string()),
             holder: holder.map(|holder| node_of(holder.sid)),
+            pinned: known.pinned.map(name),
             token: holder.map(|holder| number(holder.token)),
             session: holder.map(|holder| holder.sid.0),
             lease_remaining_ms: ours
@@ -258,6 +266,9 @@ impl Core {
                 "{} voter{}: the loss of one stops everything. `hamesh token` and `hamesh join` on another machine; a witness is enough ({directors} director{} now)",
                 voting.len(), if voting.len() == 1 { "" } else { "s" }, if directors == 1 { "" } else { "s" }
             ));
+        }
+        for member in state.members.values().filter(|member| member.drained) {
+            warnings.push(format!("{0} is drained: `hamesh node undrain {0}` puts it back into service", member.name));
         }
         warnings.extend(lane.warnings.iter().cloned());
         self.warn_of_groups(state, lane, &name, &mut warnings);

@@ -2,7 +2,7 @@
 
 use crate::bench::{BLINK, Bench, Measure, Seen};
 use anyhow::{Context, Result, ensure};
-use hamesh::lab::cluster::{WITNESS, cluster_toml};
+use hamesh::lab::cluster::{GROUP, WITNESS, cluster_toml};
 use hamesh::lab::frame::Kind;
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::PRIORITIES;
@@ -19,7 +19,9 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 18] = [
+pub const CATALOGUE: [Fault; 20] = [
+    Fault { name: "vip-move", run: vip_move },
+    Fault { name: "drain", run: drain },
     Fault { name: "sigterm", run: sigterm },
     Fault { name: "kill", run: kill },
     Fault { name: "kill-restart", run: kill_restart },
@@ -53,6 +55,31 @@ fn seen(from: Instant, measure: Measure, bound: Duration, bite: String) -> Seen 
 
 fn healed(from: Instant, healed: Instant, measure: Measure, bound: Duration, bite: String) -> Seen {
     Seen { from, to: healed, measure, bound, healed: Some(healed), bite, blind: None }
+}
+
+/// To another director, and back by priorities.
+fn vip_move(bench: &mut Bench, number: u32) -> Result<Seen> {
+    let other = bench.cluster.name(1 + usize::try_from(number).unwrap_or(0) % 2).to_owned();
+    let from = Instant::now();
+    let said = bench.cluster.command(WITNESS, &["vip", "move", GROUP, "--to", &other])?;
+    // Longer than a better candidate waits before it asks for the group.
+    sleep(Duration::from_millis(1500));
+    let owner = bench.scene.settled(Duration::from_millis(200), Duration::from_secs(5))?;
+    ensure!(owner == other, "moved to {other}, and {owner} answers");
+    bench.cluster.command(WITNESS, &["vip", "unpin", GROUP])?;
+    bench.whole()?;
+    Ok(seen(from, Measure::Gap, BLINK, said.trim().to_owned()))
+}
+
+fn drain(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.cluster.name(bench.holder()?).to_owned();
+    let from = Instant::now();
+    let said = bench.cluster.command(WITNESS, &["node", "drain", &holder])?;
+    let owner = bench.scene.settled(Duration::from_millis(500), Duration::from_secs(5))?;
+    ensure!(owner != holder, "{holder} is drained and answers");
+    bench.cluster.command(WITNESS, &["node", "undrain", &holder])?;
+    bench.whole()?;
+    Ok(seen(from, Measure::Gap, BLINK, said.trim().to_owned()))
 }
 
 fn sigterm(bench: &mut Bench, _: u32) -> Result<Seen> {

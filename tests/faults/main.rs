@@ -71,8 +71,8 @@ struct Line {
     failed: u32,
     /// Runs left out because this machine was away and the figure is not hamesh's.
     noisy: u32,
-    /// Worst of what is held against the bound.
-    figure: Duration,
+    /// What is held against the bound, of each run that has a figure.
+    held: Vec<Duration>,
     gap: Duration,
     two: Duration,
     bound: Duration,
@@ -96,7 +96,7 @@ fn session(options: &Options, dir: &Path) -> Result<bool> {
             runs: 0,
             failed: 0,
             noisy: 0,
-            figure: Duration::ZERO,
+            held: Vec::new(),
             gap: Duration::ZERO,
             two: Duration::ZERO,
             bound: Duration::ZERO,
@@ -125,7 +125,7 @@ impl Line {
             self.failed += 1;
         }
         if let Some(figures) = verdict.figures() {
-            self.figure = self.figure.max(figures.figure);
+            self.held.push(figures.figure);
             self.gap = self.gap.max(figures.gap);
             self.two = self.two.max(figures.two);
             self.bound = self.bound.max(figures.bound);
@@ -145,14 +145,19 @@ fn report(
     disk: &Result<Option<String>>,
 ) -> bool {
     println!(
-        "\n{:24} {:>5} {:>10} {:>10} {:>10} {:>11} {:>6}  verdict",
-        "fault", "runs", "worst", "bound", "worst gap", "two owners", "noisy"
+        "\n{:24} {:>5} {:>10} {:>10} {:>10} {:>10} {:>11} {:>6}  verdict",
+        "fault", "runs", "median", "worst", "bound", "worst gap", "two owners", "noisy"
     );
     for line in lines {
         let verdict = if line.failed == 0 { "ok".to_owned() } else { format!("{} FAILED", line.failed) };
-        let [worst, bound, gap, two] = [line.figure, line.bound, line.gap, line.two].map(|time| time.as_millis());
+        let mut held = line.held.clone();
+        held.sort_unstable();
+        let (median, worst) = (held.get(held.len() / 2).copied(), held.last().copied());
+        let [median, worst, bound, gap, two] =
+            [median.unwrap_or_default(), worst.unwrap_or_default(), line.bound, line.gap, line.two]
+                .map(|time| time.as_millis());
         println!(
-            "{:24} {:>5} {worst:>7} ms {bound:>7} ms {gap:>7} ms {two:>8} ms {:>6}  {verdict}",
+            "{:24} {:>5} {median:>7} ms {worst:>7} ms {bound:>7} ms {gap:>7} ms {two:>8} ms {:>6}  {verdict}",
             line.name, line.runs, line.noisy
         );
     }

@@ -4,7 +4,7 @@
 //! founder is gone for good; a node whose log was lost does not come back under its old name.
 
 use anyhow::{Context, Result, bail, ensure};
-use hamesh::lab::cluster::{Cluster, MESH_PORT, cluster_toml};
+use hamesh::lab::cluster::{Cluster, GROUP, MESH_PORT, cluster_toml};
 use hamesh::lab::frame::Kind;
 use hamesh::lab::host::Host;
 use hamesh::lab::legacy::Dialect;
@@ -52,10 +52,10 @@ struct Newcomer {
 }
 
 impl Newcomer {
-    fn is(&self, name: &str) -> Result<()> {
+    fn is(&self, name: &str, port: u16) -> Result<()> {
         let dir = self.host.dir();
         let text = format!(
-            "[node]\nname = \"{name}\"\nrack = \"r4\"\nrole = \"director\"\nlisten = \"{NEWCOMER}:{MESH_PORT}\"\n\
+            "[node]\nname = \"{name}\"\nrack = \"r4\"\nrole = \"director\"\nlisten = \"{NEWCOMER}:{port}\"\n\
              data_dir = \"{0}/{name}\"\ncluster = \"{0}/cluster.toml\"\n[admin]\nsocket = \"{0}/hamesh.sock\"\n",
             dir.display()
         );
@@ -74,7 +74,7 @@ impl Newcomer {
 
     /// A join under this name that must fail with these words, and leave no identity.
     fn is_refused(&self, name: &str, join: &str, words: &str) -> Result<()> {
-        self.is(name)?;
+        self.is(name, MESH_PORT + 2)?;
         let Err(error) = self.run(&["join", join]) else { bail!("joined, where it should have said: {words}") };
         let said = format!("{error:#}");
         ensure!(said.contains(words), "said `{said}`, without `{words}`");
@@ -123,6 +123,7 @@ fn story(dir: &Path) -> Result<u32> {
         status.cluster.quorum && status.cluster.leader.as_deref() != Some("lb1")
     })?;
     let join = token(&cluster, 1, &[])?;
+    newcomer.is("lb4", MESH_PORT)?;
     println!("{}", newcomer.run(&["join", &join])?.trim());
     let args: [OsString; 3] = ["run".into(), "--config".into(), newcomer.file().into_os_string()];
     let _daemon = newcomer.host.start("hamesh", &newcomer.program, &args, &[])?;
@@ -130,11 +131,39 @@ fn story(dir: &Path) -> Result<u32> {
         status.nodes.iter().any(|node| node.name == "lb4" && node.reachable)
     })?;
     newcomer.is_refused("lb5", &join, "already used by lb4")?;
+    orders(&cluster, &scene)?;
     scene.settled(Duration::from_millis(500), PATIENCE)?;
 
     fs::remove_file(cluster.cluster_file(0).with_file_name("data").join("raft.redb")).context("losing lb1's log")?;
     let Err(error) = cluster.command(0, &["run"]) else { bail!("lb1 runs on without its log") };
     ensure!(format!("{error:#}").contains("join"), "a node without its log said: {error:#}");
     println!("a node without its log is told to join anew");
-    Ok(9)
+    // The founder is gone for good: its name, its address and its vote are free.
+    println!("{}", cluster.command(1, &["node", "remove", "lb1"])?.trim());
+    let status = cluster.wait(1, "three voters without the founder", PATIENCE, |status| {
+        status.nodes.iter().all(|node| node.name != "lb1") && status.nodes.iter().filter(|node| node.voter).count() == 3
+    })?;
+    ensure!(status.cluster.quorum, "no quorum after the founder was removed");
+    Ok(15)
+}
+
+/// What is ordered is done, or refused in words and with an exit code of its own.
+fn orders(cluster: &Cluster, scene: &Scene) -> Result<()> {
+    let refused = |words: &[&str], code: &str, said: &str| -> Result<()> {
+        let Err(error) = cluster.command(1, words) else { bail!("{words:?} was done") };
+        let error = format!("{error:#}");
+        ensure!(error.contains(code) && error.contains(said), "{words:?}: `{error}`, without `{code}` or `{said}`");
+        println!("refused as it should be: {said}");
+        Ok(())
+    };
+    refused(&["vip", "move", GROUP, "--to", "lb9"], "status: 6", "there is no node `lb9`")?;
+    refused(&["vip", "move", "mail", "--to", "lb3"], "status: 6", "there is no VIP group `mail`")?;
+    refused(&["vip", "move", GROUP, "--to", "witness"], "status: 7", "witness is no candidate")?;
+    refused(&["node", "remove", "lb2"], "status: 7", "lb2 is running")?;
+    println!("{}", cluster.command(1, &["node", "drain", "lb2"])?.trim());
+    refused(&["vip", "move", GROUP, "--to", "lb2"], "status: 7", "lb2 is drained")?;
+    let owner = scene.settled(Duration::from_millis(500), PATIENCE)?;
+    ensure!(owner != "lb2", "lb2 is drained and answers");
+    println!("{}", cluster.command(3, &["node", "undrain", "lb2"])?.trim());
+    Ok(())
 }

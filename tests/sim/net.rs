@@ -174,7 +174,10 @@ impl Net {
             | Command::Register { .. }
             | Command::Candidate { .. }
             | Command::Withdraw { .. }
-            | Command::Grant { .. } => {}
+            | Command::Grant { .. }
+            | Command::Pin { .. }
+            | Command::Drain { .. }
+            | Command::Remove { .. } => {}
         }
     }
 

@@ -17,8 +17,8 @@ pub(super) struct Candidates<'a> {
 }
 
 impl Candidates<'_> {
-    /// Those that can take the group at once, the best first: it replicates to them, they renewed within 2R, they are not
-    /// deaf on the LAN if another is not; then by priority, then by node id.
+    /// Those that can take the group at once, the best first: it replicates to them, they renewed within 2R; the one that
+    /// somebody has moved it to, those that are not deaf on the LAN; then by priority, then by node id.
     pub(super) fn fit(&self) -> Vec<Sid> {
         let mut fit: Vec<_> = self
             .all()
@@ -31,14 +31,32 @@ impl Candidates<'_> {
             })
             .collect();
         fit.sort_by_key(|(_, session, candidate)| {
-            (self.is_deaf(session.node), Reverse(candidate.priority), session.node)
+            let pinned = self.state.is_pinned(self.group, session.node);
+            (!pinned, self.is_deaf(session.node), Reverse(candidate.priority), session.node)
         });
         fit.into_iter().map(|(sid, ..)| sid).collect()
     }
 
-    /// A fit candidate of higher priority than the holder's, that may ask for the group and hears the holder.
+    /// Where somebody's order sends the group: to the node it was moved to, or away from one that is drained.
+    pub(super) fn ordered(&self) -> Option<Sid> {
+        let holder = self.state.holder(self.group)?;
+        let at = self.state.sessions.get(&holder.sid)?.node;
+        let goes = |sid: &Sid| {
+            let node = self.state.sessions.get(sid).map(|session| session.node);
+            *sid != holder.sid && node.is_some_and(|node| self.state.is_pinned(self.group, node))
+        };
+        let drained = self.state.members.get(&at).is_some_and(|member| member.drained);
+        self.fit().into_iter().find(|sid| goes(sid) || (drained && *sid != holder.sid))
+    }
+
+    /// A fit candidate of higher priority than the holder's, that may ask for the group and hears the holder. Nobody is
+    /// better than the node that the group was moved to.
     pub(super) fn better(&self) -> Option<Sid> {
         let holder = self.state.holder(self.group)?;
+        let at = self.state.sessions.get(&holder.sid)?.node;
+        if self.state.is_pinned(self.group, at) {
+            return None;
+        }
         let priority = self.state.groups.get(self.group)?.candidates.get(&holder.sid).map_or(0, |c| c.priority);
         self.fit().into_iter().find(|sid| {
             self.all().any(|(other, session, candidate)| {

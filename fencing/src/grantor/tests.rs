@@ -81,8 +81,8 @@ impl Bench {
         self.state.apply(self.index, BY, &command);
     }
 
-    fn applied(&mut self, membership: &Membership) {
-        self.grantor.handle(self.now, Event::Applied(Arc::new(self.state.clone()), membership.clone()));
+    fn applied(&mut self, membership: &Membership) -> Vec<Action> {
+        self.grantor.handle(self.now, Event::Applied(Arc::new(self.state.clone()), membership.clone()))
     }
 
     /// Ticks at `millis`, and lets these voters answer what they are asked about the first session.
@@ -110,6 +110,17 @@ impl Bench {
             Action::Ask(..) | Action::Move(..) => None,
         });
         proposed.collect()
+    }
+
+    /// Ticks at `millis`: where the holder's node is asked to hand web to.
+    fn asked_to_move(&mut self, millis: u64) -> Option<(NodeId, Sid)> {
+        self.now = at(millis);
+        let mut actions = self.applied(&voters(1, &[1, 2, 3]));
+        actions.extend(self.grantor.handle(self.now, Event::Tick(self.own.clone())));
+        actions.into_iter().find_map(|action| match action {
+            Action::Move(node, _, _, to) => Some((node, to)),
+            Action::Ask(..) | Action::Propose(..) => None,
+        })
     }
 
     fn fence(&mut self) {
@@ -239,4 +250,40 @@ fn no_voters_change_while_a_session_is_fenced() {
     assert!(bench.grantor.may_change_voters());
     bench.fence();
     assert!(!bench.grantor.may_change_voters());
+}
+
+#[test]
+fn a_move_goes_where_it_was_ordered_and_nobody_is_better_there() {
+    let mut bench = Bench::new();
+    let [first, second, third] = bench.sids.clone()[..] else { panic!() };
+    assert_eq!(bench.asked_to_move(100), None);
+    let pin = |node| Command::Pin { group: "web".to_owned(), node: Some(NodeId(node)) };
+    bench.log(pin(2));
+    assert_eq!(bench.asked_to_move(200), Some((NodeId(1), second)), "not to the best priority");
+    let token = bench.state.holder("web").unwrap().token;
+    bench.log(Command::Release { group: "web".to_owned(), token, to: Some(second) });
+    for sid in [first, third] {
+        let definition = bench.state.holder("web").unwrap().definition.clone();
+        let group = "web".to_owned();
+        bench.log(Command::Candidate { sid, group, definition, priority: 200, preempt: true });
+    }
+    let hears = |node| (NodeId(node), Hearing::Holder);
+    let hears = BTreeMap::from([("web".to_owned(), BTreeMap::from([hears(1), hears(3)]))]);
+    bench.grantor.handle(at(300), Event::Hears(hears));
+    assert!([400, 1500, 3000, 9000].into_iter().all(|millis| bench.asked_to_move(millis).is_none()), "it stays");
+    bench.log(Command::Pin { group: "web".to_owned(), node: None });
+    assert_eq!(bench.asked_to_move(10_000), None);
+    assert_eq!(bench.asked_to_move(11_100), Some((NodeId(2), first)), "by priorities again, after a second");
+}
+
+#[test]
+fn what_a_drained_node_holds_goes_to_the_best_that_can_take_it() {
+    let mut bench = Bench::new();
+    let third = bench.sids[2];
+    let drain = |node| Command::Drain { node: NodeId(node), drained: true };
+    bench.log(drain(1));
+    assert_eq!(bench.asked_to_move(100), Some((NodeId(1), third)));
+    bench.log(drain(3));
+    bench.grantor.handle(at(200), Event::Replicating(set(&[1, 3])));
+    assert_eq!(bench.asked_to_move(2000), None, "nobody can: a drained holder is better than none");
 }

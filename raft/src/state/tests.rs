@@ -171,3 +171,89 @@ fn a_release_withdraws_its_candidacy_and_stands_when_its_grantee_is_gone() {
     assert!(matches!(log.add(&release), Outcome::Refused(_)), "a token names one grant");
     assert_eq!(log.holder("web"), Some((one, log.index - 1)));
 }
+
+fn pin(node: Option<u64>) -> Command {
+    Command::Pin { group: "web".to_owned(), node: node.map(NodeId) }
+}
+
+/// lb1 holds web, lb2 is a candidate.
+fn held() -> (Log, Sid, Sid) {
+    let mut log = Log::new();
+    let (one, two) = (log.open(1, 1, 1, false).unwrap(), log.open(2, 1, 1, false).unwrap());
+    log.stand(one, "web", 1);
+    log.stand(two, "web", 1);
+    assert!(log.grant("web", one));
+    (log, one, two)
+}
+
+#[test]
+fn a_pin_lasts_until_its_node_loses_the_group() {
+    let endings: [fn(&mut Log, Sid); 4] = [
+        |log, sid| drop(log.add(&Command::Close { sid, grants: vec![] })),
+        |log, sid| drop(log.add(&Command::Fence { sid })),
+        |log, sid| drop(log.add(&Command::Withdraw { sid, group: "web".to_owned() })),
+        |log, _| drop(log.add(&Command::Drain { node: NodeId(2), drained: true })),
+    ];
+    for ending in endings {
+        let (mut log, one, two) = held();
+        assert_eq!(log.add(&pin(Some(2))), Outcome::Done);
+        let token = log.state.holder("web").unwrap().token;
+        log.add(&Command::Release { group: "web".to_owned(), token, to: Some(two) });
+        log.stand(one, "web", 1);
+        assert!(log.state.is_pinned("web", NodeId(2)), "the old holder's leaving ends nothing");
+        assert_eq!(log.holder("web").map(|(sid, _)| sid), Some(two));
+        ending(&mut log, two);
+        assert!(!log.state.is_pinned("web", NodeId(2)));
+    }
+}
+
+#[test]
+fn a_pin_that_cannot_be_kept_is_refused() {
+    let (mut log, one, two) = held();
+    let refused = |log: &mut Log, node: u64| match log.add(&pin(Some(node))) {
+        Outcome::Refused(why) => why,
+        Outcome::Done | Outcome::Joined(_) | Outcome::Opened(_) => panic!("not refused"),
+    };
+    assert!(refused(&mut log, 9).contains("no member"));
+    log.add(&Command::Drain { node: NodeId(2), drained: true });
+    assert!(refused(&mut log, 2).contains("lb2 is drained"));
+    log.add(&Command::Drain { node: NodeId(2), drained: false });
+    log.stand(two, "web", 2);
+    assert!(refused(&mut log, 2).contains("otherwise than the holder's"));
+    log.add(&Command::Withdraw { sid: two, group: "web".to_owned() });
+    assert!(refused(&mut log, 2).contains("no candidate"));
+    assert_eq!(log.add(&pin(Some(1))), Outcome::Done, "where it is already");
+    assert_eq!(log.add(&pin(None)), Outcome::Done);
+    log.add(&Command::Close { sid: one, grants: vec![] });
+    assert!(matches!(log.add(&pin(None)), Outcome::Refused(_)), "no such group any more");
+}
+
+#[test]
+fn a_drained_node_keeps_what_it_holds_and_is_granted_nothing() {
+    let (mut log, one, two) = held();
+    for node in [1, 2] {
+        log.add(&Command::Drain { node: NodeId(node), drained: true });
+    }
+    assert_eq!(log.holder("web").map(|(sid, _)| sid), Some(one), "the leader asks it to move");
+    log.add(&Command::Close { sid: one, grants: vec![("web".to_owned(), two)] });
+    assert_eq!(log.holder("web"), None);
+    log.add(&Command::Drain { node: NodeId(2), drained: false });
+    assert!(log.grant("web", two));
+}
+
+#[test]
+fn a_removed_node_leaves_its_name_and_never_its_id() {
+    let (mut log, one, two) = held();
+    assert!(matches!(log.add(&Command::Remove { node: NodeId(2) }), Outcome::Refused(_)), "it has a session");
+    log.add(&Command::Close { sid: two, grants: vec![] });
+    assert_eq!(log.add(&Command::Remove { node: NodeId(2) }), Outcome::Done);
+    assert!(matches!(log.register(2, 2), Outcome::Refused(_)));
+    let (id, role, expires_at) = (InvitationId(2), Role::Director, Duration::from_secs(9));
+    log.add(&Command::Invite { id, secret_hash: [0; 32], role, expires_at });
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let applicant = Applicant { name: "lb2".to_owned(), role, rack: String::new(), address, key: [1; 32] };
+    assert_eq!(log.add(&Command::Join { invitation: id, applicant, at: Duration::ZERO }), Outcome::Joined(NodeId(3)));
+    log.add(&Command::Remove { node: NodeId(3) });
+    log.add(&Command::Close { sid: one, grants: vec![] });
+    assert!(matches!(log.add(&Command::Remove { node: NodeId(1) }), Outcome::Refused(_)), "the last one");
+}

@@ -192,7 +192,7 @@ fn a_record_that_cannot_be_read_is_named_with_file_and_key_and_what_to_do() {
             "log/7",
             "malformed",
             Box::new(move |t| {
-                t.open_table(log).unwrap().insert(7, &[1u8, 7, 3, 2, 200][..]).unwrap();
+                t.open_table(log).unwrap().insert(7, &[crate::codec::VERSION, 7, 3, 2, 200][..]).unwrap();
             }),
         ),
         (
