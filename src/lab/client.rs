@@ -4,13 +4,13 @@ use super::host::Host;
 use super::{lock, sys};
 use anyhow::{Context, Result};
 use nix::cmsg_space;
-use nix::libc::in_pktinfo;
+use nix::libc::{in_pktinfo, in6_pktinfo};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,11 +34,18 @@ struct Worker {
 }
 
 impl Worker {
-    /// Runs `turn` over and over in the host's network namespace, with a socket made there.
-    fn start(host: &Host, local: SocketAddrV4, mut turn: impl FnMut(&UdpSocket) + Send + 'static) -> Result<Self> {
+    /// Runs `turn` over and over in the host's network namespace, with a socket made there, of the VIP's family.
+    fn start(host: &Host, vip: IpAddr, port: u16, mut turn: impl FnMut(&UdpSocket) + Send + 'static) -> Result<Self> {
         let socket = host.netns().run(|| {
-            let socket = UdpSocket::bind(local).context("a UDP socket")?;
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).context("IP_PKTINFO")?;
+            let any = match vip {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            };
+            let socket = UdpSocket::bind((any, port)).context("a UDP socket")?;
+            match vip {
+                IpAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).context("IP_PKTINFO")?,
+                IpAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true).context("IPV6_PKTINFO")?,
+            }
             Ok(socket)
         })?;
         let ends = Arc::new(AtomicBool::new(false));
@@ -71,15 +78,14 @@ impl Drop for Worker {
 pub struct Service(#[expect(dead_code, reason = "held for its drop")] Worker);
 
 impl Service {
-    /// Starts one on a host.
+    /// Starts one on a host, for every address of the VIP's family.
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn start(host: &Host) -> Result<Self> {
+    pub fn start(host: &Host, vip: IpAddr) -> Result<Self> {
         let name = host.name().to_owned();
-        let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, ECHO);
         let mut prepared = false;
-        let worker = Worker::start(host, local, move |socket| {
+        let worker = Worker::start(host, vip, ECHO, move |socket| {
             if !prepared {
                 prepared = socket.set_read_timeout(Some(PATIENCE)).is_ok();
             }
@@ -92,24 +98,26 @@ impl Service {
 
 fn echo(socket: &UdpSocket, name: &str) -> nix::Result<()> {
     let mut content = [0; 64];
-    let mut control = cmsg_space!(in_pktinfo);
+    let mut control = cmsg_space!(in6_pktinfo);
     let (from, length, asked) = {
         let mut parts = [IoSliceMut::new(&mut content)];
-        let got = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
-        let mut asked = None;
-        for message in got.cmsgs()? {
-            if let ControlMessageOwned::Ipv4PacketInfo(info) = message {
-                asked = Some(info);
-            }
-        }
-        (got.address, got.bytes, asked)
+        let got = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
+        (got.address, got.bytes, got.cmsgs()?.collect::<Vec<_>>())
     };
-    let Some(mut info) = asked else { return Ok(()) };
-    // The way back is routing's choice; only the source is ours.
-    info.ipi_ifindex = 0;
-    info.ipi_spec_dst = info.ipi_addr;
     let parts = [IoSlice::new(&content[..length]), IoSlice::new(name.as_bytes())];
-    sendmsg(socket.as_raw_fd(), &parts, &[ControlMessage::Ipv4PacketInfo(&info)], MsgFlags::empty(), from.as_ref())?;
+    let answer = |control: ControlMessage<'_>| {
+        sendmsg(socket.as_raw_fd(), &parts, &[control], MsgFlags::empty(), from.as_ref()).map(drop)
+    };
+    for message in asked {
+        // The way back is routing's choice; only the source is ours.
+        if let ControlMessageOwned::Ipv4PacketInfo(info) = message {
+            let back = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ..info };
+            return answer(ControlMessage::Ipv4PacketInfo(&back));
+        } else if let ControlMessageOwned::Ipv6PacketInfo(info) = message {
+            let back = in6_pktinfo { ipi6_ifindex: 0, ..info };
+            return answer(ControlMessage::Ipv6PacketInfo(&back));
+        }
+    }
     Ok(())
 }
 
@@ -139,7 +147,7 @@ impl Client {
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn start(host: &Host, vip: Ipv4Addr) -> Result<Self> {
+    pub fn start(host: &Host, vip: IpAddr) -> Result<Self> {
         let now = Instant::now();
         let heard =
             Heard { last: now, from: String::new(), outages: Vec::new(), answers: BTreeMap::new(), late: Vec::new() };
@@ -147,7 +155,7 @@ impl Client {
         let record = Arc::clone(&heard);
         let (mut sequence, mut next) = (0_u64, now);
         let target = SocketAddr::from((vip, ECHO));
-        let worker = Worker::start(host, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), move |socket| {
+        let worker = Worker::start(host, vip, 0, move |socket| {
             sequence += 1;
             // No neighbour, no route: that is an unanswered question.
             drop(socket.send_to(&sequence.to_be_bytes(), target));

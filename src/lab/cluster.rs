@@ -3,7 +3,7 @@
 use super::host::{Host, Process, local_output};
 use super::legacy::Dialect;
 use super::scene::Scene;
-use super::{ADVERT_SECONDS, LAN_NIC, PREFIX, VIP, VRID};
+use super::{ADVERT_SECONDS, LAN_NIC, VRID};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -102,8 +102,9 @@ pub fn cluster_toml(dialect: Dialect, priorities: &[u8]) -> String {
         (1..).zip(priorities).map(|(number, priority)| format!("lb{number} = {priority}")).collect();
     let authentication = match dialect {
         Dialect::V2Pass => format!("authentication = {{ pass_file = \"{PASS_FILE}\" }}\n"),
-        Dialect::V2 | Dialect::V3 => String::new(),
+        Dialect::V2 | Dialect::V3 | Dialect::V3Ipv6 => String::new(),
     };
+    let (vip, prefix) = dialect.vip();
     format!(
         "[lease]
 profile = \"default\"
@@ -113,7 +114,7 @@ interface = \"{LAN_NIC}\"
 vrid = {VRID}
 version = {version}
 advertisement_interval = \"{ADVERT_SECONDS}s\"
-addresses = [\"{VIP}/{PREFIX}\"]
+addresses = [\"{vip}/{prefix}\"]
 priority = {{ {priority} }}
 {authentication}",
         version = dialect.version(),

@@ -1,6 +1,6 @@
-//! As much of Ethernet, ARP, IPv4 and VRRP as the laboratory must tell apart. Reads of short frames are `None`.
+//! As much of Ethernet, ARP, neighbour discovery, IP and VRRP as the laboratory must tell apart. Reads of short frames are `None`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -13,6 +13,9 @@ const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const VRRP: u8 = 112;
 const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+/// Where the IPv6 payload starts: nobody here sends extension headers.
+const IPV6_PAYLOAD: usize = 54;
 
 /// What a rule of the switch applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,11 @@ fn word(frame: &[u8], at: usize) -> Option<u16> {
 fn ipv4(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
     Some(Ipv4Addr::from(octets))
+}
+
+fn ipv6(frame: &[u8], at: usize) -> Option<Ipv6Addr> {
+    let octets: [u8; 16] = frame.get(at..at + 16)?.try_into().ok()?;
+    Some(Ipv6Addr::from(octets))
 }
 
 /// Where the IPv4 payload starts.
@@ -131,7 +139,49 @@ impl Arp {
     }
 }
 
-/// What the laboratory reads of a VRRP advertisement over IPv4.
+/// A message of neighbour discovery (RFC 4861 sections 4.3 and 4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// Whether it asks, or else tells.
+    pub asks: bool,
+    /// Of which address.
+    pub target: Ipv6Addr,
+}
+
+impl Discovery {
+    /// Reads one.
+    #[must_use]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        (ether_type(frame)? == IPV6 && *frame.get(20)? == ICMPV6).then_some(())?;
+        let asks = match frame.get(IPV6_PAYLOAD)? {
+            135 => true,
+            136 => false,
+            _ => return None,
+        };
+        Some(Self { asks, target: ipv6(frame, IPV6_PAYLOAD + 8)? })
+    }
+
+    /// The question who has `target`, which names the asker's MAC: nobody has to ask back.
+    #[must_use]
+    pub fn question(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+        let [.., a, b, c] = target.octets();
+        let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+        let mut message = [&[135, 0, 0, 0, 0, 0, 0, 0], &target.octets()[..], &[1, 1], &mac].concat();
+        let covered = [&source.octets()[..], &group.octets(), &[0, 0, 0, 32, 0, 0, 0, ICMPV6], &message].concat();
+        let mut sum =
+            covered.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        let [.., high, low] = (!sum).to_be_bytes();
+        (message[2], message[3]) = (high, low);
+        let ethernet = [&[0x33, 0x33, 0xff, a, b, c], &mac[..], &IPV6.to_be_bytes()].concat();
+        let header = [&[0x60, 0, 0, 0, 0, 32, ICMPV6, 255], &source.octets()[..], &group.octets()].concat();
+        [ethernet, header, message].concat()
+    }
+}
+
+/// What the laboratory reads of a VRRP advertisement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VrrpHeader {
     /// 2 or 3.
@@ -141,20 +191,20 @@ pub struct VrrpHeader {
     /// 0 means the sender gives up.
     pub priority: u8,
     /// Who says so.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
 }
 
 impl VrrpHeader {
     /// Reads one.
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<Self> {
-        let at = ipv4_payload(frame, VRRP)?;
-        Some(Self {
-            version: frame.get(at)? >> 4,
-            vrid: *frame.get(at + 1)?,
-            priority: *frame.get(at + 2)?,
-            source: ipv4(frame, 26)?,
-        })
+        let (at, source) = if ether_type(frame)? == IPV6 {
+            (*frame.get(20)? == VRRP).then_some(())?;
+            (IPV6_PAYLOAD, IpAddr::V6(ipv6(frame, 22)?))
+        } else {
+            (ipv4_payload(frame, VRRP)?, IpAddr::V4(ipv4(frame, 26)?))
+        };
+        Some(Self { version: frame.get(at)? >> 4, vrid: *frame.get(at + 1)?, priority: *frame.get(at + 2)?, source })
     }
 }
 
@@ -176,11 +226,24 @@ mod tests {
     }
 
     #[test]
+    fn a_question_of_neighbour_discovery_reads_back_as_it_was_written() {
+        let (source, target) = ("fe80::6f:1".parse().unwrap(), "fd77::100".parse().unwrap());
+        let frame = Discovery::question([2, 0, 0, 0, 0, 1], source, target);
+        assert_eq!(Discovery::parse(&frame), Some(Discovery { asks: true, target }));
+        // The sum over what it covers, itself included, is all ones.
+        let covered = [&frame[22..54], &[0, 32, 0, ICMPV6], &frame[54..]].concat();
+        let sum = covered.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>();
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+    }
+
+    #[test]
     fn no_short_frame_is_read_past_its_end() {
         let frame = [0x08; 64];
         for length in 0..frame.len() {
             let short = &frame[..length];
-            assert!(Arp::parse(short).is_none() && VrrpHeader::parse(short).is_none());
+            assert!(
+                Arp::parse(short).is_none() && VrrpHeader::parse(short).is_none() && Discovery::parse(short).is_none()
+            );
             assert!(!Kind::Udp(53).matches(short));
         }
     }

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -128,6 +128,8 @@ impl Host {
         netns.run(|| {
             for scope in ["all", "default"] {
                 fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "0").context("rp_filter")?;
+                // An address that nobody else has need not be waited for. No such file: no IPv6.
+                fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad"), "0").ok();
             }
             Ok(())
         })?;
@@ -156,24 +158,26 @@ impl Host {
     ///
     /// # Errors
     /// What the kernel answered.
-    pub fn address(&self, interface: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+    pub fn address(&self, interface: &str, address: impl Into<IpAddr>, prefix: u8) -> Result<()> {
+        let address = address.into();
         self.netns.netlink(|handle| async move {
             let index = link_index(&handle, interface).await?;
-            handle.address().add(index, address.into(), prefix).execute().await?;
+            handle.address().add(index, address, prefix).execute().await?;
             handle.link().change(LinkUnspec::new_with_index(index).up().build()).execute().await?;
             Ok(())
         })
     }
 
-    /// Removes an IPv4 address, as an operator does who cleans up after a killed daemon. It may be gone already.
+    /// Removes an address, as an operator does who cleans up after a killed daemon. It may be gone already.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub fn remove_address(&self, interface: &str, address: Ipv4Addr) -> Result<()> {
+    pub fn remove_address(&self, interface: &str, address: impl Into<IpAddr>) -> Result<()> {
         use futures_util::TryStreamExt;
+        let address = address.into();
         self.netns.netlink(|handle| async move {
             let index = link_index(&handle, interface).await?;
-            let query = handle.address().get().set_link_index_filter(index).set_address_filter(address.into());
+            let query = handle.address().get().set_link_index_filter(index).set_address_filter(address);
             let found: Vec<_> = query.execute().try_collect().await?;
             for message in found {
                 handle.address().del(message).execute().await?;

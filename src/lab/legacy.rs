@@ -1,10 +1,11 @@
 //! A keepalived on a host of the laboratory.
 
 use super::host::{Host, Process};
-use super::{ADVERT_SECONDS, LAN_NIC, PREFIX, VIP, VRID};
+use super::{ADVERT_SECONDS, LAN_NIC, PREFIX, PREFIX6, VIP, VIP6, VRID};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// The installed keepalived, if any.
@@ -19,8 +20,10 @@ pub fn keepalived() -> Option<PathBuf> {
 /// How a keepalived speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// VRRPv3.
+    /// VRRPv3 over IPv4.
     V3,
+    /// VRRPv3 over IPv6.
+    V3Ipv6,
     /// VRRPv2 without authentication.
     V2,
     /// VRRPv2 with a password in clear.
@@ -35,8 +38,17 @@ impl Dialect {
     #[must_use]
     pub fn version(self) -> u8 {
         match self {
-            Self::V3 => 3,
+            Self::V3 | Self::V3Ipv6 => 3,
             Self::V2 | Self::V2Pass => 2,
+        }
+    }
+
+    /// The VIP that it advertises, and its prefix length.
+    #[must_use]
+    pub fn vip(self) -> (IpAddr, u8) {
+        match self {
+            Self::V3 | Self::V2 | Self::V2Pass => (IpAddr::V4(VIP), PREFIX),
+            Self::V3Ipv6 => (IpAddr::V6(VIP6), PREFIX6),
         }
     }
 }
@@ -50,9 +62,9 @@ pub fn start(host: &Host, program: &Path, dialect: Dialect, priority: u8) -> Res
         Dialect::V2Pass => {
             format!("    authentication {{\n        auth_type PASS\n        auth_pass {}\n    }}\n", Dialect::PASSWORD)
         }
-        Dialect::V2 | Dialect::V3 => String::new(),
+        Dialect::V2 | Dialect::V3 | Dialect::V3Ipv6 => String::new(),
     };
-    let version = dialect.version();
+    let (version, (vip, prefix)) = (dialect.version(), dialect.vip());
     let configuration = format!(
         "global_defs {{
     router_id {name}
@@ -65,7 +77,7 @@ vrrp_instance web {{
     priority {priority}
     advert_int {ADVERT_SECONDS}
 {authentication}    virtual_ipaddress {{
-        {VIP}/{PREFIX}
+        {vip}/{prefix}
     }}
 }}
 ",

@@ -16,13 +16,17 @@ pub mod scene;
 pub mod switch;
 mod sys;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The address all of it is about.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 /// Prefix length of both networks.
 pub const PREFIX: u8 = 24;
+/// The address all of it is about where IPv6 is looked at.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
+/// Prefix length of the LAN's IPv6 network.
+pub const PREFIX6: u8 = 64;
 /// The VIP's virtual router.
 pub const VRID: u8 = 51;
 /// Advertisement interval in whole seconds, as keepalived's file wants it.

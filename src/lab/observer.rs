@@ -3,13 +3,14 @@
 //! It sits in the LAN switch and asks every port for the VIP every [`TICK`], past every cut, so each side of a
 //! partition is seen. It goes by the *port* an answer comes from, not by its MAC. Each probe's sender MAC carries
 //! its number and its sender address is 0.0.0.0 (an RFC 5227 probe), so an answer names the probe it answers and no
-//! host learns anything.
+//! host learns anything. For an IPv6 VIP it asks by neighbour discovery from [`ASKERS`] link-local addresses in turn: hosts
+//! learn those, and nothing of anybody else.
 
-use super::frame::{Arp, BROADCAST, Mac, VrrpHeader};
+use super::frame::{Arp, BROADCAST, Discovery, Mac, VrrpHeader, destination};
 use super::lock;
 use super::switch::{Port, Tap};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,7 @@ pub struct Advert {
 
 #[derive(Debug)]
 struct Record {
-    vip: Ipv4Addr,
+    vip: IpAddr,
     hosts: Vec<String>,
     host_of: HashMap<Port, usize>,
     sent: Vec<Instant>,
@@ -86,7 +87,7 @@ struct Probe {
 
 /// An observer of one VIP and the tap to put into the LAN's switch.
 #[must_use]
-pub fn observer(vip: Ipv4Addr) -> (Observer, Box<dyn Tap>) {
+pub fn observer(vip: IpAddr) -> (Observer, Box<dyn Tap>) {
     let now = Instant::now();
     let record = Record {
         vip,
@@ -107,6 +108,12 @@ pub fn observer(vip: Ipv4Addr) -> (Observer, Box<dyn Tap>) {
 
 /// Probes whose answers are still accepted: two seconds of them.
 const RING: usize = 1024;
+
+/// Who asks for an IPv6 VIP, one after the other: an answer names the probe of the last 128 ms that it answers. More would
+/// fill the hosts' neighbour tables.
+pub const ASKERS: u32 = 64;
+
+const ALL_NODES: Mac = [0x33, 0x33, 0, 0, 0, 1];
 
 fn slot(number: u32) -> usize {
     usize::try_from(number).unwrap_or(0) % RING
@@ -133,16 +140,25 @@ impl Tap for Probe {
             if arp.target.0[..2] == MARK {
                 let number = u32::from_be_bytes([arp.target.0[2], arp.target.0[3], arp.target.0[4], arp.target.0[5]]);
                 let recent = self.number.wrapping_sub(number) < u32::try_from(RING).unwrap_or(0);
-                if arp.operation == 2 && arp.sender.1 == record.vip && recent {
+                if arp.operation == 2 && IpAddr::V4(arp.sender.1) == record.vip && recent {
                     record.answered(host, slot(number), now);
                 }
                 return true;
             }
-            if arp.is_announcement() && arp.sender.1 == record.vip {
+            if arp.is_announcement() && IpAddr::V4(arp.sender.1) == record.vip {
                 record.announcements.push((now, host));
             }
+        } else if Discovery::parse(frame).is_some_and(|said| !said.asks && record.vip == IpAddr::V6(said.target)) {
+            match destination(frame) {
+                Some([a, b, c, d, e, low]) if [a, b] == MARK && [c, d, e] == [0; 3] => {
+                    let age = self.number.wrapping_sub(low.into()) % ASKERS;
+                    record.answered(host, slot(self.number.wrapping_sub(age)), now);
+                }
+                Some(ALL_NODES) => record.announcements.push((now, host)),
+                Some(_) | None => {}
+            }
         }
-        false
+        destination(frame).is_some_and(|mac| mac[..2] == MARK)
     }
 
     fn next_tick(&self) -> Instant {
@@ -158,10 +174,19 @@ impl Tap for Probe {
             record.late.push((now, late));
         }
         record.sent[slot(self.number)] = now;
-        let [a, b, c, d] = self.number.to_be_bytes();
-        let mac: Mac = [MARK[0], MARK[1], a, b, c, d];
-        let probe = Arp { operation: 1, sender: (mac, Ipv4Addr::UNSPECIFIED), target: ([0; 6], record.vip) };
-        Some(probe.frame(BROADCAST).to_vec())
+        Some(match record.vip {
+            IpAddr::V4(vip) => {
+                let [a, b, c, d] = self.number.to_be_bytes();
+                let mac: Mac = [MARK[0], MARK[1], a, b, c, d];
+                let probe = Arp { operation: 1, sender: (mac, Ipv4Addr::UNSPECIFIED), target: ([0; 6], vip) };
+                probe.frame(BROADCAST).to_vec()
+            }
+            IpAddr::V6(vip) => {
+                let asker = u8::try_from(self.number % ASKERS).unwrap_or_default();
+                let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x6f, asker.into());
+                Discovery::question([MARK[0], MARK[1], 0, 0, 0, asker], source, vip)
+            }
+        })
     }
 }
 

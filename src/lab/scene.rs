@@ -1,13 +1,13 @@
-//! The stage: who stands on the LAN 10.77.0.0/24 and on the mesh network 10.78.0.0/24.
+//! The stage: who stands on the LAN 10.77.0.0/24, which is fd77::/64 too, and on the mesh network 10.78.0.0/24.
 
 use super::client::{Client, Service};
 use super::host::Host;
 use super::observer::{Observer, observer};
 use super::switch::{Port, Switch};
-use super::{LAN_NIC, MESH_NIC, PREFIX, SECOND_NIC, VIP};
+use super::{LAN_NIC, MESH_NIC, PREFIX, PREFIX6, SECOND_NIC, VIP};
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -53,6 +53,8 @@ pub struct Scene {
     pub legacy_lan: Port,
     /// Two machines that use the VIP, with their ports in the LAN's switch. A LAN partition puts one on each side.
     pub clients: Vec<(Client, Port)>,
+    /// The address it is about.
+    vip: IpAddr,
     /// The judge.
     pub observer: Observer,
     #[expect(dead_code, reason = "held for its drop")]
@@ -71,6 +73,10 @@ fn on_lan(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, number)
 }
 
+fn on_lan6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into())
+}
+
 /// Where a machine with this number is on the mesh network.
 fn on_mesh(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, 0, number)
@@ -82,12 +88,23 @@ impl Scene {
     /// # Errors
     /// What the kernel refused.
     pub fn set(dir: &Path, seed: u64) -> Result<Self> {
-        let (observer, tap) = observer(VIP);
+        Self::set_for(dir, seed, IpAddr::V4(VIP))
+    }
+
+    /// As [`Scene::set`], about another VIP.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn set_for(dir: &Path, seed: u64, vip: IpAddr) -> Result<Self> {
+        let (observer, tap) = observer(vip);
         let lan = Switch::new("lan", seed, Some(tap)).context("the LAN")?;
         let mesh = Switch::new("mesh", seed.wrapping_add(1), None).context("the mesh network")?;
         let join_lan = |host: &Host, number: u8| -> Result<Port> {
             let port = lan.attach(host, LAN_NIC, [2, 0, 10, 77, 0, number])?;
             host.address(LAN_NIC, on_lan(number), PREFIX)?;
+            if vip.is_ipv6() {
+                host.address(LAN_NIC, on_lan6(number), PREFIX6)?;
+            }
             Ok(port)
         };
         let join_mesh = |host: &Host, number: u8| -> Result<Port> {
@@ -104,19 +121,19 @@ impl Scene {
             host.address(SECOND_NIC, on_lan(number + SECOND), 32)?;
             lan.plug(second, false);
             let mesh = join_mesh(&host, number)?;
-            let service = Service::start(&host)?;
+            let service = Service::start(&host, vip)?;
             directors.push(Director { host, lan: port, second, mesh, priority, service });
         }
         let witness = Host::new("witness", dir)?;
         let witness_mesh = join_mesh(&witness, WITNESS)?;
         let legacy = Host::new("legacy", dir)?;
         let legacy_lan = join_lan(&legacy, LEGACY)?;
-        let legacy_service = Service::start(&legacy)?;
+        let legacy_service = Service::start(&legacy, vip)?;
         let mut clients = Vec::new();
         for number in CLIENTS..CLIENTS + 2 {
             let host = Host::new(&format!("client{}", number - CLIENTS + 1), dir)?;
             let port = join_lan(&host, number)?;
-            clients.push((Client::start(&host, VIP)?, port));
+            clients.push((Client::start(&host, vip)?, port));
         }
         Ok(Self {
             dir: dir.to_owned(),
@@ -128,6 +145,7 @@ impl Scene {
             legacy,
             legacy_lan,
             clients,
+            vip,
             observer,
             legacy_service,
         })
@@ -206,7 +224,8 @@ impl Scene {
             }
             if now >= deadline {
                 bail!(
-                    "no single owner of {VIP} for {steady:?} within {timeout:?}; answering now: [{}]",
+                    "no single owner of {} for {steady:?} within {timeout:?}; answering now: [{}]",
+                    self.vip,
                     self.observer.owners().join(", ")
                 );
             }
