@@ -2,7 +2,7 @@
 //!
 //! A [`Table`] maps what a service takes ([`ServiceKey`]) to the service, and a [`Service`] maps where its servers listen
 //! ([`Endpoint`]) to the servers. What is wanted comes from the configuration and the verdicts of health, what is present from
-//! the kernel; [`plan()`] gives the [`Change`]s between them. Words and limits are those of the
+//! the kernel ([`crate::kernel::ipvs`]); [`plan()`] gives the [`Change`]s between them. Words and limits are those of the
 //! kernel's `net/netfilter/ipvs` and of `ipvsadm(8)`.
 
 mod plan;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::net::Ipv6Addr;
 
 /// A world so small that present and wanted meet often.
-fn endpoint() -> impl Strategy<Value = Endpoint> {
+pub(crate) fn endpoint() -> impl Strategy<Value = Endpoint> {
     let ip = prop_oneof![
         (1..4u8).prop_map(|last| IpAddr::from([10, 0, 0, last])),
         (1..4u16).prop_map(|last| IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last))),

@@ -1,7 +1,8 @@
-//! What of the kernel is changed and watched by route netlink and sysctl: addresses, links, settings; and the lane's
+//! What of the kernel is changed and watched by netlink and sysctl: addresses, links, settings, IPVS; and the lane's
 //! priority.
 
 pub mod address;
+pub mod ipvs;
 pub mod link;
 pub mod realtime;
 pub mod sysctl;
