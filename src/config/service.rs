@@ -1,34 +1,12 @@
-//! `[service.NAME]`: what is to be balanced behind a VIP. Read and checked; nothing programs IPVS from it yet.
+//! `[service.NAME]`: what is to be balanced behind a VIP, among whom, and how they are watched; `[health]`: by how many.
 
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
 use super::reader::{Section, Value};
+use crate::ipvs::{Forwarding, Protocol, SCHEDULERS, Tunnel};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
-
-/// IPVS's protocols.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// How a packet gets to a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forwarding {
-    /// Its addresses are translated.
-    Nat,
-    /// Its MAC address is: the server has the VIP too.
-    Direct,
-    /// It is wrapped into another.
-    Tunnel,
-}
-
-/// The kernel's schedulers.
-pub const SCHEDULERS: [&str; 12] = ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "mh"];
 
 /// A real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +15,21 @@ pub struct Server {
     pub address: SocketAddr,
     /// Its share; 0 gets no new connections. At most 65535.
     pub weight: u32,
+}
+
+/// How the directors share their looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthMesh {
+    /// Directors that watch a target, beside the holder of its VIP. 1 to 16.
+    pub observers: usize,
+    /// So many of them must see it down for one that does not watch it itself to call it down. 1 to `observers`.
+    pub agree: usize,
+}
+
+impl Default for HealthMesh {
+    fn default() -> Self {
+        Self { observers: 3, agree: 2 }
+    }
 }
 
 /// What is asked of a server.
@@ -85,6 +78,18 @@ pub struct Service {
     pub servers: Vec<Server>,
     /// How they are watched, if they are.
     pub check: Option<Check>,
+    /// A client stays with its server until it was away for so long. Whole seconds, at least one.
+    pub persistence: Option<Duration>,
+    /// Serves alone while the quorum is lost.
+    pub sorry_server: Option<SocketAddr>,
+    /// The weight that must be up.
+    pub quorum: u32,
+    /// The quorum is lost below `quorum - hysteresis`, and back from `quorum + hysteresis` on.
+    pub hysteresis: u32,
+    /// If fewer servers than this are up, all are served: then it is the look that is wrong.
+    pub min_up: usize,
+    /// A server that is down stays with weight 0, and keeps its connections.
+    pub inhibit_on_failure: bool,
 }
 
 /// A service as read, perhaps with holes where something was wrong.
@@ -97,15 +102,35 @@ pub(super) struct Draft {
     forwarding: Option<Forwarding>,
     servers: Vec<Server>,
     check: Option<Check>,
+    persistence: Option<Duration>,
+    sorry_server: Option<Located<SocketAddr>>,
+    quorum: u32,
+    hysteresis: u32,
+    min_up: usize,
+    inhibit_on_failure: bool,
 }
 
-const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+const PROTOCOLS: [(&str, Protocol); 3] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 const FORWARDINGS: [(&str, Forwarding); 3] =
-    [("nat", Forwarding::Nat), ("direct", Forwarding::Direct), ("tunnel", Forwarding::Tunnel)];
+    [("nat", Forwarding::Nat), ("direct", Forwarding::Direct), ("tunnel", Forwarding::Tunnel(Tunnel::Ipip))];
+
+/// Reads `[health]`.
+pub(super) fn read_mesh(section: Section<'_>, log: &Log) -> HealthMesh {
+    let default = HealthMesh::default();
+    let observers = section.get("observers").and_then(|value| value.integer(1..=16u8));
+    let agree = section.get("agree").and_then(|value| value.integer(1..=16u8));
+    let place = section.place().clone();
+    section.close();
+    let count = |value: Option<Located<u8>>, default| value.map_or(default, |value| usize::from(value.value));
+    let observers = count(observers, default.observers);
+    let agree = count(agree, default.agree.min(observers));
+    if agree > observers {
+        log.add(Diagnostic::error(&place, format!("{agree} of {observers} observers cannot agree")));
+    }
+    HealthMesh { observers, agree }
+}
 
 pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Draft {
-    let message = format!("service `{}` is not served: this version does not program IPVS yet", name.value);
-    log.add(Diagnostic::warning(&name.place, message));
     let schedulers = SCHEDULERS.map(|name| (name, name));
     let draft = Draft {
         vip: section.required("vip").and_then(Value::string),
@@ -115,9 +140,19 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
         forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
         servers: section.required("server").and_then(|value| read_servers(value, log)).unwrap_or_default(),
         check: section.get("check").and_then(Value::table).and_then(|section| read_check(section, log)),
+        persistence: section.get("persistence").and_then(|value| read_persistence(value, log)),
+        sorry_server: section.get("sorry_server").and_then(|value| value.parsed("an address and port", "10.0.5.99:80")),
+        quorum: section.get("quorum").and_then(|v| v.integer(1..=1_000_000_000)).map_or(1, |v| v.value),
+        hysteresis: section.get("hysteresis").and_then(|v| v.integer(0..=1_000_000_000)).map_or(0, |v| v.value),
+        min_up: section.get("min_up").and_then(|v| v.integer(0..=65_535u16)).map_or(0, |v| usize::from(v.value)),
+        inhibit_on_failure: section.get("inhibit_on_failure").and_then(Value::boolean).is_some_and(|v| v.value),
         name,
     };
     section.close();
+    if draft.hysteresis >= draft.quorum && draft.hysteresis > 0 {
+        let message = format!("a hysteresis of {} does not let a quorum of {} be lost", draft.hysteresis, draft.quorum);
+        log.add(Diagnostic::error(&draft.name.place, message).help("it must be smaller than the quorum"));
+    }
     draft
 }
 
@@ -138,6 +173,14 @@ fn read_servers(value: Value<'_>, log: &Log) -> Option<Vec<Server>> {
         servers.push(Server { address: address.value, weight });
     }
     Some(servers)
+}
+
+fn read_persistence(value: Value<'_>, log: &Log) -> Option<Duration> {
+    let timeout = value.duration()?;
+    if timeout.value.subsec_nanos() != 0 || timeout.value.is_zero() {
+        log.add(Diagnostic::error(&timeout.place, "IPVS keeps clients for whole seconds, at least 1s"));
+    }
+    Some(timeout.value)
 }
 
 fn read_check(section: Section<'_>, log: &Log) -> Option<Check> {
@@ -223,6 +266,12 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         forwarding: draft.forwarding?,
         servers: draft.servers,
         check: draft.check,
+        persistence: draft.persistence,
+        sorry_server: draft.sorry_server.map(|server| server.value),
+        quorum: draft.quorum,
+        hysteresis: draft.hysteresis,
+        min_up: draft.min_up,
+        inhibit_on_failure: draft.inhibit_on_failure,
     };
     Some((draft.name.value, service))
 }

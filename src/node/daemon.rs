@@ -3,6 +3,7 @@
 //! What a killed predecessor left is taken care of before anything else: its gate is adopted and its session resumed if
 //! the may-act record and the gate belong together, or the gate is shut and the addresses are removed.
 
+use super::balance::{Balance, Orders};
 use super::core::{Core, lock};
 use super::lan::Neighbours;
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
@@ -12,6 +13,7 @@ use super::requests::Request;
 use super::service::Ear;
 use crate::admin;
 use crate::config::Config;
+use crate::health::Health;
 use crate::net::Timing;
 use crate::net::frame::Kind;
 use crate::net::identity::{self, Identity};
@@ -98,8 +100,10 @@ async fn node(config: Config) -> anyhow::Result<()> {
     let (parts_in, parts) = oneshot::channel();
     let (prepared_in, prepared) = oneshot::channel();
     let lane_config = config.clone();
+    let (balance, orders) = Balance::new();
+    let lane_balance = (balance.clone(), orders);
     let lane = std::thread::Builder::new().name("lane".to_owned());
-    let lane = lane.spawn(move || lane_thread(lane_config, prepared_in, parts))?;
+    let lane = lane.spawn(move || lane_thread(lane_config, lane_balance, prepared_in, parts))?;
     prepared.await.context("the lane's thread ended")??;
 
     let founding = data_dir.join(FOUNDING).exists();
@@ -147,6 +151,7 @@ async fn node(config: Config) -> anyhow::Result<()> {
         Some(file) if file.present => std::fs::read_to_string(&file.path).unwrap_or_default(),
         Some(_) | None => String::new(),
     };
+    let health = Health::new(started, me, config.health, &config.services);
     let core = Arc::new(Core {
         me,
         incarnation,
@@ -158,6 +163,8 @@ async fn node(config: Config) -> anyhow::Result<()> {
         grantor,
         lane: lane_in,
         lane_status,
+        health: Mutex::new(health),
+        balance,
         authority,
         cluster_toml,
     });
@@ -177,6 +184,9 @@ async fn node(config: Config) -> anyhow::Result<()> {
     tokio::spawn(members::welcome_back(core.clone()));
     tokio::spawn(members::keep(core.clone()));
     tokio::spawn(tell_neighbours(core.clone()));
+    if core.config.node.role == Role::Director {
+        super::health::start(core.clone())?;
+    }
     let admin = admin::serve(core.clone())?;
     let result = until_stopped(&core, &mut term, &mut int).await;
     tracing::info!("stopping: handing over");
@@ -253,6 +263,7 @@ async fn until_stopped(core: &Core, term: &mut Signal, int: &mut Signal) -> anyh
 /// The lane's thread: first what was left, then the lane.
 fn lane_thread(
     config: Config,
+    (balance, orders): (Balance, Orders),
     prepared: oneshot::Sender<anyhow::Result<()>>,
     parts: oneshot::Receiver<LaneParts>,
 ) -> anyhow::Result<()> {
@@ -260,7 +271,7 @@ fn lane_thread(
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let director = match config.node.role {
-            Role::Director => match Prepared::new(&config).await {
+            Role::Director => match Prepared::new(&config, balance, orders).await {
                 Ok(director) => Some(director),
                 Err(error) => {
                     // The node's task says it.
