@@ -16,10 +16,12 @@ mod lane;
 mod members;
 mod prepare;
 mod requests;
+mod restart;
 mod service;
 mod status;
 
 pub(crate) use core::Core;
-pub use daemon::{mark_founding, run};
+pub use daemon::{Ending, mark_founding, run};
+pub use restart::Running;
 pub use status::Picture;
 pub(crate) use status::number;
