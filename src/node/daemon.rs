@@ -310,7 +310,7 @@ fn lane_thread(
     prepared: oneshot::Sender<anyhow::Result<()>>,
     parts: oneshot::Receiver<LaneParts>,
 ) -> anyhow::Result<()> {
-    crate::kernel::realtime::raise();
+    crate::kernel::realtime::raise(crate::kernel::realtime::LANE);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let director = match config.node.role {
