@@ -14,7 +14,7 @@ use crate::net::hello::wall_now;
 use crate::net::identity::Identity;
 use crate::net::invitation::JoinString;
 use crate::net::join::{JoinError, Joiner, join};
-use crate::node;
+use crate::node::{self, Ending};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
 use hamesh_raft::command::Role;
@@ -341,10 +341,15 @@ fn run(file: &Path) -> Result<Exit, Failure> {
     let lines = log.clone();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || lines.clone()).with_ansi(false).init();
     let config = config::load(file)?;
-    let result = node::run(config);
+    let ending = node::run(file, config);
     log.flush();
-    result?;
-    Ok(Exit::Ok)
+    match ending? {
+        Ending::Closed => Ok(Exit::Ok),
+        Ending::Kept(running) => {
+            let error = running.replace();
+            Err(anyhow::anyhow!("cannot restart in place: {error}; the lease waits for the next start").into())
+        }
+    }
 }
 
 fn check(file: &Path) -> Result<Exit, Failure> {

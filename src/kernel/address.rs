@@ -145,6 +145,11 @@ fn is_gone(error: &KernelError) -> bool {
     matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV))
 }
 
+/// Whether the kernel says that hamesh put it there.
+pub(super) fn is_ours(message: &AddressMessage) -> bool {
+    message.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)))
+}
+
 fn message(index: u32, vip: Vip) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = match vip.address {
@@ -175,15 +180,13 @@ fn life(address: IpAddr, ttl: Duration) -> [AddressAttribute; 3] {
 }
 
 fn present(message: &AddressMessage) -> Option<Present> {
-    let (mut local, mut address, mut ours, mut lifetime) = (None, None, false, None);
+    let (mut local, mut address, mut lifetime) = (None, None, None);
     let unproven = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
     for attribute in &message.attributes {
         if let AddressAttribute::Local(is) = attribute {
             local = Some(*is);
         } else if let AddressAttribute::Address(is) = attribute {
             address = Some(*is);
-        } else if let AddressAttribute::Protocol(protocol) = attribute {
-            ours = *protocol == AddressProtocol::Other(PROTOCOL);
         } else if let AddressAttribute::CacheInfo(life) = attribute {
             lifetime = (life.ifa_valid != u32::MAX).then(|| Duration::from_secs(life.ifa_valid.into()));
         }
@@ -191,7 +194,7 @@ fn present(message: &AddressMessage) -> Option<Present> {
     Some(Present {
         // IPv6 has no local address beside the one; a point-to-point link has the peer's in the other.
         vip: Vip { address: local.or(address)?, prefix: message.header.prefix_len },
-        ours,
+        ours: is_ours(message),
         secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
         usable: !message.header.flags.intersects(unproven),
         lifetime,

@@ -1,6 +1,6 @@
 //! Interfaces: what they are, and when they change.
 
-use super::address::{Addresses, Interface};
+use super::address::{self, Addresses, Interface};
 use super::{KernelError, answer};
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
@@ -93,7 +93,8 @@ fn forwards_ipv6(interface: &str) -> bool {
 pub enum Change {
     /// The interface with this index came, went, or changed.
     Link(u32),
-    /// An address of the interface with this index came or went.
+    /// An address of the interface with this index came or went. That hamesh added or refreshed one is not told, from Linux
+    /// 5.18 on.
     Address(u32),
     /// The kernel had more to tell than there was room for: look at everything again.
     Everything,
@@ -134,7 +135,9 @@ impl Watch {
 fn change(message: &RouteNetlinkMessage) -> Option<Change> {
     if let RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) = message {
         Some(Change::Link(link.header.index))
-    } else if let RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) = message {
+    } else if let RouteNetlinkMessage::NewAddress(address) = message {
+        (!address::is_ours(address)).then_some(Change::Address(address.header.index))
+    } else if let RouteNetlinkMessage::DelAddress(address) = message {
         Some(Change::Address(address.header.index))
     } else {
         None

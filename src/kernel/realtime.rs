@@ -4,12 +4,14 @@
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, getrlimit};
 
-/// Above ordinary tasks, below the kernel's own threads.
-const PRIORITY: i32 = 20;
+/// The lane's: above ordinary tasks, below the kernel's own threads.
+pub const LANE: i32 = 20;
+/// Of what the lane gives orders to.
+pub const INTERFACES: i32 = 19;
 
 /// Raises the calling thread. What the machine does not allow is logged: a lease then depends on the ordinary scheduler.
-pub fn raise() {
-    let parameters = libc::sched_param { sched_priority: PRIORITY };
+pub fn raise(priority: i32) {
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: the pointer is to a live, initialised struct; pid 0 is the calling thread.
     let refused =
         unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) };

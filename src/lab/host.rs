@@ -168,21 +168,22 @@ impl Host {
         })
     }
 
-    /// Removes an address, as an operator does who cleans up after a killed daemon. It may be gone already.
+    /// Removes an address, as an operator does who cleans up after a killed daemon. Whether it was there.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub fn remove_address(&self, interface: &str, address: impl Into<IpAddr>) -> Result<()> {
+    pub fn remove_address(&self, interface: &str, address: impl Into<IpAddr>) -> Result<bool> {
         use futures_util::TryStreamExt;
         let address = address.into();
         self.netns.netlink(|handle| async move {
             let index = link_index(&handle, interface).await?;
             let query = handle.address().get().set_link_index_filter(index).set_address_filter(address);
             let found: Vec<_> = query.execute().try_collect().await?;
+            let there = !found.is_empty();
             for message in found {
                 handle.address().del(message).execute().await?;
             }
-            Ok(())
+            Ok(there)
         })
     }
 

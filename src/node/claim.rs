@@ -5,8 +5,9 @@
 //! again and shown.
 
 use super::balance::{Balance, Order};
+use super::interfaces::Interfaces;
 use crate::config::VipGroup;
-use crate::kernel::address::{Addresses, Interface, Vip};
+use crate::kernel::address::{Interface, Vip};
 use crate::kernel::link::Link;
 use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::VrrpSocket;
@@ -89,10 +90,12 @@ pub(crate) struct Hands {
     /// `None`: switched off for a control experiment, see [`super::daemon`].
     gate: Option<Gate>,
     balance: Balance,
-    addresses: Addresses,
+    interfaces: Interfaces,
     record: RecordFile,
     ttl: Duration,
     refreshed: Option<Moment>,
+    /// What was last armed for.
+    deadline: Moment,
     held: Vec<Definition>,
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
     retried: Option<Moment>,
@@ -103,7 +106,7 @@ impl Hands {
     pub(crate) fn new(
         gate: Option<Gate>,
         balance: Balance,
-        addresses: Addresses,
+        interfaces: Interfaces,
         record: RecordFile,
         ttl: Duration,
     ) -> Self {
@@ -111,10 +114,11 @@ impl Hands {
         Self {
             gate,
             balance,
-            addresses,
+            interfaces,
             record,
             ttl,
             refreshed: None,
+            deadline: Moment::default(),
             held,
             leftovers: BTreeMap::new(),
             retried: None,
@@ -132,8 +136,7 @@ impl Hands {
         if served.balanced {
             self.balance.serve(&served.name).await;
         }
-        let put = self.addresses.set(&served.link.interface, &served.vips, self.ttl).await;
-        put.map_err(|error| error.to_string())?;
+        self.interfaces.set(&served.link.interface, &served.vips, self.ttl).await?;
         kill_point("claim", 2);
         if let Some(gate) = &mut self.gate {
             gate.hold(std::slice::from_ref(granted)).map_err(|error| error.to_string())?;
@@ -154,7 +157,7 @@ impl Hands {
         self.held.retain(|held| *held != served.definition);
         kill_point("release", 2);
         let interface = &served.link.interface;
-        if let Err(error) = self.addresses.remove(interface, &served.vips).await {
+        if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
             tracing::error!(%error, "trying again; nothing answers for it meanwhile");
             self.leftovers.insert(served.name.clone(), (interface.clone(), served.vips.clone()));
         }
@@ -167,7 +170,7 @@ impl Hands {
     }
 
     /// Keeps the gate and the addresses alive until `deadline`.
-    pub(crate) async fn arm(&mut self, deadline: Moment, groups: &BTreeMap<GroupName, Served>) {
+    pub(crate) fn arm(&mut self, deadline: Moment, groups: &BTreeMap<GroupName, Served>) {
         let armed = match &mut self.gate {
             Some(gate) => gate.arm(deadline),
             None => Ok(()),
@@ -177,16 +180,21 @@ impl Hands {
         if let Some(trouble) = &self.trouble {
             tracing::warn!("{trouble}");
         }
+        self.deadline = deadline;
         let now = Moment::now();
         if self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
             return;
         }
         self.refreshed = Some(now);
-        let held = self.held.clone();
-        for served in groups.values().filter(|served| held.contains(&served.definition)) {
-            if let Err(error) = self.addresses.set(&served.link.interface, &served.vips, self.ttl).await {
-                tracing::error!(%error, "addresses not refreshed");
-            }
+        for served in groups.values().filter(|served| self.held.contains(&served.definition)) {
+            self.interfaces.refresh(&served.link.interface, &served.vips, self.ttl, deadline);
+        }
+    }
+
+    /// Something was changed on a group's interface: what is held is to be there.
+    pub(crate) fn look_after(&self, served: &Served) {
+        if self.held.contains(&served.definition) {
+            self.interfaces.restore(&served.link.interface, &served.vips, self.ttl, self.deadline);
         }
     }
 
@@ -258,7 +266,7 @@ impl Hands {
         }
         self.retried = Some(now);
         for (group, (interface, vips)) in self.leftovers.clone() {
-            if self.addresses.remove(&interface, &vips).await.is_ok() {
+            if self.interfaces.remove(&interface, &vips).await.is_ok() {
                 self.leftovers.remove(&group);
             }
         }

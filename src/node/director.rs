@@ -275,6 +275,7 @@ impl Director {
             if let Some(source) = served.own_address() {
                 served.router.speak_from(source);
             }
+            self.hands.look_after(served);
             let event = match (was_up, served.is_up()) {
                 (true, false) => router::Event::LinkDown,
                 (false, true) => router::Event::LinkUp,
@@ -292,7 +293,7 @@ impl Director {
             match action {
                 holder::Action::Arm(_) | holder::Action::Claim(..) | holder::Action::Propose(_) if stuck => {}
                 holder::Action::Send(voters, renew) => self.renewals.push_back((voters, renew)),
-                holder::Action::Arm(deadline) => self.hands.arm(deadline, &self.groups).await,
+                holder::Action::Arm(deadline) => self.hands.arm(deadline, &self.groups),
                 holder::Action::Shut => match self.hands.shut() {
                     Ok(()) if recorded => self.queue.push_back(Happened::Lease(holder::Event::Shut)),
                     // Asked for again, together with the record.

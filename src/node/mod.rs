@@ -1,7 +1,8 @@
 //! The shell: one running node. It owns tokio, tasks and time, and wires minds to hands.
 //!
-//! Two threads of control, apart from each other (L4):
-//! - the **lane**, one real-time thread: lease plane, voter's answers, grantor, holder, VRRP, gate and addresses;
+//! Three threads of control, apart from each other (L4):
+//! - the **lane**, one real-time thread: lease plane, voter's answers, grantor, holder, VRRP and gate;
+//! - the **interfaces**, one thread for addresses and links, which the lane waits for in a claim only;
 //! - everything else on tokio's workers: the mesh, Raft and its disk, gossip, admin.
 //!
 //! The lane never waits for the rest. What it wants proposed goes through a bounded queue; what the log has decided comes
@@ -13,15 +14,18 @@ mod core;
 mod daemon;
 mod director;
 mod health;
+mod interfaces;
 mod lan;
 mod lane;
 mod members;
 mod prepare;
 mod requests;
+mod restart;
 mod service;
 mod status;
 
 pub(crate) use core::Core;
-pub use daemon::{mark_founding, run};
+pub use daemon::{Ending, mark_founding, run};
+pub use restart::Running;
 pub use status::Picture;
 pub(crate) use status::number;

@@ -7,10 +7,11 @@
 use super::balance::{Balance, Orders};
 use super::claim::{Hands, Served};
 use super::director::{Director, Occurred};
+use super::interfaces::Interfaces;
 use crate::config::{Config, VipGroup};
 use crate::ipvs::Scope;
 use crate::kernel::address::{Addresses, Vip};
-use crate::kernel::link::{self, Link, Links, Watch};
+use crate::kernel::link::{self, Link};
 use crate::kernel::sysctl::promote_secondaries;
 use crate::net::authority::random;
 use crate::net::neighbour::NeighbourSocket;
@@ -143,8 +144,8 @@ impl Prepared {
                 },
             );
         }
-        watch_links(links, names, all, tell)?;
-        let hands = Hands::new(gate, balance, addresses, record_file, ttl);
+        let interfaces = Interfaces::start(names, all, tell).await?;
+        let hands = Hands::new(gate, balance, interfaces, record_file, ttl);
         Ok(Self { hands, gate: id, terms, resumed, groups, occurrences })
     }
 
@@ -256,37 +257,6 @@ async fn remove_leftovers(addresses: &Addresses, name: &str, group: &VipGroup, l
 
 fn vips(group: &VipGroup) -> Vec<Vip> {
     group.addresses.iter().map(|(address, prefix)| Vip { address: *address, prefix: *prefix }).collect()
-}
-
-/// Says what has become of the interfaces after whatever changes.
-fn watch_links(
-    links: Links,
-    names: Vec<String>,
-    vips: Vec<IpAddr>,
-    tell: mpsc::Sender<Occurred>,
-) -> anyhow::Result<()> {
-    let mut watch = Watch::start()?;
-    tokio::spawn(async move {
-        loop {
-            for name in &names {
-                let occurred = match links.get(name, &vips).await {
-                    Ok(link) => Occurred::Link(link),
-                    Err(error) => {
-                        tracing::warn!(%error, "interface not seen");
-                        Occurred::LinkGone(name.clone())
-                    }
-                };
-                if tell.send(occurred).await.is_err() {
-                    return;
-                }
-            }
-            // Renewals of our own addresses wake it too; what they ask for is cheap.
-            if watch.next().await.is_none() {
-                return tracing::error!("interfaces are not watched any more");
-            }
-        }
-    });
-    Ok(())
 }
 
 fn announces(family: Family) -> &'static str {

@@ -7,6 +7,7 @@ use hamesh::lab::frame::Kind;
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::PRIORITIES;
 use hamesh::lab::switch::{Fault as Cut, Port};
+use hamesh::lab::{LAN_NIC, VIP};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -19,9 +20,11 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 20] = [
+pub const CATALOGUE: [Fault; 22] = [
     Fault { name: "vip-move", run: vip_move },
     Fault { name: "drain", run: drain },
+    Fault { name: "restart", run: restart },
+    Fault { name: "vip-removed", run: vip_removed },
     Fault { name: "sigterm", run: sigterm },
     Fault { name: "kill", run: kill },
     Fault { name: "kill-restart", run: kill_restart },
@@ -44,6 +47,8 @@ pub const CATALOGUE: [Fault; 20] = [
 
 /// No packet lost, as far as client and observer can tell.
 const NOTHING: Duration = Duration::from_millis(20);
+/// An address that somebody removes is back within this.
+const PUT_BACK: Duration = Duration::from_millis(100);
 /// L1 of the default profile: max(L, 2 x election) + 0.5 s.
 const CRASH: Duration = Duration::from_millis(1500);
 /// 2 L + 1 s.
@@ -80,6 +85,48 @@ fn drain(bench: &mut Bench, _: u32) -> Result<Seen> {
     bench.cluster.command(WITNESS, &["node", "undrain", &holder])?;
     bench.whole()?;
     Ok(seen(from, Measure::Gap, BLINK, said.trim().to_owned()))
+}
+
+/// Restarts the holder in place, many times in a row. Not one question of a client may stay without an answer.
+fn restart(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let times = if bench.short { 5 } else { 100 };
+    let holder = bench.holder()?;
+    let lease = lease_of(bench, holder)?;
+    let unanswered = |bench: &Bench| bench.scene.clients.iter().map(|(client, _)| client.unanswered()).sum::<u64>();
+    let from = Instant::now();
+    let before = unanswered(bench);
+    let mut longest = Duration::ZERO;
+    for _ in 0..times {
+        longest = longest.max(bench.cluster.restart(holder)?);
+        bench.cluster.wait_whole(holder, Duration::from_secs(20))?;
+    }
+    let lost = unanswered(bench).saturating_sub(before);
+    let after = lease_of(bench, holder)?;
+    ensure!(after == lease, "session and token were {lease:?} and are {after:?}");
+    // One of each client may be on its way.
+    let on_the_way = u64::try_from(bench.scene.clients.len())?;
+    ensure!(lost <= on_the_way, "{lost} questions were not answered");
+    let bite = format!("{times} restarts, the longest {} ms, {lost} questions not answered", longest.as_millis());
+    Ok(seen(from, Measure::Gap, NOTHING, bite))
+}
+
+/// The session and the token that the VIP is held with.
+fn lease_of(bench: &Bench, node: usize) -> Result<(u64, u64)> {
+    let status = bench.cluster.status(node)?;
+    let vip = status.vip().context("no VIP group")?;
+    vip.session.zip(vip.token).context("nobody holds the VIP")
+}
+
+/// By an operator, from under the holder.
+fn vip_removed(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let from = Instant::now();
+    let was_there = bench.scene.directors[holder].host.remove_address(LAN_NIC, VIP)?;
+    ensure!(was_there, "the holder has no address that could be removed");
+    sleep(Duration::from_secs(1));
+    let owner = bench.scene.settled(Duration::from_millis(500), Duration::from_secs(5))?;
+    ensure!(owner == bench.cluster.name(holder), "removed from {}, and {owner} answers", bench.cluster.name(holder));
+    Ok(seen(from, Measure::Gap, PUT_BACK, "removed".to_owned()))
 }
 
 fn sigterm(bench: &mut Bench, _: u32) -> Result<Seen> {

@@ -1,0 +1,167 @@
+//! The thread beside the lane that speaks route netlink: it changes addresses, one order after the other, and tells what has
+//! become of interfaces.
+//!
+//! A claim and an unclaim wait for it, and nothing else does: to refresh a thousand VIPs takes longer than an advert may
+//! wait. Orders keep their order, so no refresh comes after the removal that follows it.
+
+use super::director::Occurred;
+use crate::kernel::address::{Addresses, Interface, Vip};
+use crate::kernel::link::{self, Links, Watch};
+use crate::kernel::{KernelError, realtime};
+use anyhow::Context;
+use futures_util::FutureExt;
+use hamesh_fencing::clock::Moment;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+/// More orders than a second brings. What does not fit of refreshes comes again.
+const QUEUE: usize = 256;
+/// Changes that come together are looked at together.
+const TOGETHER: Duration = Duration::from_millis(5);
+
+type Done = oneshot::Sender<Result<(), KernelError>>;
+
+enum Order {
+    Set(Interface, Vec<Vip>, Duration, Done),
+    Remove(Interface, Vec<Vip>, Done),
+    Refresh(Interface, Vec<Vip>, Duration, Moment),
+    Restore(Interface, Vec<Vip>, Duration, Moment),
+}
+
+/// Gives orders to the thread; it ends with the last of these.
+#[derive(Clone, Debug)]
+pub(crate) struct Interfaces(mpsc::Sender<Order>);
+
+impl Interfaces {
+    /// Starts the thread in this thread's network namespace. It tells of the interfaces `names`, on which `vips` are nobody's
+    /// own addresses.
+    ///
+    /// # Errors
+    /// No thread, or no route netlink.
+    pub(crate) async fn start(
+        names: Vec<String>,
+        vips: Vec<IpAddr>,
+        tell: mpsc::Sender<Occurred>,
+    ) -> anyhow::Result<Self> {
+        let (orders, queue) = mpsc::channel(QUEUE);
+        let (begun, beginning) = oneshot::channel();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("interfaces".to_owned());
+        thread.spawn(move || {
+            realtime::raise(realtime::INTERFACES);
+            runtime.block_on(async {
+                let opened = link::connect().and_then(|both| Ok((both, Watch::start()?)));
+                let ((links, addresses), watch) = match opened {
+                    Ok(opened) => opened,
+                    // Whoever started this says it.
+                    Err(error) => return drop(begun.send(Err(error))),
+                };
+                begun.send(Ok(())).ok();
+                tokio::spawn(watch_links(watch, links, names, vips, tell));
+                obey(queue, addresses).await;
+            });
+        })?;
+        beginning.await?.context("cannot speak route netlink")?;
+        Ok(Self(orders))
+    }
+
+    /// As [`Addresses::set`].
+    pub(crate) async fn set(&self, interface: &Interface, vips: &[Vip], ttl: Duration) -> Result<(), String> {
+        self.ask(|done| Order::Set(interface.clone(), vips.to_vec(), ttl, done)).await
+    }
+
+    /// As [`Addresses::remove`].
+    pub(crate) async fn remove(&self, interface: &Interface, vips: &[Vip]) -> Result<(), String> {
+        self.ask(|done| Order::Remove(interface.clone(), vips.to_vec(), done)).await
+    }
+
+    /// Lets `vips` live on for `ttl`, unless it is `until` before their turn comes.
+    pub(crate) fn refresh(&self, interface: &Interface, vips: &[Vip], ttl: Duration, until: Moment) {
+        self.hint(Order::Refresh(interface.clone(), vips.to_vec(), ttl, until));
+    }
+
+    /// Puts back what of `vips` is not there, unless it is `until` before their turn comes.
+    pub(crate) fn restore(&self, interface: &Interface, vips: &[Vip], ttl: Duration, until: Moment) {
+        self.hint(Order::Restore(interface.clone(), vips.to_vec(), ttl, until));
+    }
+
+    async fn ask(&self, order: impl FnOnce(Done) -> Order) -> Result<(), String> {
+        let (done, answer) = oneshot::channel();
+        let gone = || "the thread that changes addresses has ended".to_owned();
+        self.0.send(order(done)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map_err(|error| error.to_string())
+    }
+
+    fn hint(&self, order: Order) {
+        if self.0.try_send(order).is_err() {
+            tracing::warn!("addresses are not refreshed: their thread is busy or has ended");
+        }
+    }
+}
+
+async fn obey(mut queue: mpsc::Receiver<Order>, addresses: Addresses) {
+    while let Some(order) = queue.recv().await {
+        let refreshed = match order {
+            // Whoever asked and is gone has no use for the answer.
+            Order::Set(interface, vips, ttl, done) => {
+                done.send(addresses.set(&interface, &vips, ttl).await).ok();
+                continue;
+            }
+            Order::Remove(interface, vips, done) => {
+                done.send(addresses.remove(&interface, &vips).await).ok();
+                continue;
+            }
+            Order::Refresh(_, _, _, until) | Order::Restore(_, _, _, until) if Moment::now().reached(until) => continue,
+            Order::Refresh(interface, vips, ttl, _) => addresses.set(&interface, &vips, ttl).await,
+            Order::Restore(interface, vips, ttl, _) => restore(&addresses, &interface, &vips, ttl).await,
+        };
+        if let Err(error) = refreshed {
+            tracing::error!(%error, "addresses not refreshed");
+        }
+    }
+}
+
+async fn restore(addresses: &Addresses, interface: &Interface, vips: &[Vip], ttl: Duration) -> Result<(), KernelError> {
+    let present: Vec<Vip> = addresses.list(interface).await?.into_iter().map(|present| present.vip).collect();
+    let missing: Vec<Vip> = vips.iter().filter(|vip| !present.contains(vip)).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(interface = %interface.name, ?missing, "somebody has removed addresses that are held; putting them back");
+    addresses.set(interface, &missing, ttl).await
+}
+
+/// Says what has become of the interfaces after whatever changes.
+async fn watch_links(
+    mut watch: Watch,
+    links: Links,
+    names: Vec<String>,
+    vips: Vec<IpAddr>,
+    tell: mpsc::Sender<Occurred>,
+) {
+    loop {
+        for name in &names {
+            let occurred = match links.get(name, &vips).await {
+                Ok(link) => Occurred::Link(link),
+                Err(error) => {
+                    tracing::warn!(%error, "interface not seen");
+                    Occurred::LinkGone(name.clone())
+                }
+            };
+            if tell.send(occurred).await.is_err() {
+                return;
+            }
+        }
+        if watch.next().await.is_none() {
+            return tracing::error!("interfaces are not watched any more");
+        }
+        sleep(TOGETHER).await;
+        while let Some(Some(_)) = watch.next().now_or_never() {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! Needs root: every test makes its own network namespaces and fails without.
+
+use super::*;
+use crate::kernel::tests::{ip, on_a_cable};
+use std::time::Instant;
+
+const S: Duration = Duration::from_secs(1);
+
+fn vips(count: u32) -> Vec<Vip> {
+    let address = |number: u32| IpAddr::from((0x0a09_0100 + number).to_be_bytes());
+    (0..count).map(|number| Vip { address: address(number), prefix: 32 }).collect()
+}
+
+async fn eth0() -> (Interfaces, Interface, Addresses, mpsc::Receiver<Occurred>) {
+    let (tell, told) = mpsc::channel(8);
+    let interfaces = Interfaces::start(vec!["eth0".to_owned()], Vec::new(), tell).await.unwrap();
+    let (links, addresses) = link::connect().unwrap();
+    (interfaces, links.get("eth0", &[]).await.unwrap().interface, addresses, told)
+}
+
+async fn present(addresses: &Addresses, interface: &Interface) -> Vec<Vip> {
+    addresses.list(interface).await.unwrap().into_iter().map(|present| present.vip).collect()
+}
+
+#[test]
+fn an_address_that_somebody_removes_is_told_and_put_back_within_100_ms() {
+    on_a_cable(async |_| {
+        let (interfaces, eth0, addresses, mut told) = eth0().await;
+        let vips = vips(3);
+        interfaces.set(&eth0, &vips, 9 * S).await.unwrap();
+        // Refreshing our own addresses tells nothing.
+        sleep(S / 10).await;
+        while told.try_recv().is_ok() {}
+        interfaces.refresh(&eth0, &vips, 9 * S, Moment::now() + S);
+        assert!(tokio::time::timeout(S / 10, told.recv()).await.is_err());
+
+        ip("addr del 10.9.1.1/32 dev eth0");
+        let removed = Instant::now();
+        assert!(matches!(told.recv().await, Some(Occurred::Link(link)) if link.interface == eth0));
+        interfaces.restore(&eth0, &vips, 9 * S, Moment::now() + S);
+        while !present(&addresses, &eth0).await.contains(&vips[1]) {
+            sleep(S / 1000).await;
+        }
+        let took = removed.elapsed();
+        eprintln!("an address that was removed was back after {took:?}");
+        assert!(took < S / 10);
+    });
+}
+
+#[test]
+fn what_comes_too_late_is_not_done_and_a_removal_is_the_last() {
+    on_a_cable(async |_| {
+        let (interfaces, eth0, addresses, _told) = eth0().await;
+        let vips = vips(200);
+        interfaces.refresh(&eth0, &vips[..1], 9 * S, Moment::now());
+        interfaces.restore(&eth0, &vips[..1], 9 * S, Moment::now());
+        interfaces.remove(&eth0, &[]).await.unwrap();
+        assert!(!present(&addresses, &eth0).await.contains(&vips[0]), "it was over before its turn");
+        for _ in 0..5 {
+            interfaces.refresh(&eth0, &vips, 9 * S, Moment::now() + 9 * S);
+        }
+        interfaces.remove(&eth0, &vips).await.unwrap();
+        assert!(!present(&addresses, &eth0).await.iter().any(|there| vips.contains(there)));
+    });
+}
+
+#[test]
+fn ordering_a_refresh_of_a_thousand_addresses_takes_no_time() {
+    on_a_cable(async |_| {
+        let (interfaces, eth0, _, _told) = eth0().await;
+        let vips = vips(1000);
+        let start = Instant::now();
+        interfaces.set(&eth0, &vips, 9 * S).await.unwrap();
+        let set = start.elapsed();
+        let start = Instant::now();
+        interfaces.refresh(&eth0, &vips, 9 * S, Moment::now() + 9 * S);
+        let ordered = start.elapsed();
+        eprintln!("1000 addresses: set in {set:?}, a refresh ordered in {ordered:?}");
+        assert!(ordered < set / 10);
+    });
+}

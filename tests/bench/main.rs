@@ -1,0 +1,47 @@
+//! What things cost and how late they are: `bench [NAME]`. Each ends with one line that holds its figure.
+
+mod gate;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use hamesh::lab::sandbox;
+use std::process::ExitCode;
+
+/// What things cost and how late they are.
+#[derive(Parser, Debug)]
+struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    /// How late the kernel shuts the gate of a stopped process, and what a renewal costs
+    Gate(gate::Options),
+    /// Not for people: the process that is stopped
+    #[command(hide = true)]
+    GateHand,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let done = match options.what {
+        What::GateHand => gate::hand().map(|()| true),
+        What::Gate(options) => sandboxed(|| gate::run(&options)),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn sandboxed(run: impl FnOnce() -> Result<bool>) -> Result<bool> {
+    match sandbox::enter()? {
+        Some(code) => Ok(code == ExitCode::SUCCESS),
+        None => run(),
+    }
+}
