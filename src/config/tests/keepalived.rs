@@ -251,7 +251,7 @@ proptest::proptest! {
     }
 }
 
-const BALANCED: &str = "virtual_server_group 10.0.0.100 443 {
+const BALANCED: &str = "virtual_server 10.0.0.100 443 {
     delay_loop 6
     lvs_sched wrr
     lvs_method DR
