@@ -22,7 +22,7 @@ pub const NAMES: [&str; 2] = ["s1", "s2"];
 const DIRECTOR: [&str; 2] = ["10.5.0.1", "fd05::1"];
 const ROUTER: [&str; 2] = ["10.5.0.254", "fd05::fe"];
 /// How long anything may take on a machine that is emulated.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The machines, which go when it is dropped.
 pub struct Stage {
@@ -91,7 +91,10 @@ impl Stage {
 
     /// The director has the VIPs, as it has them when a lease is held.
     pub fn vips_on_the_director(&self) -> Result<()> {
-        sh(&self.director, &format!("ip addr add {}/32 dev eth0; ip addr add {}/128 dev eth0", VIP[0], VIP[1]))?;
+        sh(
+            &self.director,
+            &format!("ip addr add {}/32 dev eth0; ip addr add {}/128 dev eth0 preferred_lft 0", VIP[0], VIP[1]),
+        )?;
         Ok(())
     }
 

@@ -98,11 +98,16 @@ pub fn tunnels() -> Result<String> {
     let stage = Stage::set()?;
     stage.settle()?;
     stage.vips_on_the_director()?;
-    for server in &stage.servers {
+    for (server, [v4, v6]) in stage.servers.iter().zip(SERVERS) {
+        // The devices that take whatever comes; a sum in GRE only by one that asks for it.
         sh(
             server,
-            "modprobe -a ipip ip6_tunnel ip_gre ip6_gre fou fou6; ip fou add port 6080 gue; ip -6 fou add port 6080 gue; \
-            for device in tunl0 ip6tnl0 gre0 ip6gre0; do ip link set $device up; sysctl -qw net.ipv4.conf.$device.rp_filter=0; done",
+            &format!(
+                "modprobe -a ipip ip6_tunnel ip_gre ip6_gre fou fou6; ip fou add port 6080 gue; ip -6 fou add port 6080 gue; \
+                 ip link add sum4 type gre local {v4} icsum; ip link add sum6 type ip6gre local {v6} icsum; \
+                 for device in tunl0 ip6tnl0 gre0 ip6gre0 sum4 sum6; do ip link set $device up; \
+                 sysctl -qw net.ipv4.conf.$device.rp_filter=0; done"
+            ),
         )?;
     }
     stage.vips_on_the_servers("lo", "lo")?;
