@@ -1,7 +1,6 @@
 //! IPVS for real: `vm [NAME]` boots a virtual machine whose kernel has it (`tests/vm/boot`), and this same program is then
 //! what runs inside. Needs root, and of Debian qemu-system-x86, busybox-static, kmod, cpio and ipvsadm.
 
-mod node;
 mod stage;
 mod table;
 mod traffic;
@@ -24,7 +23,6 @@ const CASES: &[Case] = &[
     ("tunnels", traffic::tunnels),
     ("weights", traffic::weights),
     ("persistence", traffic::persistence),
-    ("node", node::serves_under_the_lease_and_only_there),
 ];
 
 fn main() -> ExitCode {
