@@ -205,6 +205,7 @@ impl Instance {
             auth,
             checksum: self.checksum.unwrap_or(globals.checksum),
             legacy_peers: LegacyPeers::Any,
+            track: Vec::new(),
             name,
         }
     }
