@@ -7,7 +7,7 @@ use crate::probe::script;
 use crate::track::{Action, Event};
 use hamesh_fencing::clock::Moment;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::fs::File;
@@ -82,7 +82,7 @@ async fn run(core: Arc<Core>) {
 }
 
 /// A file that is not there has no number, and nothing is wrong with that: who tracks it makes it when it is needed.
-async fn read(path: &PathBuf) -> Result<i64, String> {
+async fn read(path: &Path) -> Result<i64, String> {
     let failed = |error: std::io::Error| format!("cannot be read, counts as 0: {error}");
     let file = match regular(path).await {
         Ok(file) => file,
