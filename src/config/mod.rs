@@ -89,7 +89,7 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
             let cluster = cluster::read(&source, None, &log);
             cluster.map(|cluster| (cluster.groups, cluster.services)).unwrap_or_default()
         }
-        Kind::Keepalived => (keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log), Vec::new()),
+        Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
     let (groups, services) = groups;
     group::check(&groups, None, &log);
@@ -144,11 +144,12 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let mut instances = keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
+                let (mut instances, servers) = keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
                 if draft.role == Role::Witness {
                     instances.iter_mut().for_each(|group| group.priority = None);
                 }
                 groups.extend(instances);
+                services.extend(servers);
             }
             Err(error) => {
                 let message = format!("cannot read {}: {error}", file.value.display());

@@ -4,7 +4,7 @@ use super::policy::Policy;
 use super::verdict::{Verdict, verdict};
 use super::watch::Watch;
 use super::{Names, ServerStatus, ServiceStatus, word};
-use crate::config::service::Check;
+use crate::config::service::{Check, Server};
 use crate::config::{HealthMesh, Service};
 use crate::ipvs::{ServiceKey, Table};
 use hamesh_fencing::clock::Moment;
@@ -102,6 +102,11 @@ struct Peer {
 }
 
 impl Target {
+    /// What is asked of a server, if anything is.
+    fn of(server: &Server) -> Option<Self> {
+        Some(Self { address: server.address, check: server.check.clone()? })
+    }
+
     /// The same on every node that asks the same.
     pub fn id(&self) -> TargetId {
         TargetId::of(&format!("{} {:?}", self.address, self.check))
@@ -113,8 +118,7 @@ impl Health {
     pub fn new(now: Moment, me: NodeId, mesh: HealthMesh, services: &BTreeMap<String, Service>) -> Self {
         let mut targets: BTreeMap<TargetId, Watched> = BTreeMap::new();
         for service in services.values() {
-            for (check, server) in service.check.iter().flat_map(|c| service.servers.iter().map(move |s| (c, s))) {
-                let target = Target { address: server.address, check: check.clone() };
+            for target in service.servers.iter().filter_map(Target::of) {
                 let watched = Watched { target: target.clone(), groups: BTreeSet::new(), watch: None };
                 targets.entry(target.id()).or_insert(watched).groups.insert(service.vip.clone());
             }
@@ -171,8 +175,8 @@ impl Health {
     /// For people.
     pub fn status(&self, names: &Names) -> Vec<ServiceStatus> {
         let name = |node: NodeId| names.get(&node).cloned().unwrap_or_else(|| node.to_string());
-        let server = |service: &Service, server: &crate::config::service::Server| {
-            let watched = self.watched(service, server.address);
+        let server = |server: &Server| {
+            let watched = self.watched(server);
             let own = watched.and_then(|(_, watched)| watched.watch.as_ref());
             let mut observers: BTreeMap<String, String> = BTreeMap::new();
             if let Some((id, _)) = watched {
@@ -194,7 +198,7 @@ impl Health {
             protocol: service.protocol.to_string().to_lowercase(),
             scheduler: service.scheduler.to_owned(),
             quorum: policy.has_quorum(),
-            servers: service.servers.iter().map(|one| server(service, one)).collect(),
+            servers: service.servers.iter().map(server).collect(),
         };
         self.services.iter().map(service).collect()
     }
@@ -256,9 +260,8 @@ impl Health {
         let mut wanted = Wanted::new();
         let mut services = std::mem::take(&mut self.services);
         for (service, policy) in services.values_mut() {
-            let table = policy.table(service, |address| {
-                self.watched(service, address).and_then(|(id, watched)| self.judge(id, watched).seen)
-            });
+            let seen = |server: &Server| self.watched(server).and_then(|(id, watched)| self.judge(id, watched).seen);
+            let table = policy.table(service, seen);
             let key = ServiceKey::Address(service.protocol, service.listen.into());
             wanted.entry(service.vip.clone()).or_default().insert(key, table);
         }
@@ -324,8 +327,8 @@ impl Health {
         }
     }
 
-    fn watched(&self, service: &Service, address: SocketAddr) -> Option<(TargetId, &Watched)> {
-        let id = Target { address, check: service.check.clone()? }.id();
+    fn watched(&self, server: &Server) -> Option<(TargetId, &Watched)> {
+        let id = Target::of(server)?.id();
         Some((id, self.targets.get(&id)?))
     }
 

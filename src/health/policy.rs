@@ -1,9 +1,9 @@
 //! What a service wants in IPVS, given which of its servers are up.
 
 use crate::config::Service;
+use crate::config::service::Server;
 use crate::ipvs;
 use hamesh_gossip::observation::Seen;
-use std::net::SocketAddr;
 
 /// A service's memory: whether it has its quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ impl Policy {
     }
 
     /// The service as IPVS is to have it. A server that nobody knows of is taken to be up: it was not seen to fail.
-    pub(super) fn table(&mut self, service: &Service, seen: impl Fn(SocketAddr) -> Option<Seen>) -> ipvs::Service {
-        let is_up = |server: &&crate::config::service::Server| seen(server.address) != Some(Seen::Down);
+    pub(super) fn table(&mut self, service: &Service, seen: impl Fn(&Server) -> Option<Seen>) -> ipvs::Service {
+        let is_up = |server: &&Server| seen(server) != Some(Seen::Down);
         let up: Vec<_> = service.servers.iter().filter(is_up).collect();
         // Better to ask servers that look dead than none: when so many fail at once it is the look that is wrong.
         let spared = up.len() < service.min_up;
@@ -34,19 +34,19 @@ impl Policy {
             } else {
                 weight >= service.quorum + service.hysteresis
             };
-        let as_server = |weight| ipvs::Server::new(service.forwarding, weight);
         let mut table = ipvs::Service { settings: settings(service), servers: [].into() };
-        if let Some(sorry) = service.sorry_server.filter(|_| !self.quorum) {
-            table.servers.insert(sorry.into(), as_server(1));
+        if let Some((sorry, forwarding)) = service.sorry_server.filter(|_| !self.quorum) {
+            table.servers.insert(sorry.into(), ipvs::Server::new(forwarding, 1));
             return table;
         }
         for server in &service.servers {
-            let weight = match (spared || is_up(&server), service.inhibit_on_failure) {
+            let weight = match (spared || is_up(&server), server.inhibit_on_failure) {
                 (true, _) => server.weight,
                 (false, true) => 0,
                 (false, false) => continue,
             };
-            table.servers.insert(server.address.into(), as_server(weight));
+            let Server { forwarding, upper, lower, .. } = *server;
+            table.servers.insert(server.address.into(), ipvs::Server { forwarding, weight, upper, lower });
         }
         table
     }
@@ -61,25 +61,29 @@ fn settings(service: &Service) -> ipvs::Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::service::Server;
 
     /// Three servers of weight 1, 2 and 3.
     fn service() -> Service {
-        let servers = (1..=3u8).map(|n| Server { address: ([10, 0, 5, n], 80).into(), weight: u32::from(n) });
+        let server = |n| Server {
+            address: ([10, 0, 5, n], 80).into(),
+            weight: u32::from(n),
+            forwarding: ipvs::Forwarding::Nat,
+            check: None,
+            inhibit_on_failure: false,
+            upper: 0,
+            lower: 0,
+        };
         Service {
             vip: "web".to_owned(),
             listen: ([203, 0, 113, 10], 80).into(),
             protocol: ipvs::Protocol::Tcp,
             scheduler: "wrr",
-            forwarding: ipvs::Forwarding::Nat,
-            servers: servers.collect(),
-            check: None,
+            servers: (1..=3).map(server).collect(),
             persistence: None,
-            sorry_server: Some(([10, 0, 5, 9], 80).into()),
+            sorry_server: Some((([10, 0, 5, 9], 80).into(), ipvs::Forwarding::Nat)),
             quorum: 1,
             hysteresis: 0,
             min_up: 0,
-            inhibit_on_failure: false,
         }
     }
 
@@ -89,7 +93,7 @@ mod tests {
             std::net::IpAddr::V4(ip) => ip.octets()[3],
             std::net::IpAddr::V6(_) => panic!("{ip}"),
         };
-        let seen = |address: SocketAddr| down.contains(&last(address.ip())).then_some(Seen::Down);
+        let seen = |server: &Server| down.contains(&last(server.address.ip())).then_some(Seen::Down);
         let table = policy.table(service, seen);
         let server = |(at, server): (&ipvs::Endpoint, &ipvs::Server)| format!("{}x{}", last(at.ip), server.weight);
         table.servers.iter().map(server).collect::<Vec<_>>().join(" ")
@@ -108,7 +112,8 @@ mod tests {
 
     #[test]
     fn an_inhibited_server_keeps_its_connections() {
-        let inhibited = Service { inhibit_on_failure: true, sorry_server: None, ..service() };
+        let mut inhibited = Service { sorry_server: None, ..service() };
+        inhibited.servers.iter_mut().for_each(|server| server.inhibit_on_failure = true);
         assert_eq!(with(&mut Policy::new(), &inhibited, &[2, 3]), "1x1 2x0 3x0");
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(super) struct Watch {
     interval: Duration,
+    again: Duration,
     fall: u8,
     rise: u8,
     seen: Option<Seen>,
@@ -21,8 +22,8 @@ pub(super) struct Watch {
 impl Watch {
     /// Asked first at `first`.
     pub(super) fn new(check: &Check, first: Duration) -> Self {
-        let Check { interval, fall, rise, .. } = *check;
-        Self { interval, fall, rise, seen: None, against: 0, asked: None, next: first, why: None }
+        let Check { interval, again, fall, rise, .. } = *check;
+        Self { interval, again, fall, rise, seen: None, against: 0, asked: None, next: first, why: None }
     }
 
     /// What is seen, once there were enough answers: one that is right, or `fall` that are not.
@@ -47,23 +48,20 @@ impl Watch {
 
     /// It has answered, or not as it should. Whether what is seen has changed.
     pub(super) fn answered(&mut self, now: Duration, answer: Result<(), String>) -> bool {
-        // From question to question, however long the answer took: a pause of this machine is not caught up.
-        self.next = self.asked.take().map_or(now, |asked| asked + self.interval).max(now);
         let (says, enough) = match &answer {
             Ok(()) => (Seen::Up, if self.seen.is_none() { 1 } else { self.rise }),
             Err(_) => (Seen::Down, self.fall),
         };
         self.why = answer.err();
-        if self.seen == Some(says) {
-            self.against = 0;
-            return false;
+        self.against = if self.seen == Some(says) { 0 } else { self.against + 1 };
+        let changed = self.against >= enough;
+        if changed {
+            (self.seen, self.against) = (Some(says), 0);
         }
-        self.against += 1;
-        if self.against < enough {
-            return false;
-        }
-        (self.seen, self.against) = (Some(says), 0);
-        true
+        // From question to question, however long the answer took: a pause of this machine is not caught up.
+        let pause = if self.against > 0 { self.again } else { self.interval };
+        self.next = self.asked.take().map_or(now, |asked| asked + pause).max(now);
+        changed
     }
 }
 
@@ -78,7 +76,8 @@ mod tests {
 
     fn watch() -> Watch {
         let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
-        Watch::new(&Check { probe: Probe::Tcp, interval, timeout, fall: 3, rise: 2 }, at(0))
+        let again = Duration::from_millis(500);
+        Watch::new(&Check { probe: Probe::Tcp, interval, again, timeout, fall: 3, rise: 2 }, at(0))
     }
 
     fn play(watch: &mut Watch, answers: &str) -> String {
@@ -110,7 +109,10 @@ mod tests {
         watch.answered(at(900), Ok(()));
         assert_eq!(watch.next(), Some(at(2_100)));
         watch.ask(at(2_100));
-        watch.answered(at(9_000), Err("late".to_owned()));
-        assert_eq!((watch.next(), watch.why()), (Some(at(9_000)), Some("late")));
+        watch.answered(at(2_200), Err("refused".to_owned()));
+        assert_eq!((watch.next(), watch.why()), (Some(at(2_600)), Some("refused")), "doubt asks again sooner");
+        watch.ask(at(2_600));
+        watch.answered(at(9_000), Ok(()));
+        assert_eq!((watch.next(), watch.why()), (Some(at(9_000)), None));
     }
 }

@@ -12,13 +12,18 @@ use std::ops::RangeInclusive;
 /// The longest head of an answer. The body is not read.
 const HEAD: usize = 16 << 10;
 
-pub(super) async fn get(address: SocketAddr, path: &str, status: &RangeInclusive<u16>) -> Result<(), String> {
+pub(super) async fn get(
+    address: SocketAddr,
+    path: &str,
+    host: Option<&str>,
+    status: &[RangeInclusive<u16>],
+) -> Result<(), String> {
     let stream = connect(address).await?;
     let mut builder = hyper::client::conn::http1::Builder::new();
     builder.max_buf_size(HEAD);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let request = Request::get(path)
-        .header(HOST, address.to_string())
+        .header(HOST, host.map_or_else(|| address.to_string(), str::to_owned))
         .header(USER_AGENT, "hamesh")
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
@@ -38,5 +43,5 @@ pub(super) async fn get(address: SocketAddr, path: &str, status: &RangeInclusive
     let answer =
         answer.await.map_err(|error| if error.is_parse() { "no HTTP".to_owned() } else { error.to_string() })?;
     let code = answer.status().as_u16();
-    if status.contains(&code) { Ok(()) } else { Err(format!("HTTP status {code}")) }
+    if status.iter().any(|range| range.contains(&code)) { Ok(()) } else { Err(format!("HTTP status {code}")) }
 }

@@ -18,7 +18,7 @@ pub async fn ask(address: SocketAddr, probe: &Probe, patience: Duration) -> Resu
     let asked = async {
         match probe {
             Probe::Tcp => connect(address).await.map(drop),
-            Probe::Http { path, status } => http::get(address, path, status).await,
+            Probe::Http { path, host, status } => http::get(address, path, host.as_deref(), status).await,
         }
     };
     timeout(patience, asked).await.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))

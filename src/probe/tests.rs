@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 fn http() -> Probe {
-    Probe::Http { path: "/healthz".to_owned(), status: 200..=299 }
+    Probe::Http { path: "/healthz".to_owned(), host: None, status: vec![200..=299] }
 }
 
 /// A server that answers every connection with `said`, then `more` again and again until the other end has enough.

@@ -280,7 +280,7 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
          cluster.toml:11:55: unknown key `service.s.server[1].adress` / did you mean `address`?\n\
          cluster.toml:12:9: a check's timeout must be above 0 and not above its interval\n\
          cluster.toml:12:27: the path of an HTTP check begins with `/`\n\
-         cluster.toml:12:47: `600` is no range of HTTP status codes / for example \"200-299\" or \"204\"\n\
+         cluster.toml:12:47: `600` is no range of HTTP status codes / for example \"200-299\" or \"200, 204\"\n\
          cluster.toml:12:79: `service.s.check.fall` must be between 1 and 100\n"
     );
     let more = "hysteresis = 2\nquorum = 2\npersistence = \"1500ms\"\nsorry_server = \"10.0.0.9\"\nmin_up = -1\n";

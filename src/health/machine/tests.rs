@@ -1,34 +1,35 @@
 //! Several directors' minds with a gossip between them that loses nothing, and servers that do as they are told.
 
 use super::*;
-use crate::config::service::{Probe, Server};
+use crate::config::service::Probe;
 use crate::ipvs::{Forwarding, Protocol};
 
 const STEP: Duration = Duration::from_millis(50);
 
 /// One service of `servers` servers behind web, asked every second; three failures in a row make one down.
 fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
-    let check = Check {
-        probe: Probe::Tcp,
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        fall: 3,
-        rise: 2,
+    let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(1));
+    let check = Check { probe: Probe::Tcp, interval, again: interval, timeout, fall: 3, rise: 2 };
+    let server = |n| Server {
+        address: ([10, 0, 5, n], 80).into(),
+        weight: 1,
+        forwarding: Forwarding::Nat,
+        check: Some(check.clone()),
+        inhibit_on_failure: false,
+        upper: 0,
+        lower: 0,
     };
     let service = Service {
         vip: "web".to_owned(),
         listen: ([203, 0, 113, 10], 80).into(),
         protocol: Protocol::Tcp,
         scheduler: "rr",
-        forwarding: Forwarding::Nat,
-        servers: (1..=servers).map(|n| Server { address: ([10, 0, 5, n], 80).into(), weight: 1 }).collect(),
-        check: Some(check),
+        servers: (1..=servers).map(server).collect(),
         persistence: None,
         sorry_server: None,
         quorum: 1,
         hysteresis: 0,
         min_up,
-        inhibit_on_failure: false,
     };
     BTreeMap::from([("web".to_owned(), service)])
 }
