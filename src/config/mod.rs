@@ -92,7 +92,7 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
             let cluster = cluster::read(&source, None, &log);
             cluster.map(|cluster| (cluster.groups, cluster.services)).unwrap_or_default()
         }
-        Kind::Keepalived => keepalived::read(&source, &log),
+        Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
     let (groups, services) = groups;
     group::check(&groups, None, &log);
@@ -148,7 +148,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let (mut instances, servers) = keepalived::read(&source, &log);
+                let (mut instances, servers) = keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
                 if draft.role == Role::Witness {
                     instances.iter_mut().for_each(|group| group.priority = None);
                 }
@@ -185,8 +185,8 @@ fn kind(text: &str) -> Kind {
         line.starts_with('[') || line[..brace].contains('=')
     };
     let Some(first) = lines.clone().next() else { return Kind::Node };
-    // `$NAME=` is a definition of keepalived's.
-    if !toml(first) || first.starts_with('$') {
+    // `$NAME=` is a definition of keepalived's, `@id` a condition.
+    if !toml(first) || first.starts_with(['$', '@', '~']) {
         return Kind::Keepalived;
     }
     let mut named = |names: &[&str]| {
