@@ -6,17 +6,19 @@
 //! |---|---|---|
 //! | doors | [`cli`], [`admin`] | people and scrapers |
 //! | shell | [`node`] | tokio, tasks, the loop: wires minds to hands |
-//! | hands | [`net`], [`kernel`], `hamesh_fencing::gate`, `hamesh_raft::store` | sockets, netlink, disk |
-//! | minds | [`vrrp`], [`ipvs`], [`config`], `hamesh_fencing::{holder, voter, grantor}`, `hamesh_raft::state` | decide |
+//! | hands | [`net`], [`kernel`], [`probe`], `hamesh_fencing::gate`, `hamesh_raft::store` | sockets, netlink, checks, disk |
+//! | minds | [`vrrp`], [`health`], [`ipvs`], [`config`], `hamesh_fencing::{holder, voter, grantor}`, `hamesh_raft::state` | decide |
 //!
 //! Beside them stands [`lab`]: the laboratory in namespaces that the demo and the fault tests run in.
 
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod health;
 pub mod ipvs;
 pub mod kernel;
 pub mod lab;
 pub mod net;
 pub mod node;
+pub mod probe;
 pub mod vrrp;

@@ -11,6 +11,9 @@
 //! chitchat knows peers by socket address. We give it the node id dressed as one (`transport::address_of`), so that a node whose
 //! real address changes stays the same peer, and no table has to agree with the members.
 
+pub mod assignment;
+pub mod observation;
+
 mod transport;
 
 pub use transport::Wire;

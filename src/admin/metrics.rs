@@ -56,6 +56,14 @@ async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
             let remaining = Duration::from_millis(vip.lease_remaining_ms.unwrap_or(0));
             gauge!("hamesh_lease_remaining_seconds", &labels).set(remaining.as_secs_f64());
         }
+        for service in &picture.services {
+            gauge!("hamesh_service_quorum", "service" => service.name.clone()).set(flag(service.quorum));
+            for server in &service.servers {
+                let labels = [("service", service.name.clone()), ("server", server.address.to_string())];
+                gauge!("hamesh_server_up", &labels).set(flag(server.state != "down"));
+            }
+        }
+        counter!("hamesh_ipvs_repaired_total").absolute(core.balance.status().repaired);
         for (group, local) in core.vrrp() {
             counter!("hamesh_vrrp_adverts_sent_total", "vip" => group.clone()).absolute(local.vrrp.sent);
             counter!("hamesh_vrrp_adverts_heard_total", "vip" => group.clone()).absolute(local.vrrp.heard);

@@ -4,6 +4,7 @@ pub mod demo;
 
 mod client;
 mod log;
+mod service;
 mod sink;
 mod status;
 
@@ -13,7 +14,7 @@ use crate::net::hello::wall_now;
 use crate::net::identity::Identity;
 use crate::net::invitation::JoinString;
 use crate::net::join::{JoinError, Joiner, join};
-use crate::node;
+use crate::node::{self, Ending};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
 use hamesh_raft::command::Role;
@@ -106,6 +107,11 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Look at services and their servers, as this node sees them.
+    Service {
+        #[command(subcommand)]
+        what: ServiceTask,
+    },
     /// Move VIP groups.
     Vip {
         #[command(subcommand)]
@@ -139,6 +145,28 @@ enum ConfigTask {
     Check {
         /// Which.
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ServiceTask {
+    /// Every service: how many of its servers are up.
+    List {
+        #[command(flatten)]
+        door: Door,
+        /// As JSON, with names that stay.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One service: its servers, what each director sees of them, and why they are down.
+    Show {
+        /// As in `[service.NAME]`.
+        name: String,
+        #[command(flatten)]
+        door: Door,
+        /// As JSON, with names that stay.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -220,6 +248,12 @@ pub fn main() -> ExitCode {
         Task::Join { joinstring, file } => join_cluster(&joinstring, &file.config),
         Task::Run { file } => run(&file.config),
         Task::Status { door, json } => socket(&door).and_then(|socket| status::show(&Client::new(socket), json)),
+        Task::Service { what } => match what {
+            ServiceTask::List { door, json } => socket(&door).and_then(|at| service::list(&Client::new(at), json)),
+            ServiceTask::Show { name, door, json } => {
+                socket(&door).and_then(|at| service::show(&Client::new(at), &name, json))
+            }
+        },
         Task::Vip { what } => match what {
             VipTask::Move { name, to, door } => order(&door, &Order::Move { vip: name, to }),
             VipTask::Unpin { name, door } => order(&door, &Order::Unpin { vip: name }),
@@ -307,10 +341,15 @@ fn run(file: &Path) -> Result<Exit, Failure> {
     let lines = log.clone();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || lines.clone()).with_ansi(false).init();
     let config = config::load(file)?;
-    let result = node::run(config);
+    let ending = node::run(file, config);
     log.flush();
-    result?;
-    Ok(Exit::Ok)
+    match ending? {
+        Ending::Closed => Ok(Exit::Ok),
+        Ending::Kept(running) => {
+            let error = running.replace();
+            Err(anyhow::anyhow!("cannot restart in place: {error}; the lease waits for the next start").into())
+        }
+    }
 }
 
 fn check(file: &Path) -> Result<Exit, Failure> {

@@ -17,6 +17,7 @@ pub(super) struct Cluster {
     pub lease: LeaseProfile,
     pub groups: Vec<group::Draft>,
     pub services: Vec<service::Draft>,
+    pub health: service::HealthMesh,
 }
 
 /// Reads the file; `None` after syntax errors. `director` is the name of this node, if it may hold VIPs.
@@ -27,8 +28,9 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let sections = |key| root.section(key).map(|section| section.sections()).unwrap_or_default();
     let groups = sections("vip").into_iter().map(|(name, section)| read_group(name, section, director, log)).collect();
     let services = sections("service").into_iter().map(|(name, section)| service::read(name, section, log)).collect();
+    let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
     root.close();
-    Some(Cluster { lease, groups, services })
+    Some(Cluster { lease, groups, services, health })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {

@@ -19,7 +19,7 @@ use diagnostic::{Diagnostic, Errors, Log, Place, Source};
 pub use group::VipGroup;
 pub use node::{Admin, Node};
 pub use profile::LeaseProfile;
-pub use service::Service;
+pub use service::{HealthMesh, Service};
 
 use hamesh_raft::command::{GroupName, Role};
 use std::collections::BTreeMap;
@@ -38,8 +38,10 @@ pub struct Config {
     pub lease: LeaseProfile,
     /// Every VIP group, of both kinds of file.
     pub groups: BTreeMap<GroupName, VipGroup>,
-    /// Every service; none is served yet.
+    /// Every service.
     pub services: BTreeMap<String, Service>,
+    /// How servers are watched.
+    pub health: HealthMesh,
     /// Where `cluster.toml` is, or is to be.
     pub cluster: Option<ClusterFile>,
     /// What works and may not be meant.
@@ -87,7 +89,7 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
             let cluster = cluster::read(&source, None, &log);
             cluster.map(|cluster| (cluster.groups, cluster.services)).unwrap_or_default()
         }
-        Kind::Keepalived => (keepalived::read(&source, &log), Vec::new()),
+        Kind::Keepalived => keepalived::read(&source, &log),
     };
     let (groups, services) = groups;
     group::check(&groups, None, &log);
@@ -118,6 +120,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     }
 
     let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
+    let mut health = HealthMesh::default();
     let mut cluster_file = None;
     if let Some(file) = &draft.cluster {
         let text = Source::read(&file.value);
@@ -128,6 +131,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 let director = draft.name.as_ref().filter(|_| draft.role == Role::Director);
                 if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
+                    health = cluster.health;
                 }
             }
             Err(_) if !present && !complete => {}
@@ -140,11 +144,12 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let mut instances = keepalived::read(&source, &log);
+                let (mut instances, servers) = keepalived::read(&source, &log);
                 if draft.role == Role::Witness {
                     instances.iter_mut().for_each(|group| group.priority = None);
                 }
                 groups.extend(instances);
+                services.extend(servers);
             }
             Err(error) => {
                 let message = format!("cannot read {}: {error}", file.value.display());
@@ -158,7 +163,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     let parts = draft.build();
     log.finish(|warnings| {
         let (node, admin) = parts?;
-        Some(Config { node, admin, lease, groups, services, cluster: cluster_file, warnings })
+        Some(Config { node, admin, lease, groups, services, health, cluster: cluster_file, warnings })
     })
 }
 

@@ -1,42 +1,45 @@
-//! `[service.NAME]`: what is to be balanced behind a VIP. Read and checked; nothing programs IPVS from it yet.
+//! `[service.NAME]`: what is to be balanced behind a VIP, among whom, and how they are watched; `[health]`: by how many.
 
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
 use super::reader::{Section, Value};
+use crate::ipvs::{Forwarding, Protocol, SCHEDULERS, Tunnel};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// IPVS's protocols.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// How a packet gets to a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forwarding {
-    /// Its addresses are translated.
-    Nat,
-    /// Its MAC address is: the server has the VIP too.
-    Direct,
-    /// It is wrapped into another.
-    Tunnel,
-}
-
-/// The kernel's schedulers.
-pub const SCHEDULERS: [&str; 12] = ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "mh"];
-
 /// A real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     /// Its share; 0 gets no new connections. At most 65535.
     pub weight: u32,
+    /// How packets get there.
+    pub forwarding: Forwarding,
+    /// How it is watched, if it is.
+    pub check: Option<Check>,
+    /// While it is down it stays with weight 0, and keeps its connections.
+    pub inhibit_on_failure: bool,
+    /// From so many connections on it gets no new ones; 0 is without limit.
+    pub upper: u32,
+    /// Below so many it gets new ones again; 0 is three quarters of `upper`. Not above `upper`.
+    pub lower: u32,
+}
+
+/// How the directors share their looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthMesh {
+    /// Directors that watch a target, beside the holder of its VIP. 1 to 16.
+    pub observers: usize,
+    /// So many of them must see it down for one that does not watch it itself to call it down. 1 to `observers`.
+    pub agree: usize,
+}
+
+impl Default for HealthMesh {
+    fn default() -> Self {
+        Self { observers: 3, agree: 2 }
+    }
 }
 
 /// What is asked of a server.
@@ -48,8 +51,10 @@ pub enum Probe {
     Http {
         /// Begins with a slash.
         path: String,
+        /// The name of the site; by default the address.
+        host: Option<String>,
         /// The answers that count as alive.
-        status: RangeInclusive<u16>,
+        status: Vec<RangeInclusive<u16>>,
     },
 }
 
@@ -60,6 +65,8 @@ pub struct Check {
     pub probe: Probe,
     /// Between two questions.
     pub interval: Duration,
+    /// The same, while the answers contradict what is seen. Not above `interval`.
+    pub again: Duration,
     /// No answer after this is a failure; not above `interval`.
     pub timeout: Duration,
     /// Failures in a row that make it down, 1 to 100.
@@ -79,68 +86,141 @@ pub struct Service {
     pub protocol: Protocol,
     /// One of [`SCHEDULERS`].
     pub scheduler: &'static str,
-    /// How packets get to the servers.
-    pub forwarding: Forwarding,
     /// Who serves.
     pub servers: Vec<Server>,
-    /// How they are watched, if they are.
-    pub check: Option<Check>,
+    /// A client stays with its server until it was away for so long. Whole seconds, at least one.
+    pub persistence: Option<Duration>,
+    /// Serves alone while the quorum is lost.
+    pub sorry_server: Option<(SocketAddr, Forwarding)>,
+    /// The weight that must be up.
+    pub quorum: u32,
+    /// The quorum is lost below `quorum - hysteresis`, and back from `quorum + hysteresis` on.
+    pub hysteresis: u32,
+    /// If fewer servers than this are up, all are served: then it is the look that is wrong.
+    pub min_up: usize,
 }
 
 /// A service as read, perhaps with holes where something was wrong.
 pub(super) struct Draft {
-    name: Located<String>,
-    vip: Option<Located<String>>,
-    listen: Option<Located<SocketAddr>>,
-    protocol: Protocol,
-    scheduler: &'static str,
-    forwarding: Option<Forwarding>,
-    servers: Vec<Server>,
-    check: Option<Check>,
+    pub name: Located<String>,
+    pub vip: Option<Located<String>>,
+    pub listen: Option<Located<SocketAddr>>,
+    pub protocol: Protocol,
+    pub scheduler: &'static str,
+    pub servers: Vec<Server>,
+    pub persistence: Option<Duration>,
+    pub sorry_server: Option<(SocketAddr, Forwarding)>,
+    pub quorum: u32,
+    pub hysteresis: u32,
+    pub min_up: usize,
 }
 
-const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+/// What the servers of a service have in common.
+struct Common {
+    forwarding: Option<Forwarding>,
+    check: Option<Check>,
+    inhibit_on_failure: bool,
+}
+
+const PROTOCOLS: [(&str, Protocol); 3] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 const FORWARDINGS: [(&str, Forwarding); 3] =
-    [("nat", Forwarding::Nat), ("direct", Forwarding::Direct), ("tunnel", Forwarding::Tunnel)];
+    [("nat", Forwarding::Nat), ("direct", Forwarding::Direct), ("tunnel", Forwarding::Tunnel(Tunnel::Ipip))];
+
+/// Reads `[health]`.
+pub(super) fn read_mesh(section: Section<'_>, log: &Log) -> HealthMesh {
+    let default = HealthMesh::default();
+    let observers = section.get("observers").and_then(|value| value.integer(1..=16u8));
+    let agree = section.get("agree").and_then(|value| value.integer(1..=16u8));
+    let place = section.place().clone();
+    section.close();
+    let count = |value: Option<Located<u8>>, default| value.map_or(default, |value| usize::from(value.value));
+    let observers = count(observers, default.observers);
+    let agree = count(agree, default.agree.min(observers));
+    if agree > observers {
+        log.add(Diagnostic::error(&place, format!("{agree} of {observers} observers cannot agree")));
+    }
+    HealthMesh { observers, agree }
+}
 
 pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Draft {
-    let message = format!("service `{}` is not served: this version does not program IPVS yet", name.value);
-    log.add(Diagnostic::warning(&name.place, message));
     let schedulers = SCHEDULERS.map(|name| (name, name));
+    let common = Common {
+        forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
+        check: read_check(&section, log),
+        inhibit_on_failure: section.get("inhibit_on_failure").and_then(Value::boolean).is_some_and(|v| v.value),
+    };
+    let sorry_server: Option<Located<SocketAddr>> =
+        section.get("sorry_server").and_then(|value| value.parsed("an address and port", "10.0.5.99:80"));
     let draft = Draft {
         vip: section.required("vip").and_then(Value::string),
         listen: section.required("listen").and_then(|value| value.parsed("an address and port", "203.0.113.10:80")),
         protocol: section.get("protocol").and_then(|v| v.choice(&PROTOCOLS)).map_or(Protocol::Tcp, |v| v.value),
         scheduler: section.get("scheduler").and_then(|v| v.choice(&schedulers)).map_or("wlc", |v| v.value),
-        forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
-        servers: section.required("server").and_then(|value| read_servers(value, log)).unwrap_or_default(),
-        check: section.get("check").and_then(Value::table).and_then(|section| read_check(section, log)),
+        servers: section.required("server").and_then(|value| read_servers(value, &common, log)).unwrap_or_default(),
+        persistence: section.get("persistence").and_then(|value| read_persistence(value, log)),
+        sorry_server: sorry_server.and_then(|server| Some((server.value, common.forwarding?))),
+        quorum: section.get("quorum").and_then(|v| v.integer(1..=1_000_000_000)).map_or(1, |v| v.value),
+        hysteresis: section.get("hysteresis").and_then(|v| v.integer(0..=1_000_000_000)).map_or(0, |v| v.value),
+        min_up: section.get("min_up").and_then(|v| v.integer(0..=65_535u16)).map_or(0, |v| usize::from(v.value)),
         name,
     };
     section.close();
     draft
 }
 
-fn read_servers(value: Value<'_>, log: &Log) -> Option<Vec<Server>> {
+fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Server>> {
     let server = |item: Value<'_>| {
         let section = item.table()?;
         let address: Option<Located<SocketAddr>> =
             section.required("address").and_then(|value| value.parsed("an address and port", "10.0.5.11:80"));
         let weight = section.get("weight").map_or(Some(1), |value| Some(value.integer(0..=65_535u32)?.value));
-        section.close();
-        Some((address?, weight?))
-    };
-    let mut servers: Vec<Server> = Vec::new();
-    for (address, weight) in value.list()?.into_iter().filter_map(server) {
-        if servers.iter().any(|other| other.address == address.value) {
-            log.add(Diagnostic::error(&address.place, format!("server `{}` is listed twice", address.value)));
+        let forwarding = section.get("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value);
+        let inhibit = section.get("inhibit_on_failure").and_then(Value::boolean).map(|v| v.value);
+        let limit = |key| section.get(key).and_then(|v| v.integer(0..=1_000_000_000)).map(|v| v.value);
+        let (upper, lower) = (limit("upper").unwrap_or(0), limit("lower").unwrap_or(0));
+        let check = read_check(&section, log).or_else(|| common.check.clone());
+        if lower > upper {
+            log.add(Diagnostic::error(section.place(), format!("`lower`, {lower}, is above `upper`, {upper}")));
         }
-        servers.push(Server { address: address.value, weight });
-    }
-    Some(servers)
+        section.close();
+        let address = address?;
+        let server = Server {
+            address: address.value,
+            weight: weight?,
+            // Without one the service's own line is an error already.
+            forwarding: forwarding.or(common.forwarding).unwrap_or(Forwarding::Nat),
+            check,
+            inhibit_on_failure: inhibit.unwrap_or(common.inhibit_on_failure),
+            upper,
+            lower,
+        };
+        Some(Located { value: server, place: address.place })
+    };
+    Some(distinct(value.list()?.into_iter().filter_map(server), log))
 }
 
-fn read_check(section: Section<'_>, log: &Log) -> Option<Check> {
+/// The same server twice would be one to IPVS.
+pub(super) fn distinct(servers: impl Iterator<Item = Located<Server>>, log: &Log) -> Vec<Server> {
+    let mut all: Vec<Server> = Vec::new();
+    for Located { value, place } in servers {
+        if all.iter().any(|other| other.address == value.address) {
+            log.add(Diagnostic::error(&place, format!("server `{}` is listed twice", value.address)));
+        }
+        all.push(value);
+    }
+    all
+}
+
+fn read_persistence(value: Value<'_>, log: &Log) -> Option<Duration> {
+    let timeout = value.duration()?;
+    if timeout.value.subsec_nanos() != 0 || timeout.value.is_zero() {
+        log.add(Diagnostic::error(&timeout.place, "IPVS keeps clients for whole seconds, at least 1s"));
+    }
+    Some(timeout.value)
+}
+
+fn read_check(parent: &Section<'_>, log: &Log) -> Option<Check> {
+    let section = parent.get("check").and_then(Value::table)?;
     let http = section.get("http").and_then(Value::table).map(|http| read_http(http, log));
     let tcp = section.get("tcp").and_then(Value::table).map(|tcp| {
         tcp.close();
@@ -150,11 +230,16 @@ fn read_check(section: Section<'_>, log: &Log) -> Option<Check> {
         section.get(key).and_then(Value::duration).map_or(Duration::from_secs(default), |value| value.value)
     };
     let (interval, timeout) = (seconds("interval", 2), seconds("timeout", 1));
+    let again = section.get("again").and_then(Value::duration).map_or(interval, |value| value.value);
     let times = |key, default| section.get(key).and_then(|v| v.integer(1..=100)).map_or(default, |v| v.value);
     let (fall, rise) = (times("fall", 3), times("rise", 2));
     if timeout.is_zero() || timeout > interval {
         let error = Diagnostic::error(section.place(), "a check's timeout must be above 0 and not above its interval");
         log.add(error);
+    }
+    if again.is_zero() || again > interval {
+        let message = "a check's `again` must be above 0 and not above its interval";
+        log.add(Diagnostic::error(section.place(), message));
     }
     let probe = match (http, tcp) {
         (Some(probe), None) => probe,
@@ -165,33 +250,35 @@ fn read_check(section: Section<'_>, log: &Log) -> Option<Check> {
         }
     };
     section.close();
-    Some(Check { probe: probe?, interval, timeout, fall, rise })
+    Some(Check { probe: probe?, interval, again, timeout, fall, rise })
 }
 
 fn read_http(section: Section<'_>, log: &Log) -> Option<Probe> {
     let path = section.required("path").and_then(Value::string);
+    let host = section.get("host").and_then(Value::string).map(|host| host.value);
     let status = section.get("status").and_then(Value::string);
     section.close();
     let status = match &status {
-        None => Some(200..=299),
+        None => Some(vec![200..=299]),
         Some(text) => {
-            let range = status_range(&text.value);
-            if range.is_none() {
+            let ranges: Option<Vec<_>> = text.value.split(',').map(|text| status_range(text.trim())).collect();
+            if ranges.is_none() {
                 let error =
                     Diagnostic::error(&text.place, format!("`{}` is no range of HTTP status codes", text.value));
-                log.add(error.help("for example \"200-299\" or \"204\""));
+                log.add(error.help("for example \"200-299\" or \"200, 204\""));
             }
-            range
+            ranges
         }
     };
     let path = path?;
     if !path.value.starts_with('/') {
         log.add(Diagnostic::error(&path.place, "the path of an HTTP check begins with `/`"));
     }
-    Some(Probe::Http { path: path.value, status: status? })
+    Some(Probe::Http { path: path.value, host, status: status? })
 }
 
-fn status_range(text: &str) -> Option<RangeInclusive<u16>> {
+/// `200` or `200-299`.
+pub(super) fn status_range(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
     let range = code(first)?..=code(last)?;
@@ -200,6 +287,10 @@ fn status_range(text: &str) -> Option<RangeInclusive<u16>> {
 
 /// The rules between a service and the VIP groups; `None` when a part is missing.
 pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<(String, Service)> {
+    if draft.hysteresis >= draft.quorum && draft.hysteresis > 0 {
+        let message = format!("a hysteresis of {} does not let a quorum of {} be lost", draft.hysteresis, draft.quorum);
+        log.add(Diagnostic::error(&draft.name.place, message).help("it must be smaller than the quorum"));
+    }
     let (vip, listen) = (draft.vip?, draft.listen?);
     match groups.iter().find(|group| group.name.value == vip.value) {
         None => {
@@ -220,9 +311,12 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         listen: listen.value,
         protocol: draft.protocol,
         scheduler: draft.scheduler,
-        forwarding: draft.forwarding?,
         servers: draft.servers,
-        check: draft.check,
+        persistence: draft.persistence,
+        sorry_server: draft.sorry_server,
+        quorum: draft.quorum,
+        hysteresis: draft.hysteresis,
+        min_up: draft.min_up,
     };
     Some((draft.name.value, service))
 }

@@ -101,9 +101,9 @@ fn the_examples_are_right_with_every_commented_line_too() {
     assert_eq!(web.legacy_peers, LegacyPeers::Only(vec![IpAddr::from([10, 0, 0, 21])]));
     let service = &config.services["web"];
     assert_eq!((service.servers.len(), service.scheduler), (2, "wrr"));
-    assert_eq!(service.check.as_ref().unwrap().fall, 3);
-    assert_eq!(config.warnings.len(), 1);
-    assert_eq!(config.warnings[0].message, "service `web` is not served: this version does not program IPVS yet");
+    assert_eq!(service.servers[1].check.as_ref().unwrap().fall, 3);
+    assert_eq!(config.health, HealthMesh { observers: 3, agree: 2 });
+    assert_eq!(config.warnings, []);
 }
 
 #[test]

@@ -126,6 +126,7 @@ struct Heard {
     last: Instant,
     from: String,
     outages: Vec<(Instant, Instant)>,
+    asked: u64,
     answers: BTreeMap<String, u64>,
     late: Vec<(Instant, Duration)>,
 }
@@ -149,8 +150,14 @@ impl Client {
     /// The socket cannot be made.
     pub fn start(host: &Host, vip: IpAddr) -> Result<Self> {
         let now = Instant::now();
-        let heard =
-            Heard { last: now, from: String::new(), outages: Vec::new(), answers: BTreeMap::new(), late: Vec::new() };
+        let heard = Heard {
+            last: now,
+            from: String::new(),
+            outages: Vec::new(),
+            asked: 0,
+            answers: BTreeMap::new(),
+            late: Vec::new(),
+        };
         let heard = Arc::new(Mutex::new(heard));
         let record = Arc::clone(&heard);
         let (mut sequence, mut next) = (0_u64, now);
@@ -160,8 +167,12 @@ impl Client {
             // No neighbour, no route: that is an unanswered question.
             drop(socket.send_to(&sequence.to_be_bytes(), target));
             let late = Instant::now().saturating_duration_since(next);
-            if late > PERIOD {
-                lock(&record).late.push((next + late, late));
+            {
+                let mut heard = lock(&record);
+                heard.asked = sequence;
+                if late > PERIOD {
+                    heard.late.push((next + late, late));
+                }
             }
             next = (next + PERIOD).max(Instant::now());
             listen(socket, next, sequence, &record);
@@ -204,6 +215,13 @@ impl Client {
     pub fn last_answer(&self) -> (Instant, String) {
         let heard = lock(&self.heard);
         (heard.last, heard.from.clone())
+    }
+
+    /// Questions that were not answered so far; those on their way are among them.
+    #[must_use]
+    pub fn unanswered(&self) -> u64 {
+        let heard = lock(&self.heard);
+        heard.asked.saturating_sub(heard.answers.values().sum())
     }
 
     /// Answers so far, by host.

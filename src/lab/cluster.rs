@@ -51,6 +51,8 @@ pub struct NodeStatus {
     pub reachable: bool,
     /// Whether it counts for quorum.
     pub voter: bool,
+    /// How often it was started.
+    pub incarnation: u64,
 }
 
 /// One of `vips` of the status.
@@ -210,6 +212,20 @@ impl Cluster {
             Some(status) => bail!("hamesh on {} ended with {status} after SIGTERM", self.name(node)),
             None => bail!("hamesh on {} did not end within 15 s of SIGTERM", self.name(node)),
         }
+    }
+
+    /// SIGUSR2, a restart in place, and the next start awaited. Returns how long that took.
+    ///
+    /// # Errors
+    /// It does not come back, or as another process.
+    pub fn restart(&mut self, node: usize) -> Result<Duration> {
+        let name = self.name(node).to_owned();
+        let starts = move |status: &Status| status.nodes.iter().find(|n| n.name == name).map(|n| n.incarnation);
+        let before = starts(&self.status(node)?).context("the node is no member")?;
+        let begun = Instant::now();
+        self.process(node)?.signal(Signal::SIGUSR2)?;
+        self.wait(node, "the next start", Duration::from_secs(15), |status| starts(status) > Some(before))?;
+        Ok(begun.elapsed())
     }
 
     /// `kill -9`.

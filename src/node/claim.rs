@@ -1,9 +1,10 @@
 //! The hands of a director: what a claim and an unclaim do to the machine, in their order.
 //!
-//! Claim: the may-act record (written before), addresses, gate, advert, announcement. Unclaim: gate, addresses, then the
-//! priority-0 advert, the record, the Release. What counts is the shut gate: an address that cannot be removed is tried
+//! Claim: the may-act record (written before), IPVS, addresses, gate, advert, announcement. Unclaim: gate, addresses, IPVS,
+//! then the priority-0 advert, the record, the Release. What counts is the shut gate: an address that cannot be removed is tried
 //! again and shown.
 
+use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
 use crate::config::VipGroup;
 use crate::kernel::address::{Interface, Vip};
@@ -18,6 +19,7 @@ use hamesh_fencing::clock::Moment;
 use hamesh_fencing::gate::{Gate, GateError};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, GroupName, Token};
+use hamesh_raft::state::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -42,7 +44,12 @@ pub(crate) struct Served {
     pub(crate) name: GroupName,
     pub(crate) config: VipGroup,
     pub(crate) definition: Definition,
-    pub(crate) priority: u8,
+    /// Whether there are services behind it.
+    pub(crate) balanced: bool,
+    /// As configured for this node.
+    pub(crate) configured: u8,
+    /// It sees much less of the servers than other directors do.
+    pub(crate) short: bool,
     pub(crate) format: Format,
     pub(crate) router: Router,
     pub(crate) ear: Ear,
@@ -56,6 +63,17 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// The priority that counts now: the least, while most others have a better path to the servers.
+    pub(crate) fn priority(&self) -> u8 {
+        if self.short { 1 } else { self.configured }
+    }
+
+    /// This node's wish for the group.
+    pub(crate) fn candidate(&self) -> Candidate {
+        let (priority, preempt) = (self.priority(), !self.config.nopreempt);
+        Candidate { definition: self.definition.clone(), priority, preempt }
+    }
+
     /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
     pub(crate) fn is_up(&self) -> bool {
         self.link.up && self.own_address().is_some()
@@ -86,6 +104,7 @@ impl Served {
 pub(crate) struct Hands {
     /// `None`: switched off for a control experiment, see [`super::daemon`].
     gate: Option<Gate>,
+    balance: Balance,
     interfaces: Interfaces,
     record: RecordFile,
     ttl: Duration,
@@ -103,6 +122,7 @@ pub(crate) struct Hands {
 impl Hands {
     pub(crate) fn new(
         gate: Option<Gate>,
+        balance: Balance,
         interfaces: Interfaces,
         devices: Vec<String>,
         record: RecordFile,
@@ -111,6 +131,7 @@ impl Hands {
         let held = gate.as_ref().map(|gate| gate.held().to_vec()).unwrap_or_default();
         Self {
             gate,
+            balance,
             interfaces,
             record,
             ttl,
@@ -131,6 +152,9 @@ impl Hands {
             return Err("the group was granted with other addresses than this node's".to_owned());
         }
         self.leftovers.remove(&served.name);
+        if served.balanced {
+            self.balance.serve(&served.name).await;
+        }
         self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
         kill_point("claim", 2);
         if let Some(gate) = &mut self.gate {
@@ -155,6 +179,9 @@ impl Hands {
         if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
             tracing::error!(%error, "trying again; nothing answers for it meanwhile");
             self.leftovers.insert(served.name.clone(), (interface.clone(), served.vips.clone()));
+        }
+        if served.balanced {
+            self.balance.order(Order::Withdraw(served.name.clone()));
         }
         kill_point("release", 3);
         tracing::info!(group = %served.name, %token, "unclaimed");
@@ -195,6 +222,7 @@ impl Hands {
         if let Some(gate) = &mut self.gate {
             gate.shut()?;
         }
+        self.balance.order(Order::WithdrawAll);
         self.held.clear();
         Ok(())
     }
@@ -317,7 +345,9 @@ impl Hands {
 
     /// What a person should know.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        self.trouble.iter().cloned().collect()
+        let balance = self.balance.status();
+        let refused = balance.trouble.map(|why| format!("IPVS is not as it should be: {why}"));
+        self.trouble.iter().cloned().chain(refused).collect()
     }
 }
 

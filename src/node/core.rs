@@ -1,8 +1,10 @@
 //! What every task of a running node shares, and the way of a command into the log.
 
+use super::balance::Balance;
 use super::lane::{LaneInput, LaneStatus};
 use super::requests::{Reply, Request};
 use crate::config::Config;
+use crate::health::Health;
 use crate::net::authority::Authority;
 use crate::net::frame::Kind;
 use crate::net::identity::Identity;
@@ -35,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) grantor: Arc<Mutex<Grantor>>,
     pub(crate) lane: mpsc::Sender<LaneInput>,
     pub(crate) lane_status: Arc<Mutex<LaneStatus>>,
+    pub(crate) health: Mutex<Health>,
+    pub(crate) balance: Balance,
     /// The CA, once this node has its key.
     pub(crate) authority: Mutex<Option<Arc<Authority>>>,
     /// What a joiner gets that has no cluster.toml.

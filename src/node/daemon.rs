@@ -3,15 +3,18 @@
 //! What a killed predecessor left is taken care of before anything else: its gate is adopted and its session resumed if
 //! the may-act record and the gate belong together, or the gate is shut and the addresses are removed.
 
+use super::balance::{Balance, Orders};
 use super::core::{Core, lock};
 use super::lan::Neighbours;
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
 use super::members;
 use super::prepare::Prepared;
 use super::requests::Request;
+use super::restart::{self, Running};
 use super::service::Ear;
 use crate::admin;
 use crate::config::Config;
+use crate::health::Health;
 use crate::net::Timing;
 use crate::net::frame::Kind;
 use crate::net::identity::{self, Identity};
@@ -27,7 +30,7 @@ use hamesh_raft::Store;
 use hamesh_raft::command::{Applicant, Command, NodeId, Role};
 use hamesh_raft::entry::{Noted, What};
 use hamesh_raft::{Observer, Peers, ProposeError, Raft, Standing, Unreachable, View};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Builder;
@@ -52,15 +55,33 @@ pub fn mark_founding(data_dir: &Path) -> anyhow::Result<()> {
     Ok(identity::write_file(&data_dir.join(FOUNDING), b"", 0o600)?)
 }
 
-/// Runs the node until it is told to stop.
+/// How a run ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// Its VIPs are handed over, its session is closed.
+    Closed,
+    /// It is to be replaced, and keeps its lease alive until it is.
+    Kept(Running),
+}
+
+/// What a node is told to do in the end.
+enum Stop {
+    HandOver,
+    Restart,
+}
+
+/// Runs the node of `config`, read from `file`, until it is told to stop.
 ///
 /// # Errors
 /// Why it did not start, or could not go on.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(file: &Path, config: Config) -> anyhow::Result<Ending> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(node(config));
+    let result = runtime.block_on(node(file.to_owned(), config));
+    if let Ok(Stop::Restart) = result {
+        return Ok(Ending::Kept(Running::of(runtime)));
+    }
     runtime.shutdown_timeout(Duration::from_millis(500));
-    result
+    result.map(|_| Ending::Closed)
 }
 
 /// What the lane's thread gets once Raft runs.
@@ -77,11 +98,10 @@ struct LaneParts {
     incarnation: u64,
 }
 
-async fn node(config: Config) -> anyhow::Result<()> {
+async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let started = Moment::now();
     // From here on a stop is a hand-over, however early it comes: a start may just have resumed a session.
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::catch()?;
     let data_dir = config.node.data_dir.clone();
     let identity = Arc::new(Identity::load(&data_dir)?);
     let record = &identity.record;
@@ -98,8 +118,10 @@ async fn node(config: Config) -> anyhow::Result<()> {
     let (parts_in, parts) = oneshot::channel();
     let (prepared_in, prepared) = oneshot::channel();
     let lane_config = config.clone();
+    let (balance, orders) = Balance::new();
+    let lane_balance = (balance.clone(), orders);
     let lane = std::thread::Builder::new().name("lane".to_owned());
-    let lane = lane.spawn(move || lane_thread(lane_config, prepared_in, parts))?;
+    let lane = lane.spawn(move || lane_thread(lane_config, lane_balance, prepared_in, parts))?;
     prepared.await.context("the lane's thread ended")??;
 
     let founding = data_dir.join(FOUNDING).exists();
@@ -147,6 +169,7 @@ async fn node(config: Config) -> anyhow::Result<()> {
         Some(file) if file.present => std::fs::read_to_string(&file.path).unwrap_or_default(),
         Some(_) | None => String::new(),
     };
+    let health = Health::new(started, me, config.health, &config.services);
     let core = Arc::new(Core {
         me,
         incarnation,
@@ -158,6 +181,8 @@ async fn node(config: Config) -> anyhow::Result<()> {
         grantor,
         lane: lane_in,
         lane_status,
+        health: Mutex::new(health),
+        balance,
         authority,
         cluster_toml,
     });
@@ -177,8 +202,19 @@ async fn node(config: Config) -> anyhow::Result<()> {
     tokio::spawn(members::welcome_back(core.clone()));
     tokio::spawn(members::keep(core.clone()));
     tokio::spawn(tell_neighbours(core.clone()));
+    if core.config.node.role == Role::Director {
+        super::health::start(core.clone())?;
+    }
     let admin = admin::serve(core.clone())?;
-    let result = until_stopped(&core, &mut term, &mut int).await;
+    let stop = until_stopped(&core, &file, &mut signals).await;
+    if let Ok(Stop::Restart) = stop {
+        tracing::info!("restarting in place: the session goes on");
+        members::leave_leadership(&core).await;
+        admin.close();
+        // The others know at once that the connections are gone. The rest ends as in a crash, and the lane as the last.
+        core.mesh.close().await;
+        return stop;
+    }
     tracing::info!("stopping: handing over");
     // The lane hands over; without a quorum nobody answers, and the gate and the promises end it.
     if core.lane.send(LaneInput::Stop).await.is_ok() && timeout(HAND_OVER, stopped).await.is_err() {
@@ -191,7 +227,25 @@ async fn node(config: Config) -> anyhow::Result<()> {
     if lane.is_finished() {
         tracing::debug!("the lane has ended");
     }
-    result
+    stop
+}
+
+/// What ends a run, or changes it.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    /// Restart in place.
+    usr2: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            usr2: signal(SignalKind::user_defined2())?,
+        })
+    }
 }
 
 /// The first entries of a new cluster.
@@ -220,7 +274,7 @@ async fn found(core: &Core) -> anyhow::Result<()> {
 }
 
 /// Registers, then waits for a signal or a fatal error.
-async fn until_stopped(core: &Core, term: &mut Signal, int: &mut Signal) -> anyhow::Result<()> {
+async fn until_stopped(core: &Core, file: &Path, signals: &mut Signals) -> anyhow::Result<Stop> {
     let mut standing = core.raft.standing();
     let fatal = async {
         loop {
@@ -241,9 +295,19 @@ async fn until_stopped(core: &Core, term: &mut Signal, int: &mut Signal) -> anyh
             Err(why) => why,
         }
     };
+    let Signals { term, int, usr2 } = signals;
+    let restart = async {
+        while usr2.recv().await.is_some() {
+            match restart::rehearse(file).await {
+                Ok(()) => return,
+                Err(why) => tracing::error!(%why, "not restarted; this run goes on"),
+            }
+        }
+    };
     tokio::select! {
-        _ = term.recv() => Ok(()),
-        _ = int.recv() => Ok(()),
+        _ = term.recv() => Ok(Stop::HandOver),
+        _ = int.recv() => Ok(Stop::HandOver),
+        () = restart => Ok(Stop::Restart),
         why = fatal => bail!("Raft has stopped: {why}"),
         why = registered => bail!("the cluster does not take this node: {why}. If its disk was lost or put back, remove {} and `hamesh join` anew",
             core.config.node.data_dir.display()),
@@ -253,6 +317,7 @@ async fn until_stopped(core: &Core, term: &mut Signal, int: &mut Signal) -> anyh
 /// The lane's thread: first what was left, then the lane.
 fn lane_thread(
     config: Config,
+    (balance, orders): (Balance, Orders),
     prepared: oneshot::Sender<anyhow::Result<()>>,
     parts: oneshot::Receiver<LaneParts>,
 ) -> anyhow::Result<()> {
@@ -260,7 +325,7 @@ fn lane_thread(
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let director = match config.node.role {
-            Role::Director => match Prepared::new(&config).await {
+            Role::Director => match Prepared::new(&config, balance, orders).await {
                 Ok(director) => Some(director),
                 Err(error) => {
                     // The node's task says it.

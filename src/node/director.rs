@@ -12,7 +12,7 @@ use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder::{self, Holder};
 use hamesh_fencing::message::Renew;
 use hamesh_raft::command::{Family, GroupName, NodeId};
-use hamesh_raft::state::{Candidate, State};
+use hamesh_raft::state::State;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -128,6 +128,17 @@ impl Director {
             }
         }
         self.neighbours = Arc::new(Neighbours::clone(&neighbours).remembering(&self.neighbours));
+    }
+
+    /// This director's path to the servers is worse than others', or not any more: its priority says so to the mesh and to
+    /// the LAN.
+    pub(crate) fn short(&mut self, group: &GroupName, short: bool) {
+        let Some(served) = self.groups.get_mut(group) else { return };
+        served.short = short;
+        served.router.set_priority(served.priority());
+        if served.router.status().candidate {
+            self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), served.candidate())));
+        }
     }
 
     /// The ears' turn, and the hands' retries.
@@ -351,17 +362,12 @@ impl Director {
         for action in actions {
             match action {
                 router::Action::Want => {
-                    let candidate = Candidate {
-                        definition: served.definition.clone(),
-                        priority: served.priority,
-                        preempt: !served.config.nopreempt,
-                    };
-                    self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), candidate)));
+                    self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), served.candidate())));
                 }
                 router::Action::Refuse | router::Action::Yield => {
                     self.queue.push_back(Happened::Lease(holder::Event::Refuse(group.clone())));
                 }
-                router::Action::SendAdvert => self.hands.advert(served, served.priority),
+                router::Action::SendAdvert => self.hands.advert(served, served.priority()),
                 router::Action::Resign => self.hands.advert(served, 0),
                 router::Action::Announce => self.hands.announce(served),
             }

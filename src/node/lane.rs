@@ -31,6 +31,8 @@ pub(crate) enum LaneInput {
     Move(GroupName, Token, Sid),
     /// What gossip says of the LANs.
     Neighbours(Arc<Neighbours>),
+    /// This director sees much less of the servers behind a group than others do, or not any more.
+    Short(GroupName, bool),
     /// Hand over, close, end.
     Stop,
 }
@@ -170,6 +172,12 @@ impl Lane {
                 self.grantor(grantor::Event::Hears(neighbours.hearing()));
                 if let Some(director) = &mut self.director {
                     director.neighbours(neighbours);
+                    self.director_work().await;
+                }
+            }
+            LaneInput::Short(group, short) => {
+                if let Some(director) = &mut self.director {
+                    director.short(&group, short);
                     self.director_work().await;
                 }
             }

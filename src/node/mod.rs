@@ -8,20 +8,24 @@
 //! The lane never waits for the rest. What it wants proposed goes through a bounded queue; what the log has decided comes
 //! back as the applied state. The voter stands under one lock that both sides take for microseconds (H9).
 
+mod balance;
 mod claim;
 mod core;
 mod daemon;
 mod director;
+mod health;
 mod interfaces;
 mod lan;
 mod lane;
 mod members;
 mod prepare;
 mod requests;
+mod restart;
 mod service;
 mod status;
 
 pub(crate) use core::Core;
-pub use daemon::{mark_founding, run};
+pub use daemon::{Ending, mark_founding, run};
+pub use restart::Running;
 pub use status::Picture;
 pub(crate) use status::number;

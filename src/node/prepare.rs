@@ -4,10 +4,12 @@
 //! recorded groups are still the configured ones. Otherwise the gate is shut first, then the addresses go, and the next `Open` supersedes
 //! its session at once, because it names the gate that was found and shut.
 
+use super::balance::{Balance, Orders};
 use super::claim::{Hands, Outlet, Served};
 use super::director::{Director, Occurred};
 use super::interfaces::Interfaces;
 use crate::config::{Config, VipGroup};
+use crate::ipvs::Scope;
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Link, Links};
 use crate::kernel::sysctl::{answer_for_own_addresses, promote_secondaries};
@@ -40,6 +42,9 @@ const DEAF_PAUSE: Duration = Duration::from_millis(200);
 /// Switches the gate off, for the experiment that shows what it is for.
 const NO_GATE: &str = "HAMESH_UNSAFE_NO_GATE";
 
+/// Leaves IPVS alone, for laboratories whose kernel has none.
+const NO_IPVS: &str = "HAMESH_UNSAFE_NO_IPVS";
+
 /// A director that has put its house in order.
 pub(super) struct Prepared {
     hands: Hands,
@@ -53,7 +58,7 @@ pub(super) struct Prepared {
 impl Prepared {
     /// # Errors
     /// What is wrong with the gate, an interface, or the record.
-    pub(super) async fn new(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn new(config: &Config, balance: Balance, orders: Orders) -> anyhow::Result<Self> {
         let served = config.groups.iter().filter_map(|(name, group)| Some((name, group, group.priority?)));
         let served: Vec<_> = served.collect();
         let definitions: Vec<Definition> = config.groups.values().map(VipGroup::definition).collect();
@@ -88,6 +93,10 @@ impl Prepared {
         let terms = Terms { ttl, promise: promise_for(ttl, lateness), renew: config.lease.renew };
         if resumed.is_none() {
             record_file.write(None).context("cannot remove the may-act record")?;
+        }
+        let balanced = |name: &str| config.services.values().any(|service| service.vip == name);
+        if !config.services.is_empty() {
+            clean_balance(config, orders, resumed.as_ref())?;
         }
         let keeps = |name: &str| resumed.iter().flat_map(|record| &record.pairs).any(|(group, _)| group == name);
         for (name, group) in config.groups.iter().filter(|(name, _)| !keeps(name)) {
@@ -133,7 +142,9 @@ impl Prepared {
                     name: name.clone(),
                     config: group.clone(),
                     definition: group.definition(),
-                    priority,
+                    balanced: balanced(name),
+                    configured: priority,
+                    short: false,
                     format: group.format(),
                     router: Router::new(parameters),
                     ear: Ear::new(now, group.interval),
@@ -147,8 +158,9 @@ impl Prepared {
                 },
             );
         }
+        let interfaces = Interfaces::start(names, all, tell).await?;
         let made = made.into_values().map(|device| device.name).collect();
-        let hands = Hands::new(gate, Interfaces::start(names, all, tell).await?, made, record_file, ttl);
+        let hands = Hands::new(gate, balance, interfaces, made, record_file, ttl);
         Ok(Self { hands, gate: id, terms, resumed, groups, occurrences })
     }
 
@@ -247,6 +259,20 @@ fn outlet(device: &Interface, mac: Mac, family: Family) -> anyhow::Result<Outlet
 fn served_now(config: &Config, record: &MayAct) -> Option<Vec<Definition>> {
     let groups = record.pairs.iter().map(|(group, _)| config.groups.get(group));
     groups.map(|group| group.filter(|group| group.priority.is_some()).map(VipGroup::definition)).collect()
+}
+
+/// Every service on the addresses of balanced groups is ours. What an earlier run has left there goes, but for the groups whose
+/// claims go on.
+fn clean_balance(config: &Config, orders: Orders, resumed: Option<&MayAct>) -> anyhow::Result<()> {
+    if std::env::var(NO_IPVS).is_ok_and(|value| value == "1") {
+        tracing::error!("{NO_IPVS} is set: servers are watched and nothing is balanced");
+        return Ok(());
+    }
+    let balanced: BTreeSet<&GroupName> = config.services.values().map(|service| &service.vip).collect();
+    let groups = config.groups.iter().filter(|(name, _)| balanced.contains(name));
+    let addresses = groups.flat_map(|(_, group)| group.definition().addresses).collect();
+    let held = resumed.iter().flat_map(|record| &record.pairs).map(|(group, _)| group.clone()).collect();
+    orders.follow(Scope { addresses, ..Scope::default() }, held)
 }
 
 /// A child of a killed predecessor may keep its lock for a moment, between fork and exec.

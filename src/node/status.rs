@@ -5,6 +5,7 @@
 
 use super::core::{Core, lock};
 use super::lane::LaneStatus;
+use crate::health::ServiceStatus;
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::{Family, NodeId, Role, Sid, Token};
 use hamesh_raft::state::{Group, State};
@@ -25,8 +26,8 @@ pub struct Picture {
     pub nodes: Vec<NodePicture>,
     /// Its VIP groups.
     pub vips: Vec<VipPicture>,
-    /// Its services; this version programs none.
-    pub services: Vec<serde_json::Value>,
+    /// Its services, as this node's configuration has them and this director sees them.
+    pub services: Vec<ServiceStatus>,
     /// What is wrong, and what to do next.
     pub warnings: Vec<String>,
 }
@@ -182,9 +183,14 @@ impl Core {
             },
             nodes: nodes.collect(),
             vips: vips.collect(),
-            services: Vec::new(),
+            services: self.services(state),
             warnings: self.warnings(state, &lane, &reachable, &voting, quorum, standing.fatal.as_deref()),
         }
+    }
+
+    fn services(&self, state: &State) -> Vec<ServiceStatus> {
+        let names = state.members.iter().map(|(node, member)| (*node, member.name.clone())).collect();
+        lock(&self.health).status(&names)
     }
 
     fn vip(&self, group: &str, state: &State, lane: &LaneStatus, name: &dyn Fn(NodeId) -> String) -> VipPicture {

@@ -203,6 +203,11 @@ impl Router {
         self.parameters.source = source;
     }
 
+    /// From now on this is its priority, 1 to 255; what runs is not begun anew.
+    pub fn set_priority(&mut self, priority: u8) {
+        self.parameters.priority = priority;
+    }
+
     /// Decides; touches nothing.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         let input = self.weigh(now, event);

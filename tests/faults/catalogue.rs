@@ -20,9 +20,10 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 21] = [
+pub const CATALOGUE: [Fault; 22] = [
     Fault { name: "vip-move", run: vip_move },
     Fault { name: "drain", run: drain },
+    Fault { name: "restart", run: restart },
     Fault { name: "vip-removed", run: vip_removed },
     Fault { name: "sigterm", run: sigterm },
     Fault { name: "kill", run: kill },
@@ -84,6 +85,36 @@ fn drain(bench: &mut Bench, _: u32) -> Result<Seen> {
     bench.cluster.command(WITNESS, &["node", "undrain", &holder])?;
     bench.whole()?;
     Ok(seen(from, Measure::Gap, BLINK, said.trim().to_owned()))
+}
+
+/// Restarts the holder in place, many times in a row. Not one question of a client may stay without an answer.
+fn restart(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let times = if bench.short { 5 } else { 100 };
+    let holder = bench.holder()?;
+    let lease = lease_of(bench, holder)?;
+    let unanswered = |bench: &Bench| bench.scene.clients.iter().map(|(client, _)| client.unanswered()).sum::<u64>();
+    let from = Instant::now();
+    let before = unanswered(bench);
+    let mut longest = Duration::ZERO;
+    for _ in 0..times {
+        longest = longest.max(bench.cluster.restart(holder)?);
+        bench.cluster.wait_whole(holder, Duration::from_secs(20))?;
+    }
+    let lost = unanswered(bench).saturating_sub(before);
+    let after = lease_of(bench, holder)?;
+    ensure!(after == lease, "session and token were {lease:?} and are {after:?}");
+    // One of each client may be on its way.
+    let on_the_way = u64::try_from(bench.scene.clients.len())?;
+    ensure!(lost <= on_the_way, "{lost} questions were not answered");
+    let bite = format!("{times} restarts, the longest {} ms, {lost} questions not answered", longest.as_millis());
+    Ok(seen(from, Measure::Gap, NOTHING, bite))
+}
+
+/// The session and the token that the VIP is held with.
+fn lease_of(bench: &Bench, node: usize) -> Result<(u64, u64)> {
+    let status = bench.cluster.status(node)?;
+    let vip = status.vip().context("no VIP group")?;
+    vip.session.zip(vip.token).context("nobody holds the VIP")
 }
 
 /// By an operator, from under the holder.

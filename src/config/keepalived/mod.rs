@@ -1,13 +1,16 @@
-//! `keepalived.conf`, unmodified: plain `vrrp_instance` blocks and `global_defs`, with keepalived's own defaults.
+//! `keepalived.conf`, unmodified: `global_defs`, `vrrp_instance` and `virtual_server` blocks, with keepalived's own defaults.
 //!
 //! What this version cannot do is an error and never skipped: a director that ignored half of its configuration would
-//! look healthy. Each `vrrp_instance NAME` is the VIP group NAME.
+//! look healthy. Each `vrrp_instance NAME` is the VIP group NAME, each
+//! `virtual_server IP PORT` the service IP:PORT/protocol.
 
+mod lvs;
 mod syntax;
 
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
+use super::service;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
 use std::collections::BTreeMap;
@@ -21,7 +24,7 @@ use syntax::{Statement, Word};
 const UNSUPPORTED: &str = "
     net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time
     interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group vrrp_script vrrp_track_file
-    vrrp_track_process track_file track_process static_ipaddress static_routes static_rules virtual_server
+    vrrp_track_process track_file track_process static_ipaddress static_routes static_rules
     virtual_server_group real_server bfd_instance SSL include includer includem includew includeb includea
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
     smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
@@ -47,11 +50,16 @@ const UNSUPPORTED: &str = "
     vmac_xmit_base use_ipvlan dont_track_primary track_interface track_script track_bfd accept no_accept
     promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
     notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
+    persistence_granularity persistence_engine ops flag-1 flag-2 flag-3 sh-port sh-fallback mh-port mh-fallback
+    sorry_server_inhibit sorry_server_lvs_method quorum_up quorum_down alpha omega ha_suspend snmp_name hashed
+    notify_up notify_down SSL_GET SMTP_CHECK DNS_CHECK MISC_CHECK UDP_CHECK PING_CHECK BFD_CHECK FILE_CHECK connect_ip
+    connect_port bindto bind_if bind_port fwmark log_all_failures digest regex regex_no_match regex_options regex_stack
+    regex_min_offset regex_max_offset fast_recovery nb_get_retry enable_sni sni_name tls_compliant
     brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft";
 
-/// The groups of the file, perhaps with holes where something was wrong.
-pub(super) fn read(source: &Arc<Source>, log: &Log) -> Vec<group::Draft> {
-    const KNOWN: [&str; 2] = ["global_defs", "vrrp_instance"];
+/// The groups and services of the file, perhaps with holes where something was wrong.
+pub(super) fn read(source: &Arc<Source>, log: &Log) -> (Vec<group::Draft>, Vec<service::Draft>) {
+    const KNOWN: [&str; 3] = ["global_defs", "vrrp_instance", "virtual_server"];
     let file = syntax::parse(source, log);
     let mut globals = Globals { version: Version::V2, checksum: Form::Pseudo };
     // First, wherever they stand: instances take their defaults from them.
@@ -61,12 +69,15 @@ pub(super) fn read(source: &Arc<Source>, log: &Log) -> Vec<group::Draft> {
     let mut groups = Vec::new();
     for statement in &file {
         match statement.keyword.text.as_str() {
-            "global_defs" => {}
+            "global_defs" | "virtual_server" => {}
             "vrrp_instance" => groups.extend(Instance::read(statement, &globals, log)),
             _ => unknown(&statement.keyword, &KNOWN, log),
         }
     }
-    groups
+    // Wherever they stand: they are behind the addresses of the instances.
+    let services = file.iter().filter(|statement| statement.keyword.text == "virtual_server");
+    let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, log)).collect();
+    (groups, services)
 }
 
 struct Globals {

@@ -281,15 +281,12 @@ fn what_is_wrong_with_a_service() {
     let service = |lines: &str| cluster_faults(&format!("{WEB}[service.s]\n{lines}\n"));
     let fine =
         "vip = \"web\"\nlisten = \"203.0.113.10:80\"\nforwarding = \"nat\"\nserver = [{ address = \"10.0.0.1:80\" }]\n";
-    assert_eq!(
-        service(fine),
-        "cluster.toml:5:10: warning: service `s` is not served: this version does not program IPVS yet\n"
-    );
+    assert_eq!(service(fine), "");
     let wrong = r#"vip = "wbe"
 listen = "203.0.113.10:80"
 forwarding = "route"
 scheduler = "wrrr"
-protocol = "sctp"
+protocol = "icmp"
 server = [{ address = "10.0.0.1:80", weight = -1 }, { adress = "10.0.0.1:80" }]
 check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 }"#;
     assert_eq!(
@@ -297,15 +294,25 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
         "cluster.toml:6:7: there is no VIP group `wbe` / did you mean `web`?\n\
          cluster.toml:8:14: `service.s.forwarding` cannot be \"route\"\n\
          cluster.toml:9:13: `service.s.scheduler` cannot be \"wrrr\" / did you mean `wrr`?\n\
-         cluster.toml:10:12: `service.s.protocol` cannot be \"sctp\"\n\
+         cluster.toml:10:12: `service.s.protocol` cannot be \"icmp\"\n\
          cluster.toml:11:47: `service.s.server[0].weight` must be between 0 and 65535\n\
          cluster.toml:11:53: `service.s.server[1]` needs `address`\n\
          cluster.toml:11:55: unknown key `service.s.server[1].adress` / did you mean `address`?\n\
          cluster.toml:12:9: a check's timeout must be above 0 and not above its interval\n\
          cluster.toml:12:27: the path of an HTTP check begins with `/`\n\
-         cluster.toml:12:47: `600` is no range of HTTP status codes / for example \"200-299\" or \"204\"\n\
+         cluster.toml:12:47: `600` is no range of HTTP status codes / for example \"200-299\" or \"200, 204\"\n\
          cluster.toml:12:79: `service.s.check.fall` must be between 1 and 100\n"
     );
+    let more = "hysteresis = 2\nquorum = 2\npersistence = \"1500ms\"\nsorry_server = \"10.0.0.9\"\nmin_up = -1\n";
+    assert_eq!(
+        service(&format!("{fine}{more}")),
+        "cluster.toml:5:10: a hysteresis of 2 does not let a quorum of 2 be lost / it must be smaller than the quorum\n\
+         cluster.toml:12:15: IPVS keeps clients for whole seconds, at least 1s\n\
+         cluster.toml:13:16: `service.s.sorry_server` is not an address and port / for example \"10.0.5.99:80\"\n\
+         cluster.toml:14:10: `service.s.min_up` must be between 0 and 65535\n"
+    );
+    let mesh = "[health]\nobservers = 1\nagree = 2\n";
+    assert_eq!(cluster_faults(&format!("{WEB}{mesh}")), "cluster.toml:5:2: 2 of 1 observers cannot agree\n");
     let elsewhere = fine.replace("203.0.113.10:80", "203.0.113.11:80");
     assert_eq!(service(&elsewhere), "cluster.toml:7:10: `203.0.113.11` is not an address of VIP group `web`\n");
     let check = format!("{fine}check = {{ interval = \"2s\" }}");

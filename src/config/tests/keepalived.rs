@@ -141,7 +141,7 @@ fn what_this_version_cannot_do_is_refused_all_at_once_and_typos_get_a_suggestion
 vrrp_script chk {
     script \"/bin/true\"
 }
-virtual_server 10.0.0.100 80 {
+virtual_server_group 10.0.0.100 80 {
     real_server 10.0.0.1 80 {
     }
 }
@@ -166,7 +166,7 @@ vrrp_instance VI_1 {
         "k.conf:2:5: `vrrp_strict` is not supported by this version\n\
          k.conf:3:5: unknown keyword `ruter_id` / did you mean `router_id`?\n\
          k.conf:5:1: `vrrp_script` is not supported by this version\n\
-         k.conf:8:1: `virtual_server` is not supported by this version\n\
+         k.conf:8:1: `virtual_server_group` is not supported by this version\n\
          k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\
          k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
          k.conf:18:5: `track_script` is not supported by this version\n\
@@ -250,4 +250,115 @@ proptest::proptest! {
             proptest::prop_assert!(errors.iter().all(|error| !error.to_string().is_empty()));
         }
     }
+}
+
+const BALANCED: &str = "virtual_server 10.0.0.100 443 {
+    delay_loop 6
+    lvs_sched wrr
+    lvs_method DR
+    persistence_timeout 50
+    protocol TCP
+    quorum 2
+    hysteresis 1
+    sorry_server 10.0.5.9 80
+    virtualhost www.example.org
+    real_server 10.0.5.11 443 {
+        weight 3
+        inhibit_on_failure
+        uthreshold 1000
+        HTTP_GET {
+            url { path /healthz
+                status_code 200 204 300-302 }
+            connect_timeout 3
+            retry 2
+        }
+    }
+    real_server 10.0.5.12 443 {
+        lvs_method TUN type gue port 5555 csum
+        TCP_CHECK { connect_timeout 1
+            delay_before_retry 0.5 }
+    }
+    real_server 10.0.5.13 443 { weight 0 }
+}
+";
+
+#[test]
+fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
+    use crate::config::service::{Check, Probe};
+    use crate::ipvs::{Checksum, Forwarding, Protocol, Tunnel};
+    let config = read(&format!("{BALANCED}{INSTANCE}}}\n"));
+    assert_eq!(config.services.keys().collect::<Vec<_>>(), ["10.0.0.100:443/tcp"]);
+    let service = &config.services["10.0.0.100:443/tcp"];
+    assert_eq!((service.vip.as_str(), service.protocol, service.scheduler), ("VI_1", Protocol::Tcp, "wrr"));
+    assert_eq!((service.quorum, service.hysteresis, service.persistence), (2, 1, Some(Duration::from_secs(50))));
+    assert_eq!(service.sorry_server, Some((([10, 0, 5, 9], 80).into(), Forwarding::Direct)));
+    let [first, second, third] = service.servers.as_slice() else { panic!("{service:?}") };
+    assert_eq!((first.weight, first.inhibit_on_failure, first.upper), (3, true, 1000));
+    assert_eq!(first.forwarding, Forwarding::Direct);
+    let probe = Probe::Http {
+        path: "/healthz".to_owned(),
+        host: Some("www.example.org".to_owned()),
+        status: vec![200..=200, 204..=204, 300..=302],
+    };
+    let (interval, again, timeout) = (Duration::from_secs(6), Duration::from_secs(3), Duration::from_secs(3));
+    assert_eq!(first.check, Some(Check { probe, interval, again, timeout, fall: 3, rise: 1 }));
+    let tunnel = Forwarding::Tunnel(Tunnel::Gue { port: 5555, checksum: Checksum::Full });
+    assert_eq!((second.weight, second.forwarding), (1, tunnel));
+    let (again, timeout) = (Duration::from_millis(500), Duration::from_secs(1));
+    assert_eq!(second.check, Some(Check { probe: Probe::Tcp, interval, again, timeout, fall: 2, rise: 1 }));
+    assert_eq!((third.weight, &third.check), (0, &None), "not checked, as in keepalived");
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn what_is_wrong_with_a_virtual_server() {
+    let faults = |text: &str| refused(&format!("{INSTANCE}}}\n{text}"));
+    assert_eq!(
+        faults("virtual_server 10.0.0.101 80 {\n protocol TCP\n}\n"),
+        "k.conf:8:16: `10.0.0.101` is no virtual_ipaddress of a vrrp_instance / \
+         hamesh balances only behind an address that it holds: give it to a vrrp_instance\n"
+    );
+    assert_eq!(
+        faults("virtual_server fwmark 1 {\n}\n"),
+        "k.conf:8:16: `virtual_server fwmark` is not supported by this version\n"
+    );
+    assert_eq!(
+        faults(
+            "virtual_server 10.0.0.100 80 {
+ lb_algo wrrr
+ lb_kind TUN type gue
+ protokol TCP
+ alpha
+ protocol TCP
+ real_server 10.0.5.11 80 {
+  weight -1
+  SSL_GET { url { path / } }
+  TCP_CHECK { connect_port 81 }
+ }
+ real_server 10.0.5.11 80 {
+  HTTP_GET { url { status_code 99 } }
+ }
+}
+"
+        ),
+        "k.conf:9:10: `lb_algo` is one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf, twos / did you mean `wrr`?\n\
+         k.conf:10:10: a tunnel is `TUN [type ipip|gue port N|gre] [nocsum|csum|remcsum]`\n\
+         k.conf:11:2: unknown keyword `protokol` / did you mean `protocol`?\n\
+         k.conf:12:2: `alpha` is not supported by this version\n\
+         k.conf:15:10: `weight` must be between 0 and 65535\n\
+         k.conf:16:3: `SSL_GET` is not supported by this version\n\
+         k.conf:17:15: `connect_port` is not supported by this version\n\
+         k.conf:19:14: server `10.0.5.11:80` is listed twice\n\
+         k.conf:20:14: `url` needs a `path`\n\
+         k.conf:20:32: `99` is no range of HTTP status codes / for example 200 or 200-299\n"
+    );
+}
+
+#[test]
+fn keepaliveds_own_defaults_of_a_virtual_server() {
+    let config = read(&format!("{INSTANCE}}}\nvirtual_server 10.0.0.100 53 {{\n persistence_timeout\n}}\n"));
+    let service = &config.services["10.0.0.100:53/udp"];
+    assert_eq!((service.scheduler, service.persistence), ("wlc", Some(Duration::from_secs(360))));
+    let warnings: Vec<&str> = config.warnings.iter().map(|warning| warning.message.as_str()).collect();
+    assert_eq!(warnings, ["without `protocol` this is a UDP service, as in keepalived"]);
 }

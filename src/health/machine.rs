@@ -1,0 +1,345 @@
+//! The mind of the health mesh: what to ask when, what to tell the others, and what IPVS is to have.
+
+use super::policy::Policy;
+use super::verdict::{Verdict, verdict};
+use super::watch::Watch;
+use super::{Names, ServerStatus, ServiceStatus, word};
+use crate::config::service::{Check, Server};
+use crate::config::{HealthMesh, Service};
+use crate::ipvs::{ServiceKey, Table};
+use hamesh_fencing::clock::Moment;
+use hamesh_gossip::assignment::observers;
+use hamesh_gossip::observation::{self, Seen, TargetId};
+use hamesh_raft::command::{GroupName, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The fact that shows that a director's observations are kept up: a number that changes.
+const BEAT: &str = "health";
+/// Between two beats.
+const BEAT_EVERY: Duration = Duration::from_secs(5);
+/// Observations of a director whose beat has not changed for this long count no more.
+const EXPIRY: Duration = Duration::from_secs(16);
+/// First questions are spread over the interval in so many steps, so that a thousand checks do not begin at once.
+const SPREAD: u32 = 64;
+
+/// What is asked, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Who is asked.
+    pub address: SocketAddr,
+    /// What, and what makes it up and down.
+    pub check: Check,
+}
+
+/// The table of every VIP group that has services.
+pub type Wanted = BTreeMap<GroupName, Table>;
+
+/// The groups that this director holds.
+pub type Holdings = BTreeSet<GroupName>;
+
+/// What happens to the mesh's member on this director.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The facts of every living node.
+    Facts(BTreeMap<NodeId, BTreeMap<String, String>>),
+    /// What this director holds now.
+    Holds(Holdings),
+    /// A target has answered as it should, or not, and why.
+    Answered(TargetId, Result<(), String>),
+    /// [`Health::next_deadline`] has come.
+    Tick,
+}
+
+/// What it orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask a target, and say what came of it: [`Event::Answered`].
+    Ask(TargetId, Target),
+    /// Say this to the other nodes; `None` takes it back.
+    Say(String, Option<String>),
+    /// IPVS is to have this, where the group is held.
+    Want(Arc<Wanted>),
+    /// Whether this director sees much less of the servers behind a group than the others do.
+    Short(GroupName, bool),
+}
+
+/// A director's part in the health mesh.
+#[derive(Debug)]
+pub struct Health {
+    started: Moment,
+    me: NodeId,
+    mesh: HealthMesh,
+    services: BTreeMap<String, (Service, Policy)>,
+    targets: BTreeMap<TargetId, Watched>,
+    /// When which target is to be asked, since the start. An entry whose target thinks otherwise is outdated.
+    agenda: BTreeSet<(Duration, TargetId)>,
+    peers: BTreeMap<NodeId, Peer>,
+    holds: Holdings,
+    beat: u64,
+    next_beat: Duration,
+    said: BTreeMap<String, String>,
+    wanted: Option<Arc<Wanted>>,
+    short: BTreeSet<GroupName>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    target: Target,
+    groups: BTreeSet<GroupName>,
+    /// While it is this director's to watch.
+    watch: Option<Watch>,
+}
+
+/// Another director.
+#[derive(Debug)]
+struct Peer {
+    beat: String,
+    beaten: Duration,
+    seen: BTreeMap<TargetId, Seen>,
+}
+
+impl Target {
+    /// What is asked of a server, if anything is.
+    fn of(server: &Server) -> Option<Self> {
+        Some(Self { address: server.address, check: server.check.clone()? })
+    }
+
+    /// The same on every node that asks the same.
+    pub fn id(&self) -> TargetId {
+        TargetId::of(&format!("{} {:?}", self.address, self.check))
+    }
+}
+
+impl Health {
+    /// Of the director `me`, whose configuration has these services.
+    pub fn new(now: Moment, me: NodeId, mesh: HealthMesh, services: &BTreeMap<String, Service>) -> Self {
+        let mut targets: BTreeMap<TargetId, Watched> = BTreeMap::new();
+        for service in services.values() {
+            for target in service.servers.iter().filter_map(Target::of) {
+                let watched = Watched { target: target.clone(), groups: BTreeSet::new(), watch: None };
+                targets.entry(target.id()).or_insert(watched).groups.insert(service.vip.clone());
+            }
+        }
+        let services = services.iter().map(|(name, service)| (name.clone(), (service.clone(), Policy::new())));
+        Self {
+            started: now,
+            me,
+            mesh,
+            services: services.collect(),
+            targets,
+            agenda: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            holds: Holdings::new(),
+            beat: 0,
+            next_beat: Duration::ZERO,
+            said: BTreeMap::new(),
+            wanted: None,
+            short: BTreeSet::new(),
+        }
+    }
+
+    /// What happens now.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let now = now.since(self.started);
+        let changed = match event {
+            Event::Facts(facts) => self.hear(now, &facts),
+            Event::Holds(holds) => std::mem::replace(&mut self.holds, holds.clone()) != holds,
+            Event::Answered(target, answer) => {
+                let watch = self.targets.get_mut(&target).and_then(|watched| watched.watch.as_mut());
+                let changed = watch.map(|watch| (watch.answered(now, answer), watch.next()));
+                self.agenda.extend(changed.and_then(|(_, next)| Some((next?, target))));
+                changed.is_some_and(|(changed, _)| changed)
+            }
+            Event::Tick => self.forget(now),
+        };
+        let mut actions = Vec::new();
+        // Most answers change nothing, and there may be thousands a second.
+        if changed || self.wanted.is_none() {
+            self.share_out(now);
+            self.conclude(&mut actions);
+        }
+        self.say(now, changed, &mut actions);
+        self.ask(now, &mut actions);
+        actions
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Moment {
+        let ask = self.agenda.first().map_or(self.next_beat, |(due, _)| *due);
+        self.started + ask.min(self.next_beat)
+    }
+
+    /// For people.
+    pub fn status(&self, names: &Names) -> Vec<ServiceStatus> {
+        let name = |node: NodeId| names.get(&node).cloned().unwrap_or_else(|| node.to_string());
+        let server = |server: &Server| {
+            let watched = self.watched(server);
+            let own = watched.and_then(|(_, watched)| watched.watch.as_ref());
+            let mut observers: BTreeMap<String, String> = BTreeMap::new();
+            if let Some((id, _)) = watched {
+                observers.extend(self.others(id).into_iter().map(|(node, seen)| (name(node), word(Some(seen)))));
+            }
+            observers.extend(own.map(|watch| (name(self.me), word(watch.seen()))));
+            ServerStatus {
+                address: server.address,
+                weight: server.weight,
+                state: word(watched.and_then(|(id, watched)| self.judge(id, watched).seen)),
+                why: own.and_then(Watch::why).map(str::to_owned),
+                observers,
+            }
+        };
+        let service = |(name, (service, policy)): (&String, &(Service, Policy))| ServiceStatus {
+            name: name.clone(),
+            vip: service.vip.clone(),
+            listen: service.listen,
+            protocol: service.protocol.to_string().to_lowercase(),
+            scheduler: service.scheduler.to_owned(),
+            quorum: policy.has_quorum(),
+            servers: service.servers.iter().map(server).collect(),
+        };
+        self.services.iter().map(service).collect()
+    }
+
+    fn hear(&mut self, now: Duration, facts: &BTreeMap<NodeId, BTreeMap<String, String>>) -> bool {
+        let before = self.peers.len();
+        self.peers.retain(|node, _| facts.get(node).is_some_and(|facts| facts.contains_key(BEAT)));
+        let mut changed = self.peers.len() < before;
+        for (node, facts) in facts.iter().filter(|(node, _)| **node != self.me) {
+            let Some(beat) = facts.get(BEAT) else { continue };
+            let seen = observation::decode(facts);
+            match self.peers.get_mut(node) {
+                Some(peer) => {
+                    changed |= peer.seen != seen;
+                    peer.seen = seen;
+                    if peer.beat != *beat {
+                        // One that had expired counts again.
+                        changed |= now >= peer.beaten + EXPIRY;
+                        (peer.beat, peer.beaten) = (beat.clone(), now);
+                    }
+                }
+                None => {
+                    self.peers.insert(*node, Peer { beat: beat.clone(), beaten: now, seen });
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Takes out the observations that have expired.
+    fn forget(&mut self, now: Duration) -> bool {
+        let mut changed = false;
+        for peer in self.peers.values_mut().filter(|peer| now >= peer.beaten + EXPIRY && !peer.seen.is_empty()) {
+            peer.seen.clear();
+            changed = true;
+        }
+        changed
+    }
+
+    /// Begins to watch what has become this director's to watch, and ends what is no more.
+    fn share_out(&mut self, now: Duration) {
+        let directors: BTreeSet<NodeId> = self.peers.keys().copied().chain([self.me]).collect();
+        for (step, (id, watched)) in (0..SPREAD).cycle().zip(&mut self.targets) {
+            let held = watched.groups.iter().any(|group| self.holds.contains(group));
+            if !held && !observers(*id, &directors, self.mesh.observers).contains(&self.me) {
+                watched.watch = None;
+            } else if watched.watch.is_none() {
+                let check = &watched.target.check;
+                // What is held is looked at without delay.
+                let delay = if held { Duration::ZERO } else { check.interval * step / SPREAD };
+                watched.watch = Some(Watch::new(check, now + delay));
+                self.agenda.insert((now + delay, *id));
+            }
+        }
+    }
+
+    fn conclude(&mut self, actions: &mut Vec<Action>) {
+        let mut wanted = Wanted::new();
+        let mut services = std::mem::take(&mut self.services);
+        for (service, policy) in services.values_mut() {
+            let seen = |server: &Server| self.watched(server).and_then(|(id, watched)| self.judge(id, watched).seen);
+            let table = policy.table(service, seen);
+            let key = ServiceKey::Address(service.protocol, service.listen.into());
+            wanted.entry(service.vip.clone()).or_default().insert(key, table);
+        }
+        self.services = services;
+        if self.wanted.as_deref() != Some(&wanted) {
+            let wanted = Arc::new(wanted);
+            self.wanted = Some(wanted.clone());
+            actions.push(Action::Want(wanted));
+        }
+        let groups: BTreeSet<GroupName> = self.targets.values().flat_map(|watched| watched.groups.clone()).collect();
+        for group in groups {
+            let is_short = self.sees_much_less(&group);
+            let was_short = if is_short { !self.short.insert(group.clone()) } else { self.short.remove(&group) };
+            if is_short != was_short {
+                actions.push(Action::Short(group, is_short));
+            }
+        }
+    }
+
+    /// A quarter or more of the targets are down for this director alone.
+    fn sees_much_less(&self, group: &str) -> bool {
+        let of_group = self.targets.iter().filter(|(_, watched)| watched.groups.contains(group));
+        let (mut all, mut missed) = (0, 0);
+        for (id, watched) in of_group {
+            all += 1;
+            missed += usize::from(self.judge(*id, watched).only_here);
+        }
+        missed > 0 && missed * 4 >= all
+    }
+
+    fn say(&mut self, now: Duration, changed: bool, actions: &mut Vec<Action>) {
+        let beats = now >= self.next_beat;
+        if !changed && !beats {
+            return;
+        }
+        if beats {
+            self.beat += 1;
+            self.next_beat = now + BEAT_EVERY;
+        }
+        let seen = self.targets.iter().filter_map(|(id, watched)| Some((*id, watched.watch.as_ref()?.seen()?)));
+        let mut facts = observation::encode(&seen.collect());
+        facts.insert(BEAT.to_owned(), self.beat.to_string());
+        for key in self.said.keys().filter(|key| !facts.contains_key(*key)) {
+            actions.push(Action::Say(key.clone(), None));
+        }
+        for (key, value) in facts.iter().filter(|(key, value)| self.said.get(*key) != Some(*value)) {
+            actions.push(Action::Say(key.clone(), Some(value.clone())));
+        }
+        self.said = facts;
+    }
+
+    fn ask(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        while let Some((due, id)) = self.agenda.pop_first() {
+            if due > now {
+                self.agenda.insert((due, id));
+                return;
+            }
+            let Some(watched) = self.targets.get_mut(&id) else { continue };
+            if let Some(watch) = watched.watch.as_mut().filter(|watch| watch.next() == Some(due)) {
+                watch.ask(now);
+                actions.push(Action::Ask(id, watched.target.clone()));
+            }
+        }
+    }
+
+    fn watched(&self, server: &Server) -> Option<(TargetId, &Watched)> {
+        let id = Target::of(server)?.id();
+        Some((id, self.targets.get(&id)?))
+    }
+
+    fn judge(&self, id: TargetId, watched: &Watched) -> Verdict {
+        verdict(watched.watch.as_ref().and_then(Watch::seen), &self.others(id), self.mesh.agree)
+    }
+
+    fn others(&self, id: TargetId) -> BTreeMap<NodeId, Seen> {
+        self.peers.iter().filter_map(|(node, peer)| Some((*node, *peer.seen.get(&id)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

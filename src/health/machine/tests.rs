@@ -1,0 +1,205 @@
+//! Several directors' minds with a gossip between them that loses nothing, and servers that do as they are told.
+
+use super::*;
+use crate::config::service::Probe;
+use crate::ipvs::{Forwarding, Protocol};
+
+const STEP: Duration = Duration::from_millis(50);
+
+/// One service of `servers` servers behind web, asked every second; three failures in a row make one down.
+fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
+    let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(1));
+    let check = Check { probe: Probe::Tcp, interval, again: interval, timeout, fall: 3, rise: 2 };
+    let server = |n| Server {
+        address: ([10, 0, 5, n], 80).into(),
+        weight: 1,
+        forwarding: Forwarding::Nat,
+        check: Some(check.clone()),
+        inhibit_on_failure: false,
+        upper: 0,
+        lower: 0,
+    };
+    let service = Service {
+        vip: "web".to_owned(),
+        listen: ([203, 0, 113, 10], 80).into(),
+        protocol: Protocol::Tcp,
+        scheduler: "rr",
+        servers: (1..=servers).map(server).collect(),
+        persistence: None,
+        sorry_server: None,
+        quorum: 1,
+        hysteresis: 0,
+        min_up,
+    };
+    BTreeMap::from([("web".to_owned(), service)])
+}
+
+struct Mesh {
+    now: Moment,
+    minds: BTreeMap<NodeId, Health>,
+    facts: BTreeMap<NodeId, BTreeMap<String, String>>,
+    wanted: BTreeMap<NodeId, Arc<Wanted>>,
+    short: BTreeSet<NodeId>,
+    asked: BTreeMap<NodeId, usize>,
+}
+
+impl Mesh {
+    /// Directors 1 to `count`; the first holds web.
+    fn new(count: u64, servers: u8, min_up: usize) -> Self {
+        let now = Moment::default();
+        let mind = |id| (NodeId(id), Health::new(now, NodeId(id), HealthMesh::default(), &services(servers, min_up)));
+        let mut mesh = Self {
+            now,
+            minds: (1..=count).map(mind).collect(),
+            facts: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            short: BTreeSet::new(),
+            asked: BTreeMap::new(),
+        };
+        mesh.event(NodeId(1), Event::Holds(["web".to_owned()].into()), &|_, _| true);
+        mesh
+    }
+
+    fn event(&mut self, node: NodeId, event: Event, answers: &dyn Fn(NodeId, u8) -> bool) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for action in self.minds.get_mut(&node).unwrap().handle(self.now, event) {
+                match action {
+                    Action::Ask(id, target) => {
+                        *self.asked.entry(node).or_default() += 1;
+                        let std::net::IpAddr::V4(ip) = target.address.ip() else { panic!() };
+                        let up = answers(node, ip.octets()[3]);
+                        events.push(Event::Answered(id, if up { Ok(()) } else { Err("refused".to_owned()) }));
+                    }
+                    Action::Say(key, Some(value)) => drop(self.facts.entry(node).or_default().insert(key, value)),
+                    Action::Say(key, None) => drop(self.facts.entry(node).or_default().remove(&key)),
+                    Action::Want(wanted) => drop(self.wanted.insert(node, wanted)),
+                    Action::Short(_, true) => assert!(self.short.insert(node)),
+                    Action::Short(_, false) => assert!(self.short.remove(&node)),
+                }
+            }
+        }
+    }
+
+    /// Lets time pass. `answers` says whether a server answers a director.
+    fn pass(&mut self, time: Duration, answers: impl Fn(NodeId, u8) -> bool) {
+        let end = self.now + time;
+        while !self.now.reached(end) {
+            self.now = self.now + STEP;
+            for node in self.minds.keys().copied().collect::<Vec<_>>() {
+                self.event(node, Event::Facts(self.facts.clone()), &answers);
+                if self.now.reached(self.minds[&node].next_deadline()) {
+                    self.event(node, Event::Tick, &answers);
+                }
+            }
+        }
+    }
+
+    /// How many servers web has in the table of a director.
+    fn serves(&self, node: u64) -> usize {
+        self.wanted[&NodeId(node)]["web"].values().map(|service| service.servers.len()).sum()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_server_that_fails_is_out_everywhere_within_interval_times_fall_and_back_after_rise() {
+    let mut mesh = Mesh::new(3, 4, 0);
+    mesh.pass(5 * SECOND, |_, _| true);
+    assert_eq!([1, 2, 3].map(|node| mesh.serves(node)), [4, 4, 4]);
+    mesh.pass(4 * SECOND, |_, server| server != 2);
+    assert_eq!([1, 2, 3].map(|node| mesh.serves(node)), [3, 3, 3]);
+    assert!(mesh.short.is_empty());
+    mesh.pass(3 * SECOND, |_, _| true);
+    assert_eq!([1, 2, 3].map(|node| mesh.serves(node)), [4, 4, 4]);
+}
+
+#[test]
+fn a_director_that_alone_sees_servers_fail_is_short_and_the_pool_of_others_unchanged() {
+    let mut mesh = Mesh::new(3, 4, 0);
+    mesh.pass(5 * SECOND, |_, _| true);
+    mesh.pass(6 * SECOND, |node, _| node != NodeId(1));
+    assert_eq!([2, 3].map(|node| mesh.serves(node)), [4, 4]);
+    assert_eq!(mesh.short, [NodeId(1)].into());
+    mesh.pass(6 * SECOND, |_, _| true);
+    assert!(mesh.short.is_empty());
+}
+
+#[test]
+fn one_server_of_many_is_no_bad_path() {
+    let mut mesh = Mesh::new(3, 8, 0);
+    mesh.pass(5 * SECOND, |_, _| true);
+    mesh.pass(6 * SECOND, |node, server| node != NodeId(1) || server != 1);
+    assert!(mesh.short.is_empty());
+    assert_eq!(mesh.serves(1), 7, "what the holder cannot reach it does not serve");
+}
+
+#[test]
+fn a_liar_empties_no_pool() {
+    let mut mesh = Mesh::new(5, 4, 0);
+    mesh.pass(5 * SECOND, |_, _| true);
+    mesh.pass(20 * SECOND, |node, _| node != NodeId(3));
+    assert_eq!([1, 2, 4, 5].map(|node| mesh.serves(node)), [4, 4, 4, 4]);
+}
+
+#[test]
+fn when_all_fail_at_once_min_up_keeps_them() {
+    for (min_up, left) in [(0, 0), (2, 4)] {
+        let mut mesh = Mesh::new(3, 4, min_up);
+        mesh.pass(5 * SECOND, |_, _| true);
+        mesh.pass(5 * SECOND, |_, _| false);
+        assert_eq!([1, 2, 3].map(|node| mesh.serves(node)), [left; 3]);
+    }
+}
+
+#[test]
+fn a_target_is_watched_by_three_and_the_holder() {
+    let mut mesh = Mesh::new(8, 64, 0);
+    mesh.pass(10 * SECOND, |_, _| true);
+    let before = mesh.asked.clone();
+    mesh.pass(10 * SECOND, |_, _| true);
+    let asked = |node: u64| mesh.asked[&NodeId(node)] - before[&NodeId(node)];
+    assert_eq!(asked(1), 640, "the holder asks all 64 each second");
+    let others: usize = (2..=8).map(asked).sum();
+    // 64 x 3 observers, of which the holder is one in eight.
+    assert!((1_400..=1_920).contains(&others), "{others}");
+}
+
+#[test]
+fn a_new_holder_goes_by_the_others_until_it_has_looked() {
+    let mut mesh = Mesh::new(8, 16, 0);
+    mesh.pass(10 * SECOND, |_, server| server > 4);
+    assert_eq!([1, 2, 3, 4, 5, 6, 7, 8].map(|node| mesh.serves(node)), [12; 8]);
+}
+
+#[test]
+fn observations_of_a_director_that_is_gone_or_hung_count_no_more() {
+    let mut mesh = Mesh::new(4, 16, 0);
+    mesh.pass(10 * SECOND, |_, server| server > 4);
+    // All but the last are gone: it watches everything itself, and what they saw is nothing any more.
+    let last = mesh.facts.remove(&NodeId(4)).unwrap();
+    mesh.event(NodeId(4), Event::Facts([(NodeId(4), last.clone())].into()), &|_, _| true);
+    assert!(mesh.minds[&NodeId(4)].peers.is_empty());
+    // One that is alive by gossip and says nothing new is believed for sixteen seconds.
+    let mut hung = mesh.facts.clone();
+    hung.insert(NodeId(4), last);
+    mesh.event(NodeId(4), Event::Facts(hung.clone()), &|_, _| true);
+    let known = |mesh: &Mesh| mesh.minds[&NodeId(4)].peers.values().filter(|peer| !peer.seen.is_empty()).count();
+    assert_eq!(known(&mesh), 3);
+    mesh.now = mesh.now + 17 * SECOND;
+    mesh.event(NodeId(4), Event::Tick, &|_, _| true);
+    assert_eq!(known(&mesh), 0);
+}
+
+#[test]
+fn status_says_who_sees_what_and_why() {
+    let mut mesh = Mesh::new(3, 2, 0);
+    mesh.pass(6 * SECOND, |node, server| node != NodeId(1) || server != 2);
+    let names = [(NodeId(1), "lb1".to_owned()), (NodeId(2), "lb2".to_owned())].into();
+    let status = mesh.minds[&NodeId(1)].status(&names);
+    let server = &status[0].servers[1];
+    assert_eq!((server.state.as_str(), server.why.as_deref()), ("down", Some("refused")));
+    let seen = [("lb1", "down"), ("lb2", "up"), ("n3", "up")].map(|(node, seen)| (node.to_owned(), seen.to_owned()));
+    assert_eq!(server.observers, seen.into());
+}

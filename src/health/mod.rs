@@ -1,0 +1,65 @@
+//! The health mesh: which servers answer, as all directors see them, and what IPVS is to have for it.
+//!
+//! A target, an address and what is asked there, is watched once however many services use it, by a few directors that
+//! rendezvous hashing chooses, and by the holder of the VIP in any case ([`machine`]). Each says by gossip what it sees; what the
+//! others say decides where a director has not looked itself, and shows one that it is its own path that is bad.
+
+mod machine;
+mod policy;
+mod verdict;
+mod watch;
+
+pub use machine::{Action, Event, Health, Holdings, Target, Wanted};
+
+use hamesh_gossip::observation::Seen;
+use hamesh_raft::command::NodeId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// A service, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// As in `[service.NAME]`.
+    pub name: String,
+    /// The VIP group it moves with.
+    pub vip: String,
+    /// Where clients find it.
+    pub listen: SocketAddr,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Its scheduler.
+    pub scheduler: String,
+    /// Whether enough of it is up to serve.
+    pub quorum: bool,
+    /// Its servers.
+    pub servers: Vec<ServerStatus>,
+}
+
+/// A server of a service, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its configured share.
+    pub weight: u32,
+    /// `up`, `down`, or `unknown`: not asked yet, or not checked at all. It is served then.
+    pub state: String,
+    /// Why this director sees it down.
+    pub why: Option<String>,
+    /// What each director that watches it sees, by its name.
+    pub observers: BTreeMap<String, String>,
+}
+
+/// What is seen, in a word.
+fn word(seen: Option<Seen>) -> String {
+    match seen {
+        Some(Seen::Up) => "up",
+        Some(Seen::Down) => "down",
+        None => "unknown",
+    }
+    .to_owned()
+}
+
+/// The names of nodes, for people.
+pub type Names = BTreeMap<NodeId, String>;

@@ -1,0 +1,231 @@
+//! IPVS's hand: a thread that keeps the kernel's table at what is wanted for the groups that are held, and at nothing for
+//! the others.
+//!
+//! It is apart from the lane because a large table takes the kernel longer than a renewal may wait. A claim waits for
+//! it, and not for long; an unclaim, which comes after the gate is shut, does not wait at all.
+
+use crate::health::Wanted;
+use crate::ipvs::{Scope, Table, plan};
+use crate::kernel::ipvs::{BATCH, Ipvs};
+use anyhow::Context;
+use hamesh_raft::command::GroupName;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::core::lock;
+
+/// How long a claim waits for the table. Then the VIP is served all the same, and the rest of the table follows.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// The kernel tells nobody when somebody else changes the table: it is looked at so often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looking at a large table takes long; no more than this share of a core goes into it.
+const LOOK_SHARE: u32 = 50;
+/// How long a start may take to remove what an earlier run has left.
+const CLEANING: Duration = Duration::from_secs(60);
+
+/// What the table is to become.
+pub(crate) enum Order {
+    /// A group is about to be held. Answered when its services are in.
+    Serve(GroupName, oneshot::Sender<()>),
+    /// A group is not held any more.
+    Withdraw(GroupName),
+    /// Nothing is held any more.
+    WithdrawAll,
+    /// What the services are to be from now on, where they are held.
+    Want(Arc<Wanted>),
+}
+
+/// For people.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BalanceStatus {
+    /// What the kernel has refused.
+    pub(crate) trouble: Option<String>,
+    /// Changes that somebody else had made and that were undone.
+    pub(crate) repaired: u64,
+}
+
+/// The near end.
+#[derive(Clone)]
+pub(crate) struct Balance {
+    orders: Sender<Order>,
+    status: Arc<Mutex<BalanceStatus>>,
+}
+
+/// The far end, before there is a thread.
+pub(crate) struct Orders {
+    orders: Receiver<Order>,
+    status: Arc<Mutex<BalanceStatus>>,
+}
+
+impl Balance {
+    pub(crate) fn new() -> (Self, Orders) {
+        let (sender, orders) = channel();
+        let status = Arc::new(Mutex::new(BalanceStatus::default()));
+        (Self { orders: sender, status: status.clone() }, Orders { orders, status })
+    }
+
+    /// Has the services of a group put in, and waits for that, but not for long.
+    pub(crate) async fn serve(&self, group: &GroupName) {
+        let (done, served) = oneshot::channel();
+        self.order(Order::Serve(group.clone(), done));
+        if timeout(PATIENCE, served).await.is_err() {
+            tracing::warn!(%group, "the VIP is served before all of its services are in IPVS: the table is large");
+        }
+    }
+
+    /// Without a thread there is nobody to order: a witness, or a configuration without services.
+    pub(crate) fn order(&self, order: Order) {
+        self.orders.send(order).ok();
+    }
+
+    pub(crate) fn status(&self) -> BalanceStatus {
+        lock(&self.status).clone()
+    }
+}
+
+impl Orders {
+    /// Starts the thread, in this network namespace, after it has removed every service in `scope` but those of the
+    /// groups that are `held`, whose claim goes on.
+    ///
+    /// # Errors
+    /// No IPVS, or what an earlier run has left cannot be removed.
+    pub(crate) fn follow(self, scope: Scope, held: BTreeSet<GroupName>) -> anyhow::Result<()> {
+        let (ready_in, ready) = sync_channel(1);
+        let Self { orders, status } = self;
+        std::thread::Builder::new().name("ipvs".to_owned()).spawn(move || {
+            let ipvs = Ipvs::open().context("services are configured");
+            let begun = ipvs.and_then(|mut ipvs| Ok((ipvs.table(&scope)?, ipvs)));
+            match begun {
+                Ok((present, ipvs)) => {
+                    let (wanted, pending) = (None, VecDeque::new());
+                    let mut balancer = Balancer { ipvs, scope, orders, pending, wanted, held, present, status };
+                    balancer.settle();
+                    ready_in.send(balancer.trouble().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))).ok();
+                    balancer.run();
+                }
+                Err(error) => drop(ready_in.send(Err(error))),
+            }
+        })?;
+        ready.recv_timeout(CLEANING).context("IPVS was not cleaned in time")?
+    }
+}
+
+struct Balancer {
+    ipvs: Ipvs,
+    scope: Scope,
+    orders: Receiver<Order>,
+    /// Came while the table was being changed.
+    pending: VecDeque<Order>,
+    /// `None` until health has said something: what a resumed claim serves is left as it is.
+    wanted: Option<Arc<Wanted>>,
+    held: BTreeSet<GroupName>,
+    present: Table,
+    status: Arc<Mutex<BalanceStatus>>,
+}
+
+impl Balancer {
+    fn run(mut self) {
+        let mut look = LOOK;
+        loop {
+            let next = match self.pending.pop_front() {
+                Some(order) => Ok(order),
+                None => self.orders.recv_timeout(look),
+            };
+            match next {
+                Ok(order) => {
+                    let served = self.take(order);
+                    self.settle();
+                    if let Some(served) = served {
+                        served.send(()).ok();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let began = Instant::now();
+                    self.look();
+                    look = LOOK.max(began.elapsed() * LOOK_SHARE);
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, order: Order) -> Option<oneshot::Sender<()>> {
+        match order {
+            Order::Serve(group, served) => {
+                self.held.insert(group);
+                return Some(served);
+            }
+            Order::Withdraw(group) => drop(self.held.remove(&group)),
+            Order::WithdrawAll => self.held.clear(),
+            Order::Want(wanted) => self.wanted = Some(wanted),
+        }
+        None
+    }
+
+    fn target(&self) -> Table {
+        match &self.wanted {
+            Some(wanted) => self
+                .held
+                .iter()
+                .filter_map(|group| wanted.get(group))
+                .flatten()
+                .map(|(key, service)| (*key, service.clone()))
+                .collect(),
+            None if self.held.is_empty() => Table::new(),
+            None => self.present.clone(),
+        }
+    }
+
+    /// Makes the table what it is to be, as far as the kernel lets it. A new order interrupts it: a withdrawal must not wait
+    /// for thousands of servers of another group.
+    fn settle(&mut self) {
+        let target = self.target();
+        let changes = plan(&self.present, &target);
+        let mut refused = None;
+        for batch in changes.chunks(BATCH) {
+            for error in self.ipvs.apply(batch) {
+                tracing::error!(%error, "IPVS is not as it should be; trying again");
+                refused = Some(error.to_string());
+            }
+            self.pending.extend(self.orders.try_iter());
+            if !self.pending.is_empty() && batch.len() == BATCH {
+                return self.read();
+            }
+        }
+        match &refused {
+            None => self.present = target,
+            Some(_) => self.read(),
+        }
+        lock(&self.status).trouble = refused;
+    }
+
+    /// What the kernel really has.
+    fn read(&mut self) {
+        match self.ipvs.table(&self.scope) {
+            Ok(table) => self.present = table,
+            Err(error) => lock(&self.status).trouble = Some(error.to_string()),
+        }
+    }
+
+    /// Undoes what somebody else has changed, and tries again what was refused.
+    fn look(&mut self) {
+        let believed = self.present.clone();
+        self.read();
+        let others = plan(&self.present, &believed);
+        if !others.is_empty() {
+            tracing::warn!(changes = others.len(), first = %others[0], "somebody else has changed IPVS; putting it right");
+            lock(&self.status).repaired += u64::try_from(others.len()).unwrap_or(u64::MAX);
+        }
+        if self.wanted.is_some() || self.held.is_empty() {
+            self.settle();
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        lock(&self.status).trouble.clone()
+    }
+}

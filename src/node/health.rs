@@ -1,0 +1,85 @@
+//! The checks' thread: asks servers, listens to what other directors see, and passes on what follows from it.
+
+use super::balance::Order;
+use super::core::{Core, lock};
+use super::lane::LaneInput;
+use crate::health::{Action, Event, Holdings};
+use crate::probe;
+use hamesh_fencing::clock::Moment;
+use hamesh_raft::View;
+use std::sync::Arc;
+use tokio::runtime::Builder;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// Starts the thread, where there is something to watch.
+///
+/// # Errors
+/// The system gives no thread.
+pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<()> {
+    if core.config.services.is_empty() {
+        return Ok(());
+    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("checks".to_owned()).spawn(move || runtime.block_on(run(core)))?;
+    Ok(())
+}
+
+async fn run(core: Arc<Core>) {
+    let mut facts = core.gossip.facts();
+    let mut view = core.raft.view();
+    let mut asked = JoinSet::new();
+    let mut event = Event::Holds(holdings(&core, &view.borrow_and_update()));
+    loop {
+        let actions = lock(&core.health).handle(Moment::now(), event);
+        for action in actions {
+            match action {
+                Action::Ask(id, target) => drop(asked.spawn(async move {
+                    let check = &target.check;
+                    (id, probe::ask(target.address, &check.probe, check.timeout).await)
+                })),
+                Action::Say(key, Some(value)) => core.gossip.set_fact(key, value),
+                Action::Say(key, None) => core.gossip.remove_fact(key),
+                Action::Want(wanted) => core.balance.order(Order::Want(wanted)),
+                Action::Short(group, short) => {
+                    tracing::warn!(%group, short, "servers that others reach do not answer here");
+                    if core.lane.send(LaneInput::Short(group, short)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        let pause = Moment::now().until(lock(&core.health).next_deadline());
+        event = tokio::select! {
+            Some(done) = asked.join_next(), if !asked.is_empty() => match done {
+                Ok((id, answer)) => Event::Answered(id, answer),
+                Err(error) => {
+                    tracing::error!(%error, "a check has ended before its answer");
+                    Event::Tick
+                }
+            },
+            changed = facts.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let facts = facts.borrow_and_update();
+                let alive = facts.iter().filter(|(_, facts)| facts.alive);
+                Event::Facts(alive.map(|(node, facts)| (*node, facts.values.clone())).collect())
+            }
+            changed = view.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                Event::Holds(holdings(&core, &view.borrow_and_update()))
+            }
+            () = sleep(pause) => Event::Tick,
+        };
+    }
+}
+
+/// The groups that this node's sessions hold.
+fn holdings(core: &Core, view: &View) -> Holdings {
+    let ours = |sid| view.state.sessions.get(sid).is_some_and(|session| session.node == core.me);
+    let held = view.state.groups.iter().filter(|(_, group)| group.holder.as_ref().is_some_and(|h| ours(&h.sid)));
+    held.map(|(name, _)| name.clone()).collect()
+}

@@ -1,0 +1,158 @@
+//! The health mesh of three real directors and four real servers: what fails, whose fault it is, and what follows.
+//!
+//! This kernel may have no IPVS: what is judged is what each director would serve, and who answers for the VIP on the
+//! wire. Balancing itself is judged in the virtual machine (`tests/run vm`).
+
+use anyhow::{Context, Result, ensure};
+use hamesh::health::ServiceStatus;
+use hamesh::lab::cluster::{Cluster, cluster_toml};
+use hamesh::lab::frame::Kind;
+use hamesh::lab::host::Host;
+use hamesh::lab::legacy::Dialect;
+use hamesh::lab::sandbox;
+use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir};
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Leaves IPVS alone.
+const NO_IPVS: &str = "HAMESH_UNSAFE_NO_IPVS";
+const PATIENCE: Duration = Duration::from_secs(20);
+/// `interval` x `fall` + 1 s.
+const OUT: Duration = Duration::from_secs(2);
+const DIRECTORS: usize = 3;
+const PORTS: [u16; 4] = [8001, 8002, 8003, 8004];
+const SERVICE: &str = r#"
+[service.web]
+vip = "web"
+listen = "10.77.0.100:80"
+forwarding = "nat"
+min_up = 1
+server = [ { address = "10.77.0.15:8001" }, { address = "10.77.0.15:8002" },
+           { address = "10.77.0.15:8003" }, { address = "10.77.0.15:8004" } ]
+check = { tcp = {}, interval = "500ms", timeout = "400ms", fall = 2, rise = 1 }
+"#;
+
+fn main() -> ExitCode {
+    match sandbox::enter() {
+        Ok(Some(code)) => return code,
+        Ok(None) => {}
+        Err(error) => {
+            eprintln!("health: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let story = fresh_dir("health").and_then(|dir| {
+        story(&dir).with_context(|| format!("logs are kept in {}", dir.display()))?;
+        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
+    });
+    match story {
+        Ok(()) => {
+            println!("health: a server, a path and a whole pool that fail, 5 passed, 0 failed");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("health: FAILED {error:#}");
+            println!("health: 0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The servers' machine. A listening socket that nobody reads accepts a check's connections all the same.
+struct Pool {
+    host: Host,
+    servers: Vec<TcpListener>,
+}
+
+impl Pool {
+    fn serve(&mut self, ports: &[u16]) -> Result<()> {
+        let bind = |port: &u16| TcpListener::bind(("10.77.0.15", *port)).with_context(|| format!("port {port}"));
+        self.servers.extend(self.host.netns().run(|| ports.iter().map(bind).collect::<Result<Vec<_>>>())?);
+        Ok(())
+    }
+}
+
+fn service(cluster: &Cluster, node: usize) -> Result<ServiceStatus> {
+    let shown = cluster.command(node, &["service", "show", "web", "--json"])?;
+    serde_json::from_str(&shown).with_context(|| format!("what {} shows: {shown}", cluster.name(node)))
+}
+
+/// How long it takes until a director sees so many servers up, and as many as it should down.
+fn until(cluster: &Cluster, node: usize, up: usize, patience: Duration) -> Result<Duration> {
+    let began = Instant::now();
+    loop {
+        let service = service(cluster, node)?;
+        let state = |state: &str| service.servers.iter().filter(|server| server.state == state).count();
+        if state("up") == up && state("down") == PORTS.len() - up {
+            return Ok(began.elapsed());
+        }
+        ensure!(began.elapsed() < patience, "{} after {patience:?}, {up} up wanted: {service:?}", cluster.name(node));
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn story(dir: &Path) -> Result<()> {
+    ensure!(std::env::var_os(NO_IPVS).is_some(), "set {NO_IPVS}=1, as `tests/run health` does");
+    let scene = Scene::set(dir, 1)?;
+    let mut pool = Pool { host: scene.legacy.clone(), servers: Vec::new() };
+    pool.serve(&PORTS)?;
+    let text = cluster_toml(Dialect::V3, &PRIORITIES) + SERVICE;
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
+    let cluster = Cluster::form(&scene, &program, &text, |command| println!("{command}"))?;
+    let owner = scene.settled(Duration::from_secs(2), PATIENCE)?;
+    ensure!(owner == "lb1", "{owner} has the VIP");
+    for node in 0..DIRECTORS {
+        until(&cluster, node, 4, PATIENCE)?;
+    }
+    println!("all directors see 4 servers up");
+
+    pool.servers.remove(0);
+    let mut slowest = Duration::ZERO;
+    let began = Instant::now();
+    for node in 0..DIRECTORS {
+        until(&cluster, node, 3, PATIENCE)?;
+        slowest = slowest.max(began.elapsed());
+    }
+    ensure!(slowest <= OUT, "a server that failed was out everywhere after {slowest:?}, more than {OUT:?}");
+    println!("a server that failed is out everywhere after {} ms", slowest.as_millis());
+    let shown = service(&cluster, 0)?;
+    let failed = shown.servers.iter().find(|server| server.state == "down").context("none is down")?;
+    ensure!(failed.why.as_deref() == Some("connection refused"), "why: {:?}", failed.why);
+    pool.serve(&PORTS[..1])?;
+    for node in 0..DIRECTORS {
+        until(&cluster, node, 4, PATIENCE)?;
+    }
+
+    let began = Instant::now();
+    let cut = scene.lan.cut(&[scene.directors[0].lan], &[scene.legacy_lan], Kind::Any);
+    while scene.observer.first_answer(began, |name| name == "lb2").is_none() {
+        ensure!(began.elapsed() < PATIENCE, "the VIP stays with lb1, which alone cannot reach the servers");
+        sleep(Duration::from_millis(10));
+    }
+    println!("the VIP left a director with a bad path after {} ms", began.elapsed().as_millis());
+    ensure!(cut.dropped() > 0, "the cut took no frame");
+    for (node, up) in [(0, 0), (1, 4), (2, 4)] {
+        until(&cluster, node, up, PATIENCE)?;
+    }
+    println!("its own pool is empty, that of the others whole");
+    drop(cut);
+    let back = Instant::now();
+    while scene.settled(Duration::from_millis(500), PATIENCE)? != "lb1" {
+        ensure!(back.elapsed() < PATIENCE, "the VIP does not go back to lb1, whose path is whole again");
+    }
+    let two = scene.observer.two_owners(began, Instant::now(), |_| true);
+    ensure!(two.is_zero(), "two owners for {two:?}");
+
+    pool.servers.clear();
+    for node in 0..DIRECTORS {
+        until(&cluster, node, 0, PATIENCE)?;
+        ensure!(service(&cluster, node)?.quorum, "below min_up all are served");
+    }
+    ensure!(scene.settled(Duration::from_secs(2), PATIENCE)? == "lb1", "the VIP has moved though all see the same");
+    println!("a pool that fails as a whole moves no VIP, and is served all the same");
+    Ok(())
+}
