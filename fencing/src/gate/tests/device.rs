@@ -9,6 +9,8 @@ const DEVICE: &str = "vrrp.51";
 /// The VIP on a macvlan of the director's `eth0`, and nowhere else.
 fn lan() -> Lan {
     let lan = Lan::new();
+    // Linux answers for any address by any interface that is not told otherwise, with that one's MAC.
+    lan.director.ip("link set eth1 down");
     lan.director.ip(&format!("addr del {VIP}/24 dev eth0"));
     lan.director.ip(&format!("link add link eth0 name {DEVICE} address {MAC} type macvlan mode bridge"));
     lan.director.ip(&format!("link set {DEVICE} up"));
