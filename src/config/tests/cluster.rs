@@ -213,6 +213,26 @@ fn a_group_of_ipv6_is_a_virtual_router_beside_that_of_ipv4() {
 }
 
 #[test]
+fn a_group_with_a_virtual_mac_has_a_device_for_it() {
+    let device = |lines: &str| {
+        let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}"))]);
+        config.groups["web"].virtual_mac().map(|(device, mac)| (device.to_owned(), mac))
+    };
+    assert_eq!(device(""), None);
+    assert_eq!(device("virtual_mac = false\n"), None);
+    assert_eq!(device("virtual_mac = true\n"), Some(("vrrp.51".to_owned(), [0, 0, 0x5e, 0, 1, 51])));
+    assert_eq!(device("virtual_mac = \"web0\"\n"), Some(("web0".to_owned(), [0, 0, 0x5e, 0, 1, 51])));
+    let six = "addresses = [\"2001:db8::10\"]\nvirtual_mac = true";
+    assert_eq!(group_faults(six), "");
+    let twice = "virtual_mac = \"vrrp.7\"\n[vip.b]\ninterface = \"eth1\"\nvrid = 7\naddresses = [\"10.0.7.1\"]\nvirtual_mac = true";
+    assert!(group_faults(twice).contains("two virtual MACs are called `vrrp.7`"), "{}", group_faults(twice));
+    let taken = group_faults("virtual_mac = \"eth0\"");
+    assert!(taken.contains("`eth0` is an interface already"), "{taken}");
+    let long = group_faults("virtual_mac = \"a-name-that-is-too-long\"");
+    assert!(long.contains("cannot be the name of an interface"), "{long}");
+}
+
+#[test]
 fn what_is_wrong_with_a_group_of_ipv6() {
     let cases = [
         (
