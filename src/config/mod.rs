@@ -11,10 +11,12 @@ pub mod profile;
 pub mod service;
 
 mod cluster;
+mod convert;
 mod duration;
 mod keepalived;
 mod reader;
 
+pub use convert::convert;
 use diagnostic::{Diagnostic, Errors, Log, Place, Source};
 pub use group::VipGroup;
 pub use node::{Admin, Node};

@@ -302,4 +302,5 @@ fn files_are_told_apart_by_their_content() {
 }
 
 mod cluster;
+mod convert;
 mod keepalived;
