@@ -9,6 +9,7 @@ pub mod group;
 pub mod node;
 pub mod profile;
 pub mod service;
+pub mod track;
 
 mod cluster;
 mod convert;
@@ -42,6 +43,8 @@ pub struct Config {
     pub groups: BTreeMap<GroupName, VipGroup>,
     /// Every service.
     pub services: BTreeMap<String, Service>,
+    /// The scripts that groups track.
+    pub scripts: BTreeMap<String, track::Script>,
     /// How servers are watched.
     pub health: HealthMesh,
     /// Where `cluster.toml` is, or is to be.
@@ -123,6 +126,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
 
     let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
     let mut health = HealthMesh::default();
+    let mut scripts = BTreeMap::new();
     let mut cluster_file = None;
     if let Some(file) = &draft.cluster {
         let text = Source::read(&file.value);
@@ -133,7 +137,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 let director = draft.name.as_ref().filter(|_| draft.role == Role::Director);
                 if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
-                    health = cluster.health;
+                    (health, scripts) = (cluster.health, cluster.scripts);
                 }
             }
             Err(_) if !present && !complete => {}
@@ -165,7 +169,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     let parts = draft.build();
     log.finish(|warnings| {
         let (node, admin) = parts?;
-        Some(Config { node, admin, lease, groups, services, health, cluster: cluster_file, warnings })
+        Some(Config { node, admin, lease, groups, services, scripts, health, cluster: cluster_file, warnings })
     })
 }
 

@@ -228,6 +228,7 @@ impl Instance {
                 Form::Pseudo
             },
             legacy_peers: LegacyPeers::Any,
+            track: Vec::new(),
             name,
         }
     }

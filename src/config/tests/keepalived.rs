@@ -72,6 +72,7 @@ vrrp_instance VI_2 {
         auth: Auth::Pass(Password::cut("1111")),
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        track: Vec::new(),
     };
     let second = VipGroup {
         interface: "eth1".into(),
