@@ -6,6 +6,7 @@
 
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
 use super::service::{Check, Probe, Server};
+use super::track::{Track, Tracked};
 use super::{Service, VipGroup, group, keepalived, service, unreadable};
 use crate::ipvs::{Forwarding, Tunnel};
 use crate::vrrp::checksum::Form;
@@ -84,6 +85,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         auth,
         checksum,
         legacy_peers: _,
+        track,
     } = group;
     let addresses: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();
     let mut text = format!("\n[vip.{}]\ninterface = {}\nvrid = {vrid}\n", key(name), quoted(interface));
@@ -100,6 +102,9 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     if (*checksum, *version, *family) == (Form::Plain, Version::V3, Family::V4) {
         line("checksum = \"plain\"".to_owned());
     }
+    if !track.is_empty() {
+        line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));
+    }
     match auth {
         Auth::None => {}
         Auth::Pass(_) => {
@@ -108,6 +113,15 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         }
     }
     text
+}
+
+fn show_track(Track { what, weight, reverse }: &Track) -> String {
+    let what = match what {
+        Tracked::Interface(name) => format!("interface = {}", quoted(name)),
+        Tracked::Script(name) => format!("script = {}", quoted(name)),
+        Tracked::File(path) => format!("file = {}", quoted(path.display())),
+    };
+    format!("{{ {what}, weight = {weight}, reverse = {reverse} }}")
 }
 
 fn forwarding(forwarding: Forwarding) -> Option<&'static str> {
