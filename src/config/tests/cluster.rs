@@ -316,5 +316,26 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
     let elsewhere = fine.replace("203.0.113.10:80", "203.0.113.11:80");
     assert_eq!(service(&elsewhere), "cluster.toml:7:10: `203.0.113.11` is not an address of VIP group `web`\n");
     let check = format!("{fine}check = {{ interval = \"2s\" }}");
-    assert_eq!(service(&check), "cluster.toml:10:9: a check needs one of `http` and `tcp`\n");
+    assert_eq!(service(&check), "cluster.toml:10:9: a check needs one of `tcp`, `http`, `udp`, `dns` and `smtp`\n");
+    let asked = |asked: &str| service(&format!("{fine}check = {{ {asked} }}"));
+    assert_eq!(asked("dns = { name = \"example.org\", type = \"AAAA\" }"), "");
+    assert_eq!(asked("udp = { payload = \"00fF\", reply = true }"), "");
+    assert_eq!(asked("smtp = {}"), "");
+    assert_eq!(
+        asked("udp = { payload = \"0g\" }"),
+        "cluster.toml:10:29: a payload is up to 512 bytes of two hexadecimal digits each / for example \"70696e67\"\n"
+    );
+    assert_eq!(
+        asked("dns = { name = \"a..b\", type = \"PTR\" }"),
+        "cluster.toml:10:26: `a..b` is no domain name / for example \"example.org\", or \".\" for the root\n\
+         cluster.toml:10:41: `service.s.check.dns.type` cannot be \"PTR\"\n"
+    );
+    assert_eq!(
+        asked("smtp = { helo = \"lb\\r\\nRSET\" }"),
+        "cluster.toml:10:27: `lb\\r\\nRSET` cannot be said with HELO / for example \"lb.example.org\"\n"
+    );
+    assert_eq!(
+        asked("smtp = {}, tcp = {}"),
+        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `udp`, `dns` and `smtp`\n"
+    );
 }
