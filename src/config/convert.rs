@@ -4,8 +4,9 @@
 //! the model has and cluster.toml cannot say is an error. A keepalived.conf is one machine's and a cluster.toml every
 //! machine's: the priority is written for the one machine.
 
+use super::check::{Check, Probe, RECORDS};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
-use super::service::{Check, Probe, Server};
+use super::service::Server;
 use super::track::{Track, Tracked};
 use super::{Service, VipGroup, group, keepalived, service, unreadable};
 use crate::ipvs::{Forwarding, Tunnel};
@@ -86,6 +87,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         checksum,
         legacy_peers: _,
         track,
+        virtual_mac,
     } = group;
     let addresses: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();
     let mut text = format!("\n[vip.{}]\ninterface = {}\nvrid = {vrid}\n", key(name), quoted(interface));
@@ -101,6 +103,9 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     }
     if (*checksum, *version, *family) == (Form::Plain, Version::V3, Family::V4) {
         line("checksum = \"plain\"".to_owned());
+    }
+    if let Some(device) = virtual_mac {
+        line(format!("virtual_mac = {}", quoted(device)));
     }
     if !track.is_empty() {
         line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));
@@ -195,6 +200,15 @@ fn show_server(server: &Server, common: Forwarding, same_check: Option<&Check>) 
 fn show_check(Check { probe, interval, again, timeout, fall, rise }: &Check) -> String {
     let probe = match probe {
         Probe::Tcp => "tcp = {}".to_owned(),
+        Probe::Udp { payload, reply } => {
+            let payload: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("udp = {{ payload = {}, reply = {reply} }}", quoted(payload))
+        }
+        Probe::Dns { name, record } => {
+            let record = RECORDS.iter().find(|(_, known)| known == record).map_or("", |(record, _)| record);
+            format!("dns = {{ name = {}, type = {} }}", quoted(name), quoted(record))
+        }
+        Probe::Smtp { helo } => format!("smtp = {{ helo = {} }}", quoted(helo)),
         Probe::Http { path, host, status } => {
             let ranges: Vec<_> = status.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
             let host = host.as_ref().map(|host| format!(", host = {}", quoted(host))).unwrap_or_default();

@@ -231,7 +231,7 @@ fn smtp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Chec
             _ => unknown(&line.keyword, &[["helo_name"].as_slice(), TIMES.as_slice()].concat(), log),
         }
     }
-    Some(times.check(Probe::Smtp { helo: helo? }, Duration::from_secs(1)))
+    Some(times.check(Probe::Smtp { helo: helo? }, Duration::from_secs(1), &statement.keyword.place, log))
 }
 
 /// Three retries, and none sooner than the next check would be.
@@ -247,7 +247,7 @@ fn dns_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check
         }
     }
     times.retry = times.retry.or(Some(3));
-    Some(times.check(Probe::Dns { name: name?, record }, times.delay_loop))
+    Some(times.check(Probe::Dns { name: name?, record }, times.delay_loop, &statement.keyword.place, log))
 }
 
 fn http_get(statement: &Statement, mut times: Times, mut host: Option<String>, log: &Log) -> Option<Check> {
