@@ -7,7 +7,7 @@
 //! | doors | [`cli`], [`admin`] | people and scrapers |
 //! | shell | [`node`] | tokio, tasks, the loop: wires minds to hands |
 //! | hands | [`net`], [`kernel`], [`probe`], `hamesh_fencing::gate`, `hamesh_raft::store` | sockets, netlink, checks, disk |
-//! | minds | [`vrrp`], [`health`], [`ipvs`], [`config`], `hamesh_fencing::{holder, voter, grantor}`, `hamesh_raft::state` | decide |
+//! | minds | [`vrrp`], [`health`], [`track`], [`ipvs`], [`config`], `hamesh_fencing::{holder, voter, grantor}`, `hamesh_raft::state` | decide |
 //!
 //! Beside them stands [`lab`]: the laboratory in namespaces that the demo and the fault tests run in.
 
@@ -21,4 +21,5 @@ pub mod lab;
 pub mod net;
 pub mod node;
 pub mod probe;
+pub mod track;
 pub mod vrrp;

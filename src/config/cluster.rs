@@ -6,9 +6,11 @@ use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::profile::{LONGEST_TTL, LeaseProfile, PROFILES};
 use super::reader::{Section, Value, parse};
 use super::service;
+use super::track::{self, Script};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
 use hamesh_raft::command::Family;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ pub(super) struct Cluster {
     pub groups: Vec<group::Draft>,
     pub services: Vec<service::Draft>,
     pub health: service::HealthMesh,
+    pub scripts: BTreeMap<String, Script>,
 }
 
 /// Reads the file; `None` after syntax errors. `director` is the name of this node, if it may hold VIPs.
@@ -26,11 +29,14 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let root = Section::root(&table, source, log);
     let lease = root.section("lease").map_or_else(LeaseProfile::default, |section| read_lease(section, log));
     let sections = |key| root.section(key).map(|section| section.sections()).unwrap_or_default();
-    let groups = sections("vip").into_iter().map(|(name, section)| read_group(name, section, director, log)).collect();
+    let script = |(name, section): (Located<String>, _)| Some((name.value, track::read_script(section, log)?));
+    let scripts = sections("track_script").into_iter().filter_map(script).collect();
+    let group = |(name, section)| read_group(name, section, director, &scripts, log);
+    let groups = sections("vip").into_iter().map(group).collect();
     let services = sections("service").into_iter().map(|(name, section)| service::read(name, section, log)).collect();
     let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
     root.close();
-    Some(Cluster { lease, groups, services, health })
+    Some(Cluster { lease, groups, services, health, scripts })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
@@ -67,7 +73,13 @@ fn custom_lease(ttl: &Located<std::time::Duration>, log: &Log) -> LeaseProfile {
     })
 }
 
-fn read_group(name: Located<String>, section: Section<'_>, director: Option<&str>, log: &Log) -> group::Draft {
+fn read_group(
+    name: Located<String>,
+    section: Section<'_>,
+    director: Option<&str>,
+    scripts: &BTreeMap<String, Script>,
+    log: &Log,
+) -> group::Draft {
     let version = section.get("version").and_then(|value| value.integer(2..=3u8));
     let version = if version.is_some_and(|v| v.value == 2) { Version::V2 } else { Version::V3 };
     let interval = section.get("advertisement_interval").and_then(Value::duration);
@@ -100,6 +112,7 @@ fn read_group(name: Located<String>, section: Section<'_>, director: Option<&str
             .get("legacy_peers")
             .and_then(|value| read_peers(value, family, log))
             .map_or(LegacyPeers::Any, LegacyPeers::Only),
+        track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
         name,
     };
     section.close();

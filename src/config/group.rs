@@ -2,6 +2,7 @@
 
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::duration;
+use super::track::Track;
 use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::router::Parameters;
@@ -43,6 +44,8 @@ pub struct VipGroup {
     pub checksum: Form,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
+    /// What its priority depends on.
+    pub track: Vec<Track>,
 }
 
 impl VipGroup {
@@ -86,6 +89,7 @@ pub(super) struct Draft {
     pub auth: Auth,
     pub checksum: Form,
     pub legacy_peers: LegacyPeers,
+    pub track: Vec<Track>,
 }
 
 impl Draft {
@@ -108,6 +112,7 @@ impl Draft {
             auth: self.auth,
             checksum: self.checksum,
             legacy_peers: self.legacy_peers,
+            track: self.track,
         };
         Some((self.name.value, group))
     }

@@ -9,6 +9,7 @@ pub mod group;
 pub mod node;
 pub mod profile;
 pub mod service;
+pub mod track;
 
 mod cluster;
 mod duration;
@@ -40,6 +41,8 @@ pub struct Config {
     pub groups: BTreeMap<GroupName, VipGroup>,
     /// Every service.
     pub services: BTreeMap<String, Service>,
+    /// The scripts that groups track.
+    pub scripts: BTreeMap<String, track::Script>,
     /// How servers are watched.
     pub health: HealthMesh,
     /// Where `cluster.toml` is, or is to be.
@@ -89,7 +92,7 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
             let cluster = cluster::read(&source, None, &log);
             cluster.map(|cluster| (cluster.groups, cluster.services)).unwrap_or_default()
         }
-        Kind::Keepalived => keepalived::read(&source, &log),
+        Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
     let (groups, services) = groups;
     group::check(&groups, None, &log);
@@ -121,6 +124,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
 
     let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
     let mut health = HealthMesh::default();
+    let mut scripts = BTreeMap::new();
     let mut cluster_file = None;
     if let Some(file) = &draft.cluster {
         let text = Source::read(&file.value);
@@ -131,7 +135,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 let director = draft.name.as_ref().filter(|_| draft.role == Role::Director);
                 if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
-                    health = cluster.health;
+                    (health, scripts) = (cluster.health, cluster.scripts);
                 }
             }
             Err(_) if !present && !complete => {}
@@ -144,7 +148,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let (mut instances, servers) = keepalived::read(&source, &log);
+                let (mut instances, servers) = keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
                 if draft.role == Role::Witness {
                     instances.iter_mut().for_each(|group| group.priority = None);
                 }
@@ -163,7 +167,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     let parts = draft.build();
     log.finish(|warnings| {
         let (node, admin) = parts?;
-        Some(Config { node, admin, lease, groups, services, health, cluster: cluster_file, warnings })
+        Some(Config { node, admin, lease, groups, services, scripts, health, cluster: cluster_file, warnings })
     })
 }
 
@@ -181,8 +185,8 @@ fn kind(text: &str) -> Kind {
         line.starts_with('[') || line[..brace].contains('=')
     };
     let Some(first) = lines.clone().next() else { return Kind::Node };
-    // `$NAME=` is a definition of keepalived's.
-    if !toml(first) || first.starts_with('$') {
+    // `$NAME=` is a definition of keepalived's, `@id` a condition.
+    if !toml(first) || first.starts_with(['$', '@', '~']) {
         return Kind::Keepalived;
     }
     let mut named = |names: &[&str]| {

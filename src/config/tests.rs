@@ -76,6 +76,7 @@ fn the_examples_in_deploy_are_right() {
         auth: Auth::None,
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        track: Vec::new(),
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
     assert_eq!(config.warnings, []);
@@ -303,3 +304,4 @@ fn files_are_told_apart_by_their_content() {
 
 mod cluster;
 mod keepalived;
+mod track;

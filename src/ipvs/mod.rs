@@ -169,7 +169,7 @@ pub enum Checksum {
     Remote,
 }
 
-/// What the kernel has counted for a service or a server.
+/// What the kernel has counted for a service or a server, up to two seconds ago.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Connections begun.

@@ -37,8 +37,10 @@ pub(crate) struct Served {
     pub(crate) definition: Definition,
     /// Whether there are services behind it.
     pub(crate) balanced: bool,
-    /// As configured for this node.
-    pub(crate) configured: u8,
+    /// As configured for this node, and changed by what the group tracks.
+    pub(crate) weighed: u8,
+    /// What the group tracks forbids it here.
+    pub(crate) fault: bool,
     /// It sees much less of the servers than other directors do.
     pub(crate) short: bool,
     pub(crate) format: Format,
@@ -55,7 +57,7 @@ pub(crate) struct Served {
 impl Served {
     /// The priority that counts now: the least, while most others have a better path to the servers.
     pub(crate) fn priority(&self) -> u8 {
-        if self.short { 1 } else { self.configured }
+        if self.short { 1 } else { self.weighed }
     }
 
     /// This node's wish for the group.
@@ -65,8 +67,13 @@ impl Served {
     }
 
     /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
-    pub(crate) fn is_up(&self) -> bool {
+    pub(crate) fn link_is_up(&self) -> bool {
         self.link.up && self.own_address().is_some()
+    }
+
+    /// Whether the group may be claimed here at all.
+    pub(crate) fn is_up(&self) -> bool {
+        self.link_is_up() && !self.fault
     }
 
     /// Where its adverts come from.

@@ -9,6 +9,7 @@ use crate::net::authority::Authority;
 use crate::net::frame::Kind;
 use crate::net::identity::Identity;
 use crate::net::mesh::Mesh;
+use crate::track::Tracks;
 use hamesh_fencing::grantor::Grantor;
 use hamesh_gossip::Gossip;
 use hamesh_raft::codec;
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) lane: mpsc::Sender<LaneInput>,
     pub(crate) lane_status: Arc<Mutex<LaneStatus>>,
     pub(crate) health: Mutex<Health>,
+    pub(crate) tracks: Mutex<Tracks>,
     pub(crate) balance: Balance,
     /// The CA, once this node has its key.
     pub(crate) authority: Mutex<Option<Arc<Authority>>>,

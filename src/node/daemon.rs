@@ -20,6 +20,7 @@ use crate::net::frame::Kind;
 use crate::net::identity::{self, Identity};
 use crate::net::lease::LeasePlane;
 use crate::net::mesh::Mesh;
+use crate::track::Tracks;
 use anyhow::{Context, bail};
 use futures_util::future::BoxFuture;
 use hamesh_fencing::clock::Moment;
@@ -170,6 +171,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         Some(_) | None => String::new(),
     };
     let health = Health::new(started, me, config.health, &config.services);
+    let tracks = Tracks::new(started, &config.groups, &config.scripts);
     let core = Arc::new(Core {
         me,
         incarnation,
@@ -182,6 +184,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         lane: lane_in,
         lane_status,
         health: Mutex::new(health),
+        tracks: Mutex::new(tracks),
         balance,
         authority,
         cluster_toml,
@@ -204,6 +207,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     tokio::spawn(tell_neighbours(core.clone()));
     if core.config.node.role == Role::Director {
         super::health::start(core.clone())?;
+        super::track::start(core.clone())?;
     }
     let admin = admin::serve(core.clone())?;
     let stop = until_stopped(&core, &file, &mut signals).await;

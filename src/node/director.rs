@@ -6,6 +6,7 @@ use super::claim::{Hands, Served};
 use super::lan::{FACT, Hears, Neighbours, Place};
 use super::lane::{GateStatus, GroupStatus, LaneOutput, LaneStatus};
 use crate::kernel::link::Link;
+use crate::track::Effect;
 use crate::vrrp::advert::Header;
 use crate::vrrp::{hearing, router};
 use hamesh_fencing::clock::Moment;
@@ -141,6 +142,27 @@ impl Director {
         }
     }
 
+    /// What a group tracks has changed: its priority, or whether it may be claimed here.
+    pub(crate) fn weigh(&mut self, group: &GroupName, effect: Effect) {
+        let Some(served) = self.groups.get_mut(group) else { return };
+        let was_up = served.is_up();
+        match effect {
+            Effect::Priority(priority) => (served.weighed, served.fault) = (priority, false),
+            Effect::Fault => served.fault = true,
+        }
+        served.router.set_priority(served.priority());
+        tracing::info!(%group, priority = served.priority(), fault = served.fault, "tracking");
+        let happened = match (was_up, served.is_up()) {
+            (true, false) => Happened::Router(group.clone(), router::Event::LinkDown),
+            (false, true) => Happened::Router(group.clone(), router::Event::LinkUp),
+            (true, true) if served.router.status().candidate => {
+                Happened::Lease(holder::Event::Want(group.clone(), served.candidate()))
+            }
+            (true, true) | (false, false) => return,
+        };
+        self.queue.push_back(happened);
+    }
+
     /// The ears' turn, and the hands' retries.
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();
@@ -212,7 +234,7 @@ impl Director {
             let status = GroupStatus {
                 vrrp: served.router.status(),
                 open: live && self.hands.holds(&served.definition),
-                link_up: served.is_up(),
+                link_up: served.link_is_up(),
                 discarded: served.discarded.clone(),
                 leftovers: self.hands.leftovers(name),
             };

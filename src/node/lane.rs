@@ -7,6 +7,7 @@ use super::core::lock;
 use super::director::Director;
 use super::lan::Neighbours;
 use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
+use crate::track::Effect;
 use bytes::Bytes;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor};
@@ -33,6 +34,8 @@ pub(crate) enum LaneInput {
     Neighbours(Arc<Neighbours>),
     /// This director sees much less of the servers behind a group than others do, or not any more.
     Short(GroupName, bool),
+    /// What a group tracks says so.
+    Weigh(GroupName, Effect),
     /// Hand over, close, end.
     Stop,
 }
@@ -178,6 +181,12 @@ impl Lane {
             LaneInput::Short(group, short) => {
                 if let Some(director) = &mut self.director {
                     director.short(&group, short);
+                    self.director_work().await;
+                }
+            }
+            LaneInput::Weigh(group, effect) => {
+                if let Some(director) = &mut self.director {
+                    director.weigh(&group, effect);
                     self.director_work().await;
                 }
             }

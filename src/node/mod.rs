@@ -23,6 +23,7 @@ mod requests;
 mod restart;
 mod service;
 mod status;
+mod track;
 
 pub(crate) use core::Core;
 pub use daemon::{Ending, mark_founding, run};

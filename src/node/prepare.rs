@@ -130,7 +130,9 @@ impl Prepared {
                     config: group.clone(),
                     definition: group.definition(),
                     balanced: balanced(name),
-                    configured: priority,
+                    weighed: priority,
+                    // Until all of it was looked at; what goes on is not interrupted.
+                    fault: !group.track.is_empty() && !keeps(name),
                     short: false,
                     format: group.format(),
                     router: Router::new(parameters),

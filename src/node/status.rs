@@ -6,6 +6,7 @@
 use super::core::{Core, lock};
 use super::lane::LaneStatus;
 use crate::health::ServiceStatus;
+use crate::track::TrackStatus;
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::{Family, NodeId, Role, Sid, Token};
 use hamesh_raft::state::{Group, State};
@@ -105,6 +106,9 @@ pub struct VipPicture {
     pub addresses: Vec<String>,
     /// The virtual router's id.
     pub vrid: Option<u8>,
+    /// What this node's priority depends on, as it is now.
+    #[serde(default)]
+    pub track: Vec<TrackStatus>,
     /// Who would take it, best priority first.
     pub candidates: Vec<CandidatePicture>,
 }
@@ -232,6 +236,7 @@ impl Core {
             .to_owned(),
             addresses: described.map(|d| d.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
             vrid: described.map(|d| d.vrid),
+            track: lock(&self.tracks).status(group),
             candidates,
         }
     }
@@ -316,6 +321,11 @@ impl Core {
                 let six = self.config.groups.get(group).is_some_and(|config| config.family == Family::V6);
                 let own = if six { "link-local IPv6 address" } else { "IPv4 address" };
                 warnings.push(format!("vip.{group}: its interface is down here, or has no {own} of its own"));
+            }
+            for track in lock(&self.tracks).status(group).into_iter().filter(|track| track.fault || track.adds < 0) {
+                let why = track.why.map(|why| format!(" ({why})")).unwrap_or_default();
+                let effect = if track.fault { "FAULT".to_owned() } else { track.adds.to_string() };
+                warnings.push(format!("vip.{group}: {} is {}{why}: {effect} here", track.what, track.state));
             }
             if local.leftovers > 0 {
                 warnings.push(format!(

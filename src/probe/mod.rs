@@ -2,6 +2,7 @@
 //! no more than a bounded number of bytes, and follows nobody elsewhere.
 
 mod http;
+pub mod script;
 
 use crate::config::service::Probe;
 use std::io::ErrorKind;

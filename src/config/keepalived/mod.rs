@@ -1,9 +1,14 @@
 //! `keepalived.conf`, unmodified: `global_defs`, `vrrp_instance` and `virtual_server` blocks, with keepalived's own defaults.
 //!
+//! `expand` is the preprocessor, with `include`; `syntax` makes statements of the lines that it leaves; here they get a
+//! meaning.
+//!
 //! What this version cannot do is an error and never skipped: a director that ignored half of its configuration would
 //! look healthy. Each `vrrp_instance NAME` is the VIP group NAME, each
 //! `virtual_server IP PORT` the service IP:PORT/protocol.
 
+mod expand;
+mod include;
 mod lvs;
 mod syntax;
 
@@ -13,6 +18,7 @@ use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::service;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
+pub(super) use expand::Setting;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +31,7 @@ const UNSUPPORTED: &str = "
     net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time
     interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group vrrp_script vrrp_track_file
     vrrp_track_process track_file track_process static_ipaddress static_routes static_rules
-    virtual_server_group real_server bfd_instance SSL include includer includem includew includeb includea
+    virtual_server_group real_server bfd_instance SSL
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
     smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
     default_interface vrrp_garp_master_delay vrrp_garp_master_repeat vrrp_garp_master_refresh
@@ -40,7 +46,7 @@ const UNSUPPORTED: &str = "
     enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_traps snmp_socket enable_dbus dbus_service_name
     dynamic_interfaces vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures
     vrrp_startup_delay vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed
-    reload_check_config include_check reload_time_file reload_repeat reload_file config_save_dir process_names
+    reload_check_config reload_time_file reload_repeat reload_file config_save_dir process_names
     process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac unicast_src_ip
     mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip
     old_unicast_checksum preempt preempt_delay garp_master_delay garp_master_repeat garp_master_refresh
@@ -58,9 +64,9 @@ const UNSUPPORTED: &str = "
     brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft";
 
 /// The groups and services of the file, perhaps with holes where something was wrong.
-pub(super) fn read(source: &Arc<Source>, log: &Log) -> (Vec<group::Draft>, Vec<service::Draft>) {
+pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> (Vec<group::Draft>, Vec<service::Draft>) {
     const KNOWN: [&str; 3] = ["global_defs", "vrrp_instance", "virtual_server"];
-    let file = syntax::parse(source, log);
+    let file = syntax::parse(source, setting, log);
     let mut globals = Globals { version: Version::V2, checksum: Form::Pseudo };
     // First, wherever they stand: instances take their defaults from them.
     for statement in file.iter().filter(|statement| statement.keyword.text == "global_defs") {
@@ -216,6 +222,7 @@ impl Instance {
             auth,
             checksum: self.checksum.unwrap_or(globals.checksum),
             legacy_peers: LegacyPeers::Any,
+            track: Vec::new(),
             name,
         }
     }
@@ -407,3 +414,6 @@ fn unknown(word: &Word, known: &[&'static str], log: &Log) {
     };
     log.add(error);
 }
+
+#[cfg(test)]
+mod tests;

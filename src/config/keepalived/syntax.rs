@@ -1,8 +1,31 @@
 //! The syntax of keepalived.conf: lines of words, some with a block in braces.
 
 use super::super::diagnostic::{Diagnostic, Log, Place, Source};
-use std::ops::Range;
+use super::expand::{Glyph, Line, Lines, Setting};
 use std::sync::Arc;
+
+/// Keywords whose words may have escapes, as C has them. Elsewhere a backslash is a backslash.
+const ESCAPED: [&str; 19] = [
+    "notify",
+    "notify_master",
+    "notify_backup",
+    "notify_fault",
+    "notify_stop",
+    "notify_deleted",
+    "notify_master_rx_lower_pri",
+    "notify_up",
+    "notify_down",
+    "quorum_up",
+    "quorum_down",
+    "script",
+    "misc_path",
+    "startup_script",
+    "shutdown_script",
+    "notify_fifo_script",
+    "vrrp_notify_fifo_script",
+    "lvs_notify_fifo_script",
+    "regex",
+];
 
 /// Blocks within blocks; keepalived itself knows no more than five.
 const DEEPEST: usize = 8;
@@ -30,11 +53,11 @@ enum Token {
 }
 
 /// The statements of the file; what is wrong with their form is noted.
-pub(super) fn parse(source: &Arc<Source>, log: &Log) -> Vec<Statement> {
+pub(super) fn parse(source: &Arc<Source>, setting: &Setting, log: &Log) -> Vec<Statement> {
     // One level per open block; the last statement of a level may still get arguments or its block.
     let mut levels: Vec<(Option<Place>, Vec<Statement>)> = vec![(None, Vec::new())];
     let mut continues = false;
-    for token in tokens(source, log) {
+    for token in tokens(source, setting, log) {
         let depth = levels.len();
         let Some((_, level)) = levels.last_mut() else { break };
         match token {
@@ -84,70 +107,95 @@ fn close(levels: &mut Vec<(Option<Place>, Vec<Statement>)>) {
     }
 }
 
-fn tokens(source: &Arc<Source>, log: &Log) -> Vec<Token> {
+fn tokens(source: &Arc<Source>, setting: &Setting, log: &Log) -> Vec<Token> {
     let mut tokens = Vec::new();
-    let mut offset = 0;
-    for line in source.text.split_inclusive('\n') {
-        scan(line, offset, source, log, &mut tokens);
+    for line in Lines::new(source, setting, log) {
+        scan(&line, log, &mut tokens);
         tokens.push(Token::EndOfLine);
-        offset += line.len();
     }
     tokens
 }
 
-fn scan(line: &str, offset: usize, source: &Arc<Source>, log: &Log, tokens: &mut Vec<Token>) {
-    let place = |range: Range<usize>| Place::at(source, offset + range.start..offset + range.end);
-    let mut chars = line.char_indices().peekable();
-    while let Some(&(start, c)) = chars.peek() {
-        match c {
-            '#' | '!' => return,
-            '{' => tokens.push(Token::Open(place(start..start + 1))),
-            '}' => tokens.push(Token::Close(place(start..start + 1))),
+/// Words of a line. Behind a keyword of [`ESCAPED`] its words know escapes.
+fn scan(line: &Line, log: &Log, tokens: &mut Vec<Token>) {
+    let text = &line.text;
+    let (mut at, mut escapes) = (0, false);
+    let mut begins = true;
+    while let Some(glyph) = text.get(at) {
+        let start = at;
+        match glyph.c {
+            '{' => tokens.push(Token::Open(line.place(&text[at..=at]))),
+            '}' => tokens.push(Token::Close(line.place(&text[at..=at]))),
             c if c.is_whitespace() => {}
             _ => {
-                let (mut text, mut end, mut quote) = (String::new(), start, None);
-                while let Some(&(at, c)) = chars.peek() {
+                let (mut word, mut quote) = (String::new(), None);
+                while let Some(c) = text.get(at).map(|glyph| glyph.c) {
                     match quote {
+                        None | Some('"') if escapes && c == '\\' => {
+                            let (escaped, length) = escape(&text[at + 1..]);
+                            word.extend(escaped);
+                            at += length;
+                        }
                         // Parts in quotes and parts without make up one word.
                         None if matches!(c, '"' | '\'') => quote = Some(c),
-                        // A definition, reported below as one word.
-                        None if c == '{' && text.ends_with('$') => {
-                            text.push(c);
+                        // A name that is not defined, left as it is.
+                        None if c == '{' && word.ends_with('$') => {
+                            word.push(c);
                             quote = Some('}');
                         }
-                        None if c.is_whitespace() || matches!(c, '{' | '}' | '#' | '!') => break,
+                        None if c.is_whitespace() || matches!(c, '{' | '}') => break,
+                        Some('}') if c == '}' => {
+                            word.push(c);
+                            quote = None;
+                        }
                         Some(open) if c == open => quote = None,
-                        None | Some(_) => text.push(c),
+                        None | Some(_) => word.push(c),
                     }
-                    end = at + c.len_utf8();
-                    chars.next();
+                    at += 1;
                 }
-                let place = place(start..end);
+                let place = line.place(&text[start..at.min(text.len())]);
                 if quote.is_some() {
                     log.add(Diagnostic::error(&place, "this quote is never closed"));
                 }
-                let begins_line = !matches!(tokens.last(), Some(Token::Word(_)));
-                if let Some(what) = unsupported(&text, begins_line) {
-                    log.add(Diagnostic::error(&place, format!("{what} are not supported by this version")));
+                if begins {
+                    escapes = ESCAPED.contains(&word.as_str());
                 }
-                tokens.push(Token::Word(Word { text, place }));
+                begins = false;
+                tokens.push(Token::Word(Word { text: word, place }));
                 continue;
             }
         }
-        chars.next();
+        if !glyph.c.is_whitespace() {
+            (begins, escapes) = (true, false);
+        }
+        at += 1;
     }
 }
 
-/// keepalived's preprocessor, which this parser does not have: read literally, such words would mean something else.
-fn unsupported(word: &str, begins_line: bool) -> Option<&'static str> {
-    if begins_line && word.starts_with('@') {
-        return Some("conditional lines");
+/// What stands behind a backslash: the character meant, if there is any, and how many of ours it took.
+fn escape(rest: &[Glyph]) -> (Option<char>, usize) {
+    let digits = |skip: usize, most: usize, radix: u32| {
+        let digits: Vec<u32> = rest.iter().skip(skip).take(most).map_while(|glyph| glyph.c.to_digit(radix)).collect();
+        let value = digits.iter().fold(0, |value, digit| value * radix + digit);
+        (char::from_u32(value & 0xff).filter(|_| !digits.is_empty()), skip + digits.len())
+    };
+    let Some(c) = rest.first().map(|glyph| glyph.c) else { return (Some('\\'), 0) };
+    let plain = |c| (Some(c), 1);
+    match c {
+        'a' => plain('\x07'),
+        'b' => plain('\x08'),
+        'E' => plain('\x1b'),
+        'f' => plain('\x0c'),
+        'n' => plain('\n'),
+        'r' => plain('\r'),
+        't' => plain('\t'),
+        'v' => plain('\x0b'),
+        'x' => digits(1, 2, 16),
+        '0'..='7' => digits(0, 3, 8),
+        'c' => match rest.get(1) {
+            Some(glyph) => (char::from_u32(u32::from(glyph.c) & 0x1f), 2),
+            None => plain('c'),
+        },
+        c => plain(c),
     }
-    if word.starts_with("~SEQ") || word.starts_with("~LST") {
-        return Some("sequences");
-    }
-    if word.starts_with('$') || word.contains("${") {
-        return Some("definitions");
-    }
-    word.contains('\\').then_some("escapes")
 }

@@ -72,6 +72,7 @@ vrrp_instance VI_2 {
         auth: Auth::Pass(Password::cut("1111")),
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        track: Vec::new(),
     };
     let second = VipGroup {
         interface: "eth1".into(),
@@ -216,25 +217,32 @@ fn what_is_wrong_with_a_value_is_said_at_the_value() {
 }
 
 #[test]
-fn braces_and_the_preprocessor_are_checked() {
+fn braces_are_checked() {
     assert_eq!(refused("global_defs {\n"), "k.conf:1:13: this block is never closed\n");
     assert_eq!(refused("global_defs {\n}\n}\n"), "k.conf:3:1: nothing is open here to be closed\n");
     assert_eq!(refused("{\n}\n"), "k.conf:1:1: a block without a keyword\n");
     let deep = "a {\n".repeat(100_000);
     assert_eq!(refused(&format!("! x\n{deep}")), "k.conf:10:3: blocks are nested too deeply\n");
-    let preprocessed = format!("$IF=eth0\n{}}}\n", INSTANCE.replace("eth0", "${IF}"));
-    assert_eq!(
-        refused(&preprocessed),
-        "k.conf:1:1: definitions are not supported by this version\n\
-         k.conf:1:1: unknown keyword `$IF=eth0`\n\
-         k.conf:3:15: definitions are not supported by this version\n"
+}
+
+#[test]
+fn definitions_and_conditions_make_up_instances_and_errors_point_through_them() {
+    let text = r"$IF=eth0
+        $VI= \
+            vrrp_instance VI_${N} { \
+                interface $IF \
+                virtual_router_id ${N} \
+                virtual_ipaddress { 10.0.0.${N} } \
+            }
+        ~SEQ(N, 51, 52) $VI
+";
+    let config = read(text);
+    assert_eq!(config.groups.keys().collect::<Vec<_>>(), ["VI_51", "VI_52"]);
+    assert_eq!(config.groups["VI_52"].addresses, [(IpAddr::from([10, 0, 0, 52]), 32)]);
+    let wrong = refused(
+        "$PRIO=300\nvrrp_instance VI_1 {\n  interface eth0\n  virtual_router_id 1\n  priority ${PRIO}\n  virtual_ipaddress { 10.0.0.1 }\n}\n",
     );
-    let conditional = refused(&format!("{INSTANCE}@high priority 200\n}}\n"));
-    assert!(
-        conditional.starts_with("k.conf:7:1: conditional lines are not supported by this version\n"),
-        "{conditional}"
-    );
-    assert_eq!(refused("include /etc/*.conf\n"), "k.conf:1:1: `include` is not supported by this version\n");
+    assert_eq!(wrong, "k.conf:5:12: `priority` must be between 1 and 255\n");
 }
 
 proptest::proptest! {
@@ -242,7 +250,7 @@ proptest::proptest! {
     fn no_text_makes_either_parser_panic(text in "([a-z_ ]|[{}\\[\\]=\"'#!$@~.,0-9\n]|vrrp_instance |virtual_ipaddress |\\[vip.a\\]\n|é){0,80}") {
         let log = Log::default();
         let source = Arc::new(Source { path: "x".into(), text });
-        super::super::keepalived::read(&source, &log);
+        super::super::keepalived::read(&source, &super::super::keepalived::Setting { id: "lb1".to_owned() }, &log);
         super::super::cluster::read(&source, Some("lb1"), &log);
         node::read(&source, &log);
         if let Err(errors) = log.finish(|_| None::<()>) {

@@ -1,0 +1,129 @@
+//! What a VIP group's priority depends on beside its servers: `[track_script.NAME]`, and `vip.NAME.track`.
+
+use super::diagnostic::{Diagnostic, Located, Log};
+use super::reader::{Section, Value};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The largest weight, either way; keepalived's.
+const HEAVIEST: i16 = 253;
+/// When none is given; keepalived's.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A program that says by its exit status whether this node is well: 0 is yes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// An absolute path and its arguments; there is no shell.
+    pub command: Vec<String>,
+    /// Whom it runs as; `None`: as hamesh does.
+    pub user: Option<String>,
+    /// Between the beginnings of two runs; at least 10 ms.
+    pub interval: Duration,
+    /// A run that takes longer is killed and has failed.
+    pub timeout: Duration,
+    /// Successes in a row that make it up, 1 to 255.
+    pub rise: u8,
+    /// Failures in a row that make it down, 1 to 255.
+    pub fall: u8,
+    /// It is down until it has succeeded `rise` times.
+    pub init_fail: bool,
+}
+
+/// What a VIP group depends on, and how much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Track {
+    /// What is looked at.
+    pub what: Tracked,
+    /// -253 to 253. 0: FAULT while it is down. Positive: added while it is up; negative: while it is down. Of a file: its
+    /// number is multiplied by it.
+    pub weight: i16,
+    /// The other way round: the weight's sign, or with 0 what counts as down.
+    pub reverse: bool,
+}
+
+/// What can be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tracked {
+    /// Up and with carrier.
+    Interface(String),
+    /// `[track_script.NAME]`.
+    Script(String),
+    /// A file that holds a number. One that is not there, or holds none, counts as 0.
+    File(PathBuf),
+}
+
+/// Reads `[track_script.NAME]`.
+pub(super) fn read_script(section: Section<'_>, log: &Log) -> Option<Script> {
+    let command = section.required("command").and_then(|value| read_command(value, log));
+    let user = section.get("user").and_then(Value::string).map(|user| user.value);
+    let interval = section.get("interval").and_then(Value::duration);
+    let timeout = section.get("timeout").and_then(Value::duration);
+    for time in [&interval, &timeout].into_iter().flatten().filter(|time| time.value < Duration::from_millis(10)) {
+        log.add(Diagnostic::error(&time.place, "a script cannot be run more often than every 10ms"));
+    }
+    let interval = interval.map_or(DEFAULT_INTERVAL, |interval| interval.value);
+    let count = |key| section.get(key).and_then(|value| value.integer(1..=255u8)).map_or(1, |count| count.value);
+    let script = Script {
+        command: command.unwrap_or_default(),
+        user,
+        interval,
+        timeout: timeout.map_or(interval, |timeout| timeout.value),
+        rise: count("rise"),
+        fall: count("fall"),
+        init_fail: section.get("init_fail").and_then(Value::boolean).is_some_and(|value| value.value),
+    };
+    section.close();
+    Some(script).filter(|script| !script.command.is_empty())
+}
+
+fn read_command(value: Value<'_>, log: &Log) -> Option<Vec<String>> {
+    let place = value.place.clone();
+    let words: Vec<String> = value.list()?.into_iter().filter_map(Value::string).map(|word| word.value).collect();
+    if !words.first().is_some_and(|program| program.starts_with('/')) {
+        let error = Diagnostic::error(&place, "a command begins with the absolute path of a program");
+        log.add(error.help("it is run without a shell: for example [\"/usr/bin/pgrep\", \"-x\", \"haproxy\"]"));
+        return None;
+    }
+    Some(words)
+}
+
+/// Reads `vip.NAME.track`; `scripts` are those of the file.
+pub(super) fn read_list(value: Value<'_>, scripts: &BTreeMap<String, Script>, log: &Log) -> Vec<Track> {
+    let mut tracks: Vec<Track> = Vec::new();
+    for item in value.list().unwrap_or_default() {
+        let place = item.place.clone();
+        let Some(track) = item.table().and_then(|section| read_one(section, scripts, log)) else { continue };
+        if tracks.iter().any(|earlier| earlier.what == track.what) {
+            log.add(Diagnostic::error(&place, "this is tracked twice"));
+        }
+        tracks.push(track);
+    }
+    tracks
+}
+
+fn read_one(section: Section<'_>, scripts: &BTreeMap<String, Script>, log: &Log) -> Option<Track> {
+    let place = section.place().clone();
+    let weight = section.get("weight").and_then(|value| value.integer(-HEAVIEST..=HEAVIEST));
+    let reverse = section.get("reverse").and_then(Value::boolean).is_some_and(|value| value.value);
+    let interface = section.get("interface").and_then(Value::string).map(|name| Tracked::Interface(name.value));
+    let script = section.get("script").and_then(Value::string);
+    let unknown = script.as_ref().filter(|name| !scripts.contains_key(&name.value));
+    if let Some(Located { value: name, place }) = unknown {
+        let error = Diagnostic::error(place, format!("there is no section [track_script.{name}]"));
+        log.add(error.did_you_mean(super::diagnostic::nearest(name, scripts.keys().map(String::as_str))));
+    }
+    let script = script.map(|name| Tracked::Script(name.value));
+    let file = section.get("file").and_then(Value::string);
+    let file = file.map(|file| Tracked::File(file.place.source.resolve(&file.value)));
+    section.close();
+    // keepalived's defaults.
+    let default = i16::from(file.is_some());
+    let mut named = [interface, script, file].into_iter().flatten();
+    let (Some(what), None) = (named.next(), named.next()) else {
+        let error = Diagnostic::error(&place, "an entry of `track` names one thing");
+        log.add(error.help("{ interface = \"eth1\" }, { script = \"NAME\" } or { file = \"/run/maintenance\" }"));
+        return None;
+    };
+    Some(Track { what, weight: weight.map_or(default, |weight| weight.value), reverse })
+}

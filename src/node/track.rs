@@ -1,0 +1,136 @@
+//! The tracks' thread: runs scripts, reads files, watches interfaces, and tells the lane what follows for each group.
+
+use super::core::{Core, lock};
+use super::lane::LaneInput;
+use crate::kernel::link::{self, Watch};
+use crate::probe::script;
+use crate::track::{Action, Event};
+use hamesh_fencing::clock::Moment;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// What is read of a file at most; a number is shorter.
+const LONGEST: u64 = 64;
+/// Before interfaces are looked at again when the kernel cannot be heard.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Starts the thread, where something is tracked.
+///
+/// # Errors
+/// The system gives no thread.
+pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<()> {
+    if lock(&core.tracks).is_empty() {
+        return Ok(());
+    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("tracks".to_owned()).spawn(move || runtime.block_on(run(core)))?;
+    Ok(())
+}
+
+async fn run(core: Arc<Core>) {
+    let (seen_in, mut seen) = mpsc::channel(64);
+    let interfaces = lock(&core.tracks).interfaces();
+    if !interfaces.is_empty() {
+        tokio::spawn(watch(interfaces.into_iter().collect(), seen_in.clone()));
+    }
+    let mut looks = JoinSet::new();
+    let mut event = Event::Tick;
+    loop {
+        let actions = lock(&core.tracks).handle(Moment::now(), event);
+        for action in actions {
+            match action {
+                Action::Run(name, script) => drop(looks.spawn(async move {
+                    let result = script::run(&script).await;
+                    Event::Ran(name, result)
+                })),
+                Action::Read(path) => drop(looks.spawn(async move {
+                    let number = read(&path).await;
+                    Event::Read(path, number)
+                })),
+                Action::Tell(group, effect) => {
+                    for track in lock(&core.tracks).status(&group) {
+                        tracing::info!(%group, ?track, "tracked");
+                    }
+                    if core.lane.send(LaneInput::Weigh(group, effect)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        let now = Moment::now();
+        let pause = lock(&core.tracks).next_deadline().map_or(PAUSE, |deadline| now.until(deadline));
+        event = tokio::select! {
+            Some(done) = looks.join_next(), if !looks.is_empty() => match done {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::error!(%error, "a look has ended before it saw anything");
+                    Event::Tick
+                }
+            },
+            Some(interface) = seen.recv() => interface,
+            () = sleep(pause) => Event::Tick,
+        };
+    }
+}
+
+/// A file that is not there has no number, and nothing is wrong with that: who tracks it makes it when it is needed.
+async fn read(path: &Path) -> Result<i64, String> {
+    let failed = |error: std::io::Error| format!("cannot be read, counts as 0: {error}");
+    let file = match regular(path).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).await.map_err(failed)?;
+    match text.trim() {
+        "" => Ok(0),
+        number => number.parse().map_err(|_| format!("is not a number, counts as 0: {number:?}")),
+    }
+}
+
+/// A FIFO would hold up whoever opens it.
+async fn regular(path: &Path) -> std::io::Result<File> {
+    if !tokio::fs::metadata(path).await?.is_file() {
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    File::open(path).await
+}
+
+/// Says of each interface whether it can carry anything, again after every change.
+async fn watch(names: Vec<String>, tell: mpsc::Sender<Event>) {
+    loop {
+        if let Err(error) = watch_on(&names, &tell).await {
+            tracing::error!(%error, "tracked interfaces are not watched; trying again");
+        }
+        if tell.is_closed() {
+            return;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn watch_on(names: &[String], tell: &mpsc::Sender<Event>) -> std::io::Result<()> {
+    let mut watch = Watch::start()?;
+    let (links, _) = link::connect()?;
+    loop {
+        for name in names {
+            // One that is not there is down.
+            let up = links.get(name, &[]).await.is_ok_and(|link| link.up);
+            if tell.send(Event::Interface(name.clone(), up)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if watch.next().await.is_none() {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+    }
+}

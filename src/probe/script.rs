@@ -1,0 +1,174 @@
+//! A program that says by its exit status whether something is well. No shell; all that it has started is killed with it when its
+//! time is over; and what another user could replace is not run as root.
+
+use crate::config::track::Script;
+use nix::unistd::{Gid, Uid, User};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::{Child, Command};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+/// Runs it to its end, or to its timeout.
+///
+/// # Errors
+/// In words for people: it could not be run, took too long, or did not end with 0.
+pub async fn run(script: &Script) -> Result<(), String> {
+    let (command, user) = (script.command.clone(), script.user.clone());
+    // Names and paths may be looked up on a network.
+    let prepared = spawn_blocking(move || prepare(&command, user.as_deref()));
+    let ended = timeout(script.timeout, prepared).await;
+    let mut command = match ended {
+        Ok(Ok(prepared)) => prepared?,
+        Ok(Err(error)) => return Err(format!("cannot be prepared: {error}")),
+        Err(_) => return Err(format!("its user and path were not found out within {:?}", script.timeout)),
+    };
+    let mut child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
+    let Ok(ended) = timeout(script.timeout, child.wait()).await else {
+        kill_group(&child);
+        // Killed, so it ends; what hangs in the kernel is left to be reaped by tokio.
+        timeout(script.timeout, child.wait()).await.ok();
+        return Err(format!("killed: it took longer than {:?}", script.timeout));
+    };
+    match ended {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(status.to_string()),
+        Err(error) => Err(format!("cannot be waited for: {error}")),
+    }
+}
+
+/// The child leads a group of its own and is not reaped yet, so the number is still its own.
+fn kill_group(child: &Child) {
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(group) = group
+        && let Err(error) = kill_process_group(group, Signal::KILL)
+    {
+        tracing::warn!(%error, "a script that takes too long was not killed");
+    }
+}
+
+fn prepare(command: &[String], user: Option<&str>) -> Result<Command, String> {
+    let [program, arguments @ ..] = command else { return Err("there is no command".to_owned()) };
+    let user = user.map(find_user).transpose()?;
+    let uid = user.as_ref().map_or_else(Uid::effective, |user| user.uid);
+    if uid.is_root() {
+        refuse_unsafe(Path::new(program))?;
+    }
+    let mut command = Command::new(program);
+    command.args(arguments).process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    for variable in ["IFS", "LD_PRELOAD", "LD_LIBRARY_PATH"] {
+        command.env_remove(variable);
+    }
+    if let Some(user) = user.filter(|user| user.uid != Uid::effective() || user.gid != Gid::effective()) {
+        // Supplementary groups are dropped with the user.
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    Ok(command)
+}
+
+fn find_user(name: &str) -> Result<User, String> {
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(format!("there is no user {name}")),
+        Err(error) => Err(format!("user {name} cannot be looked up: {error}")),
+    }
+}
+
+/// keepalived's `enable_script_security`: every part of the path, links resolved, belongs to root and can be written by
+/// nobody else.
+fn refuse_unsafe(program: &Path) -> Result<(), String> {
+    let real = program.canonicalize().map_err(|error| format!("{}: {error}", program.display()))?;
+    for part in real.ancestors().map(PathBuf::from).chain(std::iter::once(program.to_owned())) {
+        let found = part.metadata().map_err(|error| format!("{}: {error}", part.display()))?;
+        let mode = found.permissions().mode();
+        let group_writes = mode & 0o020 != 0 && found.gid() != 0;
+        // In a sticky directory nobody can replace what is root's.
+        let others_write = mode & 0o002 != 0 && !(found.is_dir() && mode & 0o1000 != 0);
+        if found.uid() != 0 || group_writes || others_write {
+            return Err(format!(
+                "not run as root: {} can be changed by others. Make it root's and writable by nobody else, or set `user`",
+                part.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn script(command: &[&str]) -> Script {
+        Script {
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            user: None,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(5),
+            rise: 1,
+            fall: 1,
+            init_fail: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_exit_status_counts() {
+        assert_eq!(run(&script(&["/bin/true"])).await, Ok(()));
+        assert_eq!(run(&script(&["/bin/sh", "-c", "exit 3"])).await, Err("exit status: 3".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_run_has_failed() {
+        for command in [&["/nowhere/at/all"][..], &["/etc"], &["/etc/passwd"]] {
+            run(&script(command)).await.expect_err(command[0]);
+        }
+        let stranger = Script { user: Some("nobody-of-this-name".to_owned()), ..script(&["/bin/true"]) };
+        let why = run(&stranger).await.expect_err("there is no such user");
+        assert_eq!(why, "there is no user nobody-of-this-name");
+    }
+
+    #[tokio::test]
+    async fn a_hung_script_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("child");
+        // The child is another process of the group, and its number is written down.
+        let line = format!("sleep 600 & echo $! > {}; wait", file.display());
+        let hung = Script { timeout: Duration::from_millis(500), ..script(&["/bin/sh", "-c", &line]) };
+        let began = Instant::now();
+        let why = run(&hung).await.expect_err("it hangs");
+        assert!(why.starts_with("killed"), "{why}");
+        assert!(began.elapsed() < Duration::from_secs(60));
+        let child = std::fs::read_to_string(&file).expect("the child's number");
+        let stat = PathBuf::from(format!("/proc/{}/stat", child.trim()));
+        let gone = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+        for _ in 0..200 {
+            if gone() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        unreachable!("the child of a killed script lives");
+    }
+
+    /// Needs root: whom a script runs as can be chosen by root alone.
+    #[tokio::test]
+    async fn what_others_can_change_is_not_run_as_root() {
+        assert!(Uid::effective().is_root(), "this test needs root");
+        let dir = tempfile::tempdir_in("/var").expect("a directory");
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("root's");
+        let program = dir.path().join("check");
+        std::fs::write(&program, "#!/bin/sh\n[ \"$(id -u)\" = 65534 ]\n").expect("written");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o757)).expect("root's");
+        let path = program.to_str().expect("a name");
+        let why = run(&script(&[path])).await.expect_err("others can write it");
+        assert!(why.contains("can be changed by others"), "{why}");
+        let nobody = Script { user: Some("nobody".to_owned()), ..script(&[path]) };
+        assert_eq!(run(&nobody).await, Ok(()), "as nobody it may run, and is nobody");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("root's");
+        let why = run(&script(&[path])).await.expect_err("root is not nobody");
+        assert!(why.contains("exit status"), "{why}");
+    }
+}

@@ -1,0 +1,126 @@
+//! What a VIP group tracks, on three real directors: a script, a file and an interface that go bad move the VIP away, and back
+//! when they are well again. The wire says who has it.
+
+use anyhow::{Context, Result, ensure};
+use hamesh::lab::cluster::{Cluster, cluster_toml};
+use hamesh::lab::legacy::Dialect;
+use hamesh::lab::sandbox;
+use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the owner must not have changed.
+const STEADY: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    match sandbox::enter() {
+        Ok(Some(code)) => return code,
+        Ok(None) => {}
+        Err(error) => {
+            eprintln!("track: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let story = fresh_dir("track").and_then(|dir| {
+        story(&dir).with_context(|| format!("logs are kept in {}", dir.display()))?;
+        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
+    });
+    match story {
+        Ok(()) => {
+            println!("track: a script, a file, an interface and a hung script, 4 passed, 0 failed");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("track: FAILED {error:#}");
+            println!("track: 0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The cable of an interface that nothing but the tracking needs, and its other end.
+const CABLE: [&str; 2] = ["uplink", "provider"];
+
+fn ip(scene: &Scene, director: usize, words: &[&str]) -> Result<()> {
+    scene.directors[director].host.output(Path::new("/sbin/ip"), words, PATIENCE).map(drop)
+}
+
+/// Waits until the VIP is `wanted`'s and stays there.
+fn moves_to(scene: &Scene, wanted: &str) -> Result<Duration> {
+    let began = Instant::now();
+    while scene.settled(STEADY, PATIENCE)? != wanted {
+        ensure!(began.elapsed() < PATIENCE, "the VIP does not move to {wanted}");
+    }
+    Ok(began.elapsed().saturating_sub(STEADY))
+}
+
+/// What `status` of lb1 warns of, and its state.
+fn status(cluster: &Cluster) -> Result<(String, String)> {
+    let warnings = cluster.command(0, &["status"])?;
+    let state = cluster.status(0)?.vip().context("no VIP in the status")?.state.clone();
+    Ok((warnings, state))
+}
+
+fn story(dir: &Path) -> Result<()> {
+    let scene = Scene::set(dir, 1)?;
+    // The file is the same for all hosts here; what is in it says whom it is about.
+    let (sick, hung) = (dir.join("sick"), dir.join("hung"));
+    let here = |file: &Path| format!("[ -e {0} ] && ip -o -4 address | grep -qFf {0}", file.display());
+    let line = format!("if {}; then sleep 600; fi; if {}; then exit 1; fi", here(&hung), here(&sick));
+    let text = cluster_toml(Dialect::V3, &PRIORITIES)
+        + &format!(
+            "track = [{{ script = \"check\" }}, {{ file = \"burden\" }}, {{ interface = \"{}\", weight = -60 }}]
+[track_script.check]
+command = [\"/bin/sh\", \"-c\", \"{line}\"]
+interval = \"300ms\"
+timeout = \"1s\"
+fall = 2
+rise = 2
+",
+            CABLE[0]
+        );
+    for director in 0..scene.directors.len() {
+        ip(&scene, director, &["link", "add", CABLE[0], "type", "veth", "peer", "name", CABLE[1]])?;
+        ip(&scene, director, &["link", "set", CABLE[0], "up"])?;
+        ip(&scene, director, &["link", "set", CABLE[1], "up"])?;
+    }
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
+    let cluster = Cluster::form(&scene, &program, &text, |command| println!("{command}"))?;
+    let began = Instant::now();
+    moves_to(&scene, "lb1")?;
+
+    fs::write(&sick, "10.77.0.11/\n")?;
+    println!("a script that fails moved the VIP after {} ms", moves_to(&scene, "lb2")?.as_millis());
+    let (said, state) = status(&cluster)?;
+    ensure!(state == "FAULT", "lb1 is in {state}");
+    ensure!(said.contains("script check is down (exit status: 1): FAULT here"), "status says why: {said}");
+    fs::remove_file(&sick)?;
+    println!("and back after {} ms", moves_to(&scene, "lb1")?.as_millis());
+
+    let burden = cluster.cluster_file(0).with_file_name("burden");
+    fs::write(&burden, "-60\n")?;
+    println!("a file with -60 moved it after {} ms", moves_to(&scene, "lb2")?.as_millis());
+    let (said, state) = status(&cluster)?;
+    ensure!(state == "BACKUP", "lb1 is in {state}");
+    ensure!(said.contains("lb1 140") && said.contains("is -60: -60 here"), "status says why: {said}");
+    fs::remove_file(&burden)?;
+    moves_to(&scene, "lb1")?;
+
+    ip(&scene, 0, &["link", "set", CABLE[1], "down"])?;
+    println!("an interface without carrier moved it after {} ms", moves_to(&scene, "lb2")?.as_millis());
+    let (said, _) = status(&cluster)?;
+    ensure!(said.contains("interface uplink is down"), "status says why: {said}");
+    ip(&scene, 0, &["link", "set", CABLE[1], "up"])?;
+    moves_to(&scene, "lb1")?;
+
+    fs::write(&hung, "10.77.0.11/\n")?;
+    println!("a hung script moved it after {} ms", moves_to(&scene, "lb2")?.as_millis());
+    let (said, _) = status(&cluster)?;
+    ensure!(said.contains("killed: it took longer than 1s"), "status says why: {said}");
+    let two = scene.observer.two_owners(began, Instant::now(), |_| true);
+    ensure!(two.is_zero(), "two owners for {two:?}");
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! The machines: a client behind a router, and on the router's LAN a director and two servers.
+
+use anyhow::{Context, Result, bail};
+use hamesh::lab::host::Host;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The service's addresses, on the director.
+pub const VIP: [&str; 2] = ["10.5.0.100", "fd05::100"];
+/// The servers' addresses.
+pub const SERVERS: [[&str; 2]; 2] = [["10.5.0.12", "fd05::12"], ["10.5.0.13", "fd05::13"]];
+/// Their names, which are what they answer.
+pub const NAMES: [&str; 2] = ["s1", "s2"];
+
+const DIRECTOR: [&str; 2] = ["10.5.0.1", "fd05::1"];
+const ROUTER: [&str; 2] = ["10.5.0.254", "fd05::fe"];
+/// How long anything may take on a machine that is emulated.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The machines, which go when it is dropped.
+pub struct Stage {
+    pub client: Host,
+    pub router: Host,
+    pub director: Host,
+    pub servers: [Host; 2],
+    running: Arc<AtomicBool>,
+}
+
+/// Runs a shell script on a host.
+pub fn sh(host: &Host, script: &str) -> Result<String> {
+    host.output(Path::new("/bin/bash"), &["-ec", script], PATIENCE)
+}
+
+impl Stage {
+    /// # Errors
+    /// A machine cannot be made.
+    pub fn set() -> Result<Self> {
+        let dir = Path::new("/tmp/stage");
+        if dir.exists() {
+            fs::remove_dir_all(dir)?;
+        }
+        let host = |name: &str| Host::new(name, dir);
+        let stage = Self {
+            client: host("client")?,
+            router: host("router")?,
+            director: host("director")?,
+            servers: [host(NAMES[0])?, host(NAMES[1])?],
+            running: Arc::new(AtomicBool::new(true)),
+        };
+        let Self { client, router, director, servers: [s1, s2], .. } = &stage;
+        for host in [client, router, director, s1, s2] {
+            // Addresses are to be used at once, and answers go where the test has them go.
+            sh(
+                host,
+                "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0 \
+                net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0 \
+                net.ipv4.conf.all.accept_redirects=0 net.ipv6.conf.all.accept_redirects=0",
+            )?;
+        }
+        sh(
+            router,
+            "ip link add br0 type bridge; ip link set br0 up; ip addr add 10.5.0.254/24 dev br0; \
+            ip addr add fd05::fe/64 dev br0; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+        )?;
+        stage.cable(client, "client")?;
+        sh(
+            router,
+            "ip link set client nomaster; ip addr add 10.6.0.1/24 dev client; ip addr add fd06::1/64 dev client",
+        )?;
+        sh(
+            client,
+            "ip addr add 10.6.0.2/24 dev eth0; ip addr add fd06::2/64 dev eth0; \
+            ip route add default via 10.6.0.1; ip route add default via fd06::1",
+        )?;
+        stage.on_the_lan(director, DIRECTOR)?;
+        sh(director, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
+        stage.on_the_lan(s1, SERVERS[0])?;
+        stage.on_the_lan(s2, SERVERS[1])?;
+        for (server, name) in stage.servers.iter().zip(NAMES) {
+            stage.serve(server, name)?;
+        }
+        Ok(stage)
+    }
+
+    /// The director has the VIPs, as it has them when a lease is held.
+    pub fn vips_on_the_director(&self) -> Result<()> {
+        sh(
+            &self.director,
+            &format!("ip addr add {}/32 dev eth0; ip addr add {}/128 dev eth0 preferred_lft 0", VIP[0], VIP[1]),
+        )?;
+        Ok(())
+    }
+
+    /// Puts a host on the LAN, with the router as its way out.
+    pub fn on_the_lan(&self, host: &Host, [v4, v6]: [&str; 2]) -> Result<()> {
+        self.cable(host, host.name())?;
+        sh(host, &format!("ip addr add {v4}/24 dev eth0; ip addr add {v6}/64 dev eth0"))?;
+        way_out(host, ROUTER)
+    }
+
+    /// Answers leave the servers by the director, which translates them back.
+    pub fn back_by_the_director(&self) -> Result<()> {
+        self.servers.iter().try_for_each(|server| way_out(server, DIRECTOR))
+    }
+
+    /// The servers have the VIPs themselves, on `device`, and keep them to themselves.
+    pub fn vips_on_the_servers(&self, device: &str, other: &str) -> Result<()> {
+        for server in &self.servers {
+            sh(
+                server,
+                &format!(
+                    "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2; \
+                ip link set {device} up; ip link set {other} up; sysctl -qw net.ipv4.conf.{device}.rp_filter=0; \
+                ip addr add {}/32 dev {device}; ip addr add {}/128 dev {other}",
+                    VIP[0], VIP[1]
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn cable(&self, host: &Host, name: &str) -> Result<()> {
+        let netns = format!("/proc/{}/fd/{}", std::process::id(), host.netns().as_raw_fd());
+        sh(
+            &self.router,
+            &format!("ip link add {name} type veth peer name eth0 netns {netns}; ip link set {name} master br0 up"),
+        )?;
+        sh(host, "ip link set eth0 up")?;
+        Ok(())
+    }
+
+    /// Answers every TCP connection and every datagram to port 80 with a name.
+    fn serve(&self, host: &Host, name: &'static str) -> Result<()> {
+        let (tcp, udp) = host.netns().run(|| Ok((TcpListener::bind("[::]:80")?, UdpSocket::bind("[::]:80")?)))?;
+        tcp.set_nonblocking(true)?;
+        udp.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let running = self.running.clone();
+        thread::spawn(move || {
+            while running.load(Ordering::Relaxed) {
+                match tcp.accept() {
+                    // A client that is gone needs no answer.
+                    Ok((mut stream, _)) => drop(stream.write_all(name.as_bytes())),
+                    Err(_) => thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        });
+        let running = self.running.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while running.load(Ordering::Relaxed) {
+                if let Ok((_, from)) = udp.recv_from(&mut buffer) {
+                    drop(udp.send_to(name.as_bytes(), from));
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Who answers the client at an address: the name of a server.
+    pub fn ask(&self, address: SocketAddr, timeout: Duration) -> Result<String> {
+        self.client.netns().run(|| {
+            let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+            stream.set_read_timeout(Some(timeout))?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })
+    }
+
+    /// Who answers a datagram of the client.
+    pub fn ask_by_datagram(&self, address: SocketAddr) -> Result<String> {
+        self.client.netns().run(|| {
+            let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect(address)?;
+            socket.send(b"who")?;
+            let mut buffer = [0; 64];
+            let length = socket.recv(&mut buffer)?;
+            Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
+    }
+
+    /// How many of `count` connections each server has answered.
+    pub fn count(&self, address: SocketAddr, count: u32) -> Result<[u32; 2]> {
+        let mut counts = [0; 2];
+        for _ in 0..count {
+            let answer = self.ask(address, PATIENCE)?;
+            let who = NAMES.iter().position(|name| *name == answer).with_context(|| format!("{answer:?} answered"))?;
+            counts[who] += 1;
+        }
+        Ok(counts)
+    }
+
+    /// Waits until the servers are reached from the client past the director: neighbours are known, routes work.
+    pub fn settle(&self) -> Result<()> {
+        for address in SERVERS.iter().flatten() {
+            let deadline = Instant::now() + PATIENCE;
+            let address = SocketAddr::new(address.parse()?, 80);
+            while let Err(error) = self.ask(address, Duration::from_secs(2)) {
+                if Instant::now() > deadline {
+                    bail!("{address} is not reached past the director: {error:#}");
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
+    }
+}
+
+fn way_out(host: &Host, [v4, v6]: [&str; 2]) -> Result<()> {
+    sh(host, &format!("ip route replace default via {v4}; ip -6 route replace default via {v6}"))?;
+    Ok(())
+}
