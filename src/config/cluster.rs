@@ -101,6 +101,7 @@ fn read_group(
     let draft = group::Draft {
         interface,
         vrid,
+        virtual_mac: section.get("virtual_mac").and_then(read_virtual_mac),
         version,
         interval: interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() }),
         addresses,
@@ -138,6 +139,14 @@ fn read_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(IpAddr, u8
         }
     };
     Some(items.into_iter().filter_map(parse).collect())
+}
+
+/// True, or the name of the device.
+fn read_virtual_mac(value: Value<'_>) -> Option<Located<String>> {
+    if value.is_boolean() {
+        return value.boolean().filter(|yes| yes.value).map(|yes| yes.map(|_| String::new()));
+    }
+    value.string()
 }
 
 /// Adverts come from the routers' own addresses, over IPv6 from link-local ones (RFC 9568 section 5.1.2.1).

@@ -28,6 +28,9 @@ pub struct VipGroup {
     pub family: Family,
     /// The virtual router's id, 1 to 255; one group per interface and family has it.
     pub vrid: u8,
+    /// The device that is made for the virtual router's own MAC and has the VIPs (RFC 9568 section 7.3); without one they are
+    /// on `interface` and answer with its MAC.
+    pub virtual_mac: Option<String>,
     /// Of VRRP.
     pub version: Version,
     /// Between two adverts. Version 2: whole seconds, 1 to 255. Version 3: 10 ms to 40.95 s in steps of 10 ms.
@@ -56,6 +59,15 @@ impl VipGroup {
         Definition { family: self.family, vrid: self.vrid, addresses }
     }
 
+    /// The device with the virtual MAC, and that MAC: 00-00-5e-00-01-VRID, or 00-00-5e-00-02-VRID for IPv6.
+    pub fn virtual_mac(&self) -> Option<(&str, [u8; 6])> {
+        let family = match self.family {
+            Family::V4 => 1,
+            Family::V6 => 2,
+        };
+        self.virtual_mac.as_deref().map(|device| (device, [0, 0, 0x5e, 0, family, self.vrid]))
+    }
+
     /// The group's form on the wire.
     pub fn format(&self) -> Format {
         let Self { family, version, vrid, interval, auth, checksum, .. } = *self;
@@ -81,6 +93,8 @@ pub(super) struct Draft {
     pub name: Located<String>,
     pub interface: Option<Located<String>>,
     pub vrid: Option<Located<u8>>,
+    /// An empty name is that of keepalived.
+    pub virtual_mac: Option<Located<String>>,
     pub version: Version,
     pub interval: Located<Duration>,
     pub addresses: Vec<Located<(IpAddr, u8)>>,
@@ -98,9 +112,23 @@ impl Draft {
         self.addresses.first().map(|first| Family::of(first.value.0))
     }
 
+    /// The name of the device with the virtual MAC, which keepalived calls so too.
+    pub fn device(&self) -> Option<String> {
+        let given = self.virtual_mac.as_ref()?;
+        if !given.value.is_empty() {
+            return Some(given.value.clone());
+        }
+        let prefix = match self.family()? {
+            Family::V4 => "vrrp",
+            Family::V6 => "vrrp6",
+        };
+        Some(format!("{prefix}.{}", self.vrid.as_ref()?.value))
+    }
+
     /// `None` when a part is missing, which was noted where it was missed.
     pub fn build(self) -> Option<(String, VipGroup)> {
         let group = VipGroup {
+            virtual_mac: self.device(),
             family: self.family()?,
             interface: self.interface?.value,
             vrid: self.vrid?.value,
@@ -147,6 +175,7 @@ pub(super) fn check(drafts: &[Draft], listen: Option<&Located<SocketAddr>>, log:
         let earlier = &drafts[..i];
         check_name(draft, earlier, log);
         check_interface(draft, earlier, log);
+        check_virtual_mac(draft, drafts, earlier, log);
         check_interval(draft, log);
         check_family(draft, log);
         check_addresses(draft, earlier, listen, log);
@@ -169,8 +198,7 @@ fn check_name(draft: &Draft, earlier: &[Draft], log: &Log) {
 fn check_interface(draft: &Draft, earlier: &[Draft], log: &Log) {
     let Some(interface) = &draft.interface else { return };
     let Located { value: name, place } = interface;
-    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > INTERFACE_NAME || name == "." || name == ".." || name.contains(forbidden) {
+    if !is_interface_name(name) {
         log.add(Diagnostic::error(place, format!("`{name}` cannot be the name of an interface")));
     }
     let Some(vrid) = &draft.vrid else { return };
@@ -186,6 +214,27 @@ fn check_interface(draft: &Draft, earlier: &[Draft], log: &Log) {
         let first = format!("first used by `{}`", other.name.value);
         log.add(Diagnostic::error(&vrid.place, message).see(&theirs.place, first));
     }
+}
+
+fn check_virtual_mac(draft: &Draft, all: &[Draft], earlier: &[Draft], log: &Log) {
+    let (Some(given), Some(device)) = (&draft.virtual_mac, draft.device()) else { return };
+    if !is_interface_name(&device) {
+        log.add(Diagnostic::error(&given.place, format!("`{device}` cannot be the name of an interface")));
+    }
+    let help = "give it another name: virtual_mac = \"NAME\"";
+    if let Some(other) = earlier.iter().find(|other| other.device().as_ref() == Some(&device)) {
+        let error = Diagnostic::error(&given.place, format!("two virtual MACs are called `{device}`"));
+        log.add(error.see(&other.name.place, format!("the other is that of `{}`", other.name.value)).help(help));
+    }
+    if let Some(parent) = all.iter().filter_map(|other| other.interface.as_ref()).find(|i| i.value == device) {
+        let error = Diagnostic::error(&given.place, format!("`{device}` is an interface already"));
+        log.add(error.see(&parent.place, "here").help(help));
+    }
+}
+
+fn is_interface_name(name: &str) -> bool {
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    !(name.is_empty() || name.len() > INTERFACE_NAME || name == "." || name == ".." || name.contains(forbidden))
 }
 
 fn check_interval(draft: &Draft, log: &Log) {

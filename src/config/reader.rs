@@ -135,6 +135,10 @@ impl<'a> Value<'a> {
         self.value.is_table()
     }
 
+    pub fn is_boolean(&self) -> bool {
+        self.value.as_bool().is_some()
+    }
+
     pub fn list(self) -> Option<Vec<Self>> {
         let Some(array) = self.value.as_array() else {
             return self.expected("a list");

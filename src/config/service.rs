@@ -1,11 +1,11 @@
-//! `[service.NAME]`: what is to be balanced behind a VIP, among whom, and how they are watched; `[health]`: by how many.
+//! `[service.NAME]`: what is to be balanced behind a VIP, and among whom; `[health]`: how many watch them.
 
+use super::check::{self, Check};
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
 use super::reader::{Section, Value};
 use crate::ipvs::{Forwarding, Protocol, SCHEDULERS, Tunnel};
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// A real server.
@@ -40,39 +40,6 @@ impl Default for HealthMesh {
     fn default() -> Self {
         Self { observers: 3, agree: 2 }
     }
-}
-
-/// What is asked of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// A connection.
-    Tcp,
-    /// A GET.
-    Http {
-        /// Begins with a slash.
-        path: String,
-        /// The name of the site; by default the address.
-        host: Option<String>,
-        /// The answers that count as alive.
-        status: Vec<RangeInclusive<u16>>,
-    },
-}
-
-/// How a server is watched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// What is asked.
-    pub probe: Probe,
-    /// Between two questions.
-    pub interval: Duration,
-    /// The same, while the answers contradict what is seen. Not above `interval`.
-    pub again: Duration,
-    /// No answer after this is a failure; not above `interval`.
-    pub timeout: Duration,
-    /// Failures in a row that make it down, 1 to 100.
-    pub fall: u8,
-    /// Successes in a row that make it up, 1 to 100.
-    pub rise: u8,
 }
 
 /// A valid service.
@@ -146,7 +113,7 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
     let schedulers = SCHEDULERS.map(|name| (name, name));
     let common = Common {
         forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
-        check: read_check(&section, log),
+        check: check::read(&section, log),
         inhibit_on_failure: section.get("inhibit_on_failure").and_then(Value::boolean).is_some_and(|v| v.value),
     };
     let sorry_server: Option<Located<SocketAddr>> =
@@ -178,7 +145,7 @@ fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Serv
         let inhibit = section.get("inhibit_on_failure").and_then(Value::boolean).map(|v| v.value);
         let limit = |key| section.get(key).and_then(|v| v.integer(0..=1_000_000_000)).map(|v| v.value);
         let (upper, lower) = (limit("upper").unwrap_or(0), limit("lower").unwrap_or(0));
-        let check = read_check(&section, log).or_else(|| common.check.clone());
+        let check = check::read(&section, log).or_else(|| common.check.clone());
         if lower > upper {
             log.add(Diagnostic::error(section.place(), format!("`lower`, {lower}, is above `upper`, {upper}")));
         }
@@ -217,72 +184,6 @@ fn read_persistence(value: Value<'_>, log: &Log) -> Option<Duration> {
         log.add(Diagnostic::error(&timeout.place, "IPVS keeps clients for whole seconds, at least 1s"));
     }
     Some(timeout.value)
-}
-
-fn read_check(parent: &Section<'_>, log: &Log) -> Option<Check> {
-    let section = parent.get("check").and_then(Value::table)?;
-    let http = section.get("http").and_then(Value::table).map(|http| read_http(http, log));
-    let tcp = section.get("tcp").and_then(Value::table).map(|tcp| {
-        tcp.close();
-        Probe::Tcp
-    });
-    let seconds = |key, default| {
-        section.get(key).and_then(Value::duration).map_or(Duration::from_secs(default), |value| value.value)
-    };
-    let (interval, timeout) = (seconds("interval", 2), seconds("timeout", 1));
-    let again = section.get("again").and_then(Value::duration).map_or(interval, |value| value.value);
-    let times = |key, default| section.get(key).and_then(|v| v.integer(1..=100)).map_or(default, |v| v.value);
-    let (fall, rise) = (times("fall", 3), times("rise", 2));
-    if timeout.is_zero() || timeout > interval {
-        let error = Diagnostic::error(section.place(), "a check's timeout must be above 0 and not above its interval");
-        log.add(error);
-    }
-    if again.is_zero() || again > interval {
-        let message = "a check's `again` must be above 0 and not above its interval";
-        log.add(Diagnostic::error(section.place(), message));
-    }
-    let probe = match (http, tcp) {
-        (Some(probe), None) => probe,
-        (None, Some(tcp)) => Some(tcp),
-        (Some(_), Some(_)) | (None, None) => {
-            log.add(Diagnostic::error(section.place(), "a check needs one of `http` and `tcp`"));
-            None
-        }
-    };
-    section.close();
-    Some(Check { probe: probe?, interval, again, timeout, fall, rise })
-}
-
-fn read_http(section: Section<'_>, log: &Log) -> Option<Probe> {
-    let path = section.required("path").and_then(Value::string);
-    let host = section.get("host").and_then(Value::string).map(|host| host.value);
-    let status = section.get("status").and_then(Value::string);
-    section.close();
-    let status = match &status {
-        None => Some(vec![200..=299]),
-        Some(text) => {
-            let ranges: Option<Vec<_>> = text.value.split(',').map(|text| status_range(text.trim())).collect();
-            if ranges.is_none() {
-                let error =
-                    Diagnostic::error(&text.place, format!("`{}` is no range of HTTP status codes", text.value));
-                log.add(error.help("for example \"200-299\" or \"200, 204\""));
-            }
-            ranges
-        }
-    };
-    let path = path?;
-    if !path.value.starts_with('/') {
-        log.add(Diagnostic::error(&path.place, "the path of an HTTP check begins with `/`"));
-    }
-    Some(Probe::Http { path: path.value, host, status: status? })
-}
-
-/// `200` or `200-299`.
-pub(super) fn status_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
-    let range = code(first)?..=code(last)?;
-    (!range.is_empty()).then_some(range)
 }
 
 /// The rules between a service and the VIP groups; `None` when a part is missing.

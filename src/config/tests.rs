@@ -68,6 +68,7 @@ fn the_examples_in_deploy_are_right() {
         interface: "eth0".into(),
         family: Family::V4,
         vrid: 51,
+        virtual_mac: None,
         version: Version::V3,
         interval: Duration::from_secs(1),
         addresses: vec![(IpAddr::from([203, 0, 113, 10]), 24)],

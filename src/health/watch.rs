@@ -1,6 +1,6 @@
 //! One target, as this director sees it: answers in, an observation out. Times are those since the machine's start.
 
-use crate::config::service::Check;
+use crate::config::check::Check;
 use hamesh_gossip::observation::Seen;
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::service::Probe;
+    use crate::config::check::Probe;
 
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)

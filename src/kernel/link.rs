@@ -1,14 +1,14 @@
 //! Interfaces: what they are, and when they change.
 
 use super::address::{self, Addresses, Interface};
-use super::{KernelError, answer};
+use super::{KernelError, answer, sysctl};
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use hamesh_raft::command::Family;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
-use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode};
+use rtnetlink::{Handle, LinkMacVlan, LinkUnspec, MulticastGroup, new_connection, new_multicast_connection};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -55,6 +55,68 @@ pub fn connect() -> io::Result<(Links, Addresses)> {
 }
 
 impl Links {
+    /// Makes `name`, a macvlan of `parent` with this MAC, if it is not there: a way in and out with a MAC of its own, which
+    /// gives itself no address. A new one is down, see [`Links::raise`].
+    ///
+    /// # Errors
+    /// There is an interface of that name which is something else; the kernel could not be asked.
+    pub async fn ensure_macvlan(&self, name: &str, parent: &Interface, mac: [u8; 6]) -> Result<Interface, KernelError> {
+        let failed = |source: io::Error| {
+            KernelError::new(format_args!("make the interface {name} for the virtual MAC on {}", parent.name), source)
+        };
+        let there = self.find(name).await.map_err(failed)?;
+        if there.is_none() {
+            // A private one would keep from its parent what others multicast from the same MAC: the MASTER's adverts.
+            let link = LinkMacVlan::new(name, parent.index, MacVlanMode::Bridge).address(mac.to_vec()).build();
+            self.0.link().add(link).execute().await.map_err(|error| failed(answer(error)))?;
+        }
+        let message = match there {
+            Some(there) => there,
+            None => self.find(name).await.map_err(failed)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?,
+        };
+        let ours = [LinkAttribute::Link(parent.index), LinkAttribute::Address(mac.to_vec())];
+        let is_macvlan = |attribute: &LinkAttribute| {
+            let kind = LinkInfo::Kind(InfoKind::MacVlan);
+            matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&kind))
+        };
+        if !ours.iter().all(|part| message.attributes.contains(part)) || !message.attributes.iter().any(is_macvlan) {
+            return Err(failed(io::Error::other("there is another interface of that name; give this one another")));
+        }
+        sysctl::silence(name)?;
+        Ok(Interface { index: message.header.index, name: name.to_owned() })
+    }
+
+    /// Brings an interface up.
+    ///
+    /// # Errors
+    /// The kernel's; it names the interface.
+    pub async fn raise(&self, interface: &Interface) -> Result<(), KernelError> {
+        let up = LinkUnspec::new_with_index(interface.index).up().build();
+        let failed = |error| KernelError::new(format_args!("bring {} up", interface.name), answer(error));
+        self.0.link().change(up).execute().await.map_err(failed)
+    }
+
+    /// Takes an interface away, and everything on it. One that is not there is away already.
+    ///
+    /// # Errors
+    /// The kernel's; it names the interface.
+    pub async fn remove(&self, name: &str) -> Result<(), KernelError> {
+        let failed = |error| KernelError::new(format_args!("remove the interface {name}"), error);
+        let Some(there) = self.find(name).await.map_err(failed)? else { return Ok(()) };
+        match self.0.link().del(there.header.index).execute().await.map_err(answer) {
+            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(failed(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn find(&self, name: &str) -> io::Result<Option<LinkMessage>> {
+        let mut found = self.0.link().get().match_name(name.to_owned()).execute();
+        match found.try_next().await.map_err(answer) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            result => result,
+        }
+    }
+
     /// Looks an interface up by its name. `vips` are not taken for its own address, wherever they stand.
     ///
     /// # Errors
@@ -62,8 +124,7 @@ impl Links {
     /// not be asked.
     pub async fn get(&self, name: &str, vips: &[IpAddr]) -> Result<Link, KernelError> {
         let failed = |source: io::Error| KernelError::new(format_args!("look up interface {name}"), source);
-        let mut found = self.0.link().get().match_name(name.to_owned()).execute();
-        let message = found.try_next().await.map_err(|error| failed(answer(error)))?;
+        let message = self.find(name).await.map_err(failed)?;
         let message = message.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let mac = message.attributes.iter().find_map(|attribute| {
             if let LinkAttribute::Address(mac) = attribute { mac[..].try_into().ok() } else { None }

@@ -1,4 +1,4 @@
-//! The one setting of the kernel without which VIPs take each other along.
+//! The settings of the kernel that VIPs need.
 
 use super::KernelError;
 use std::fs;
@@ -10,13 +10,44 @@ use std::io;
 /// # Errors
 /// Names the file under `/proc/sys` and what to do by hand.
 pub fn promote_secondaries(interface: &str) -> Result<(), KernelError> {
-    let name = format!("net/ipv4/conf/{interface}/promote_secondaries");
+    set(&format!("net/ipv4/conf/{interface}/promote_secondaries"), "1")
+}
+
+/// Lets an interface answer ARP for its own addresses only. Without it, the parent of a virtual MAC answers for the VIPs
+/// too, with its own MAC.
+///
+/// # Errors
+/// As [`promote_secondaries`].
+pub fn answer_for_own_addresses(interface: &str) -> Result<(), KernelError> {
+    set(&format!("net/ipv4/conf/{interface}/arp_ignore"), "1")
+}
+
+/// Prepares the device of a virtual MAC: it gives itself no IPv6 address, takes what comes from a network that is behind its
+/// parent, and answers for its own addresses only.
+///
+/// # Errors
+/// As [`promote_secondaries`].
+pub fn silence(interface: &str) -> Result<(), KernelError> {
+    // Loose: the greater of this and `all` counts, so 0 would not do where `all` is strict.
+    set(&format!("net/ipv4/conf/{interface}/rp_filter"), "2")?;
+    answer_for_own_addresses(interface)?;
+    promote_secondaries(interface)?;
+    // A kernel without IPv6 gives itself none.
+    if fs::exists(format!("/proc/sys/net/ipv6/conf/{interface}")).unwrap_or(false) {
+        set(&format!("net/ipv6/conf/{interface}/addr_gen_mode"), "1")?;
+        set(&format!("net/ipv6/conf/{interface}/accept_ra"), "0")?;
+    }
+    Ok(())
+}
+
+/// In a container /proc/sys may be read-only, and the setting right.
+fn set(name: &str, value: &str) -> Result<(), KernelError> {
     let path = format!("/proc/sys/{name}");
-    let failed =
-        |source: io::Error| KernelError::new(format_args!("set {path} to 1 (as `sysctl -w {name}=1` does)"), source);
-    // In a container /proc/sys may be read-only, and the setting right.
-    if fs::read_to_string(&path).map_err(failed)?.trim() == "1" {
+    let failed = |source: io::Error| {
+        KernelError::new(format_args!("set {path} to {value} (as `sysctl -w {name}={value}` does)"), source)
+    };
+    if fs::read_to_string(&path).map_err(failed)?.trim() == value {
         return Ok(());
     }
-    fs::write(&path, "1").map_err(failed)
+    fs::write(&path, value).map_err(failed)
 }

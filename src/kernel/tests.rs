@@ -157,6 +157,30 @@ fn a_vip_that_nobody_refreshes_is_removed_by_the_kernel() {
 }
 
 #[test]
+fn a_virtual_mac_is_made_once_silent_and_never_out_of_something_else() {
+    on_a_cable(async |_| {
+        let (links, addresses, eth0) = eth0().await;
+        let mac = [0, 0, 0x5e, 0, 1, 51];
+        let device = links.ensure_macvlan("vrrp.51", &eth0, mac).await.unwrap();
+        assert_eq!(links.ensure_macvlan("vrrp.51", &eth0, mac).await.unwrap(), device);
+        links.raise(&device).await.unwrap();
+        let link = links.get("vrrp.51", &[]).await.unwrap();
+        assert_eq!((link.interface.index, link.mac, link.up), (device.index, Some(mac), true));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(addresses.list(&device).await.unwrap(), [], "it gives itself no address");
+        let setting = |name| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/vrrp.51/{name}")).unwrap();
+        assert_eq!((setting("arp_ignore").trim(), setting("rp_filter").trim()), ("1", "2"));
+        for (name, other) in [("vrrp.51", [0, 0, 0x5e, 0, 1, 52]), ("lo", mac), ("eth0", mac)] {
+            let error = links.ensure_macvlan(name, &eth0, other).await.unwrap_err().to_string();
+            assert!(error.contains("there is another interface of that name"), "{error}");
+        }
+        links.remove("vrrp.51").await.unwrap();
+        links.remove("vrrp.51").await.unwrap();
+        assert!(links.get("vrrp.51", &[]).await.is_err());
+    });
+}
+
+#[test]
 fn an_error_names_the_address_and_the_interface() {
     on_a_cable(async |_| {
         let (links, addresses, _) = eth0().await;

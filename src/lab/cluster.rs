@@ -104,8 +104,9 @@ pub fn cluster_toml(dialect: Dialect, priorities: &[u8]) -> String {
         (1..).zip(priorities).map(|(number, priority)| format!("lb{number} = {priority}")).collect();
     let authentication = match dialect {
         Dialect::V2Pass => format!("authentication = {{ pass_file = \"{PASS_FILE}\" }}\n"),
-        Dialect::V2 | Dialect::V3 | Dialect::V3Ipv6 => String::new(),
+        Dialect::V2 | Dialect::V3 | Dialect::V3Ipv6 | Dialect::V3Mac | Dialect::V3Ipv6Mac => String::new(),
     };
+    let virtual_mac = dialect.virtual_mac().map_or("", |_| "virtual_mac = true\n");
     let (vip, prefix) = dialect.vip();
     format!(
         "[lease]
@@ -118,7 +119,7 @@ version = {version}
 advertisement_interval = \"{ADVERT_SECONDS}s\"
 addresses = [\"{vip}/{prefix}\"]
 priority = {{ {priority} }}
-{authentication}",
+{virtual_mac}{authentication}",
         version = dialect.version(),
         priority = priority.join(", "),
     )

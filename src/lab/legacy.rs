@@ -1,5 +1,6 @@
 //! A keepalived on a host of the laboratory.
 
+use super::frame::Mac;
 use super::host::{Host, Process};
 use super::{ADVERT_SECONDS, LAN_NIC, PREFIX, PREFIX6, VIP, VIP6, VRID};
 use anyhow::{Context, Result};
@@ -24,6 +25,10 @@ pub enum Dialect {
     V3,
     /// VRRPv3 over IPv6.
     V3Ipv6,
+    /// VRRPv3 over IPv4, with the virtual MAC.
+    V3Mac,
+    /// VRRPv3 over IPv6, with the virtual MAC.
+    V3Ipv6Mac,
     /// VRRPv2 without authentication.
     V2,
     /// VRRPv2 with a password in clear.
@@ -38,7 +43,7 @@ impl Dialect {
     #[must_use]
     pub fn version(self) -> u8 {
         match self {
-            Self::V3 | Self::V3Ipv6 => 3,
+            Self::V3 | Self::V3Ipv6 | Self::V3Mac | Self::V3Ipv6Mac => 3,
             Self::V2 | Self::V2Pass => 2,
         }
     }
@@ -47,8 +52,18 @@ impl Dialect {
     #[must_use]
     pub fn vip(self) -> (IpAddr, u8) {
         match self {
-            Self::V3 | Self::V2 | Self::V2Pass => (IpAddr::V4(VIP), PREFIX),
-            Self::V3Ipv6 => (IpAddr::V6(VIP6), PREFIX6),
+            Self::V3 | Self::V3Mac | Self::V2 | Self::V2Pass => (IpAddr::V4(VIP), PREFIX),
+            Self::V3Ipv6 | Self::V3Ipv6Mac => (IpAddr::V6(VIP6), PREFIX6),
+        }
+    }
+
+    /// The MAC of the virtual router, where it has one of its own (RFC 9568 section 7.3).
+    #[must_use]
+    pub fn virtual_mac(self) -> Option<Mac> {
+        match self {
+            Self::V3 | Self::V3Ipv6 | Self::V2 | Self::V2Pass => None,
+            Self::V3Mac => Some([0, 0, 0x5e, 0, 1, VRID]),
+            Self::V3Ipv6Mac => Some([0, 0, 0x5e, 0, 2, VRID]),
         }
     }
 }
@@ -62,8 +77,9 @@ pub fn start(host: &Host, program: &Path, dialect: Dialect, priority: u8) -> Res
         Dialect::V2Pass => {
             format!("    authentication {{\n        auth_type PASS\n        auth_pass {}\n    }}\n", Dialect::PASSWORD)
         }
-        Dialect::V2 | Dialect::V3 | Dialect::V3Ipv6 => String::new(),
+        Dialect::V2 | Dialect::V3 | Dialect::V3Ipv6 | Dialect::V3Mac | Dialect::V3Ipv6Mac => String::new(),
     };
+    let virtual_mac = dialect.virtual_mac().map_or("", |_| "    use_vmac\n");
     let (version, (vip, prefix)) = (dialect.version(), dialect.vip());
     let configuration = format!(
         "global_defs {{
@@ -76,7 +92,7 @@ vrrp_instance web {{
     virtual_router_id {VRID}
     priority {priority}
     advert_int {ADVERT_SECONDS}
-{authentication}    virtual_ipaddress {{
+{virtual_mac}{authentication}    virtual_ipaddress {{
         {vip}/{prefix}
     }}
 }}

@@ -6,7 +6,7 @@
 //! host learns anything. For an IPv6 VIP it asks by neighbour discovery from [`ASKERS`] link-local addresses in turn: hosts
 //! learn those, and nothing of anybody else.
 
-use super::frame::{Arp, BROADCAST, Discovery, Mac, VrrpHeader, destination};
+use super::frame::{Arp, BROADCAST, Discovery, Mac, VrrpHeader, destination, source};
 use super::lock;
 use super::switch::{Port, Tap};
 use std::collections::HashMap;
@@ -55,6 +55,8 @@ pub struct Advert {
     pub at: Instant,
     /// Out of which host.
     pub host: String,
+    /// From this MAC.
+    pub mac: Mac,
     /// What it said.
     pub header: VrrpHeader,
 }
@@ -134,7 +136,8 @@ impl Tap for Probe {
         let mut record = lock(&self.record);
         let Some(&host) = record.host_of.get(&from) else { return false };
         if let Some(header) = VrrpHeader::parse(frame) {
-            let advert = Advert { at: now, host: record.hosts[host].clone(), header };
+            let mac = source(frame).unwrap_or_default();
+            let advert = Advert { at: now, host: record.hosts[host].clone(), mac, header };
             record.adverts.push(advert);
         } else if let Some(arp) = Arp::parse(frame) {
             if arp.target.0[..2] == MARK {

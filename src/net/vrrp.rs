@@ -69,20 +69,43 @@ impl VrrpSocket {
     /// # Errors
     /// Without CAP_NET_RAW and CAP_NET_ADMIN; when the interface is gone; when the kernel has no such family.
     pub fn open(interface: &Interface, family: Family, carries: Carries) -> io::Result<Self> {
-        let kind = Type::RAW.nonblocking().cloexec();
-        let domain = match family {
-            Family::V4 => Domain::IPV4,
-            Family::V6 => Domain::IPV6,
-        };
-        let socket = Socket::new(domain, kind, Some(carries.protocol()))?;
-        socket.bind_device(Some(interface.name.as_bytes()))?;
+        let socket = raw(interface, family, carries)?;
         match family {
-            Family::V4 => prepare_v4(&socket, interface.index)?,
-            Family::V6 => prepare_v6(&socket, interface.index)?,
+            Family::V4 => {
+                socket.join_multicast_v4_n(&ROUTERS_V4, &InterfaceIndexOrAddress::Index(interface.index))?;
+                socket.set_multicast_all_v4(false)?;
+                sends_v4(&socket)?;
+            }
+            Family::V6 => {
+                socket.join_multicast_v6(&ROUTERS_V6, interface.index)?;
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+                setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+                sends_v6(&socket)?;
+            }
         }
         // The last: setting the TOS changes it.
         socket.set_priority(PRIORITY)?;
         Ok(Self { socket: sys::register(socket)?, family, interface: interface.index })
+    }
+
+    /// Opens a socket that only sends, on a device with a virtual MAC: from the addresses of its parent.
+    ///
+    /// # Errors
+    /// As [`VrrpSocket::open`].
+    pub fn outward(device: &Interface, family: Family) -> io::Result<Self> {
+        let socket = raw(device, family, Carries::Vrrp)?;
+        match family {
+            Family::V4 => sends_v4(&socket)?,
+            Family::V6 => {
+                sends_v6(&socket)?;
+                // A link-local address of another interface is otherwise refused as a source.
+                socket.set_freebind_v6(true)?;
+            }
+        }
+        // It is never read: what is sent to this host by unicast need not wait in it.
+        socket.set_recv_buffer_size(0)?;
+        socket.set_priority(PRIORITY)?;
+        Ok(Self { socket: sys::register(socket)?, family, interface: device.index })
     }
 
     /// Sends at once, or not at all.
@@ -164,9 +187,17 @@ impl VrrpSocket {
     }
 }
 
-fn prepare_v4(socket: &Socket, interface: u32) -> io::Result<()> {
-    socket.join_multicast_v4_n(&ROUTERS_V4, &InterfaceIndexOrAddress::Index(interface))?;
-    socket.set_multicast_all_v4(false)?;
+fn raw(interface: &Interface, family: Family, carries: Carries) -> io::Result<Socket> {
+    let domain = match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    };
+    let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(carries.protocol()))?;
+    socket.bind_device(Some(interface.name.as_bytes()))?;
+    Ok(socket)
+}
+
+fn sends_v4(socket: &Socket) -> io::Result<()> {
     socket.set_multicast_loop_v4(false)?;
     socket.set_multicast_ttl_v4(TTL.into())?;
     socket.set_ttl_v4(TTL.into())?;
@@ -175,15 +206,11 @@ fn prepare_v4(socket: &Socket, interface: u32) -> io::Result<()> {
     Ok(set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?)
 }
 
-fn prepare_v6(socket: &Socket, interface: u32) -> io::Result<()> {
-    socket.join_multicast_v6(&ROUTERS_V6, interface)?;
+fn sends_v6(socket: &Socket) -> io::Result<()> {
     socket.set_multicast_loop_v6(false)?;
     socket.set_multicast_hops_v6(TTL.into())?;
     socket.set_unicast_hops_v6(TTL.into())?;
-    socket.set_tclass_v6(CLASS)?;
-    setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-    setsockopt(socket, sockopt::Ipv6RecvHopLimit, &true)?;
-    Ok(())
+    socket.set_tclass_v6(CLASS)
 }
 
 /// The length of the payload, and what of the header the kernel says; nothing when it does not say all.

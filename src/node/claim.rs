@@ -9,6 +9,7 @@ use super::interfaces::Interfaces;
 use crate::config::VipGroup;
 use crate::kernel::address::{Interface, Vip};
 use crate::kernel::link::Link;
+use crate::net::arp::Mac;
 use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::VrrpSocket;
 use crate::vrrp::advert::{Advert, Format};
@@ -30,6 +31,14 @@ const ANNOUNCEMENTS: usize = 5;
 /// Between two tries to remove an address.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// The device with a group's virtual MAC, and how it is spoken through.
+pub(crate) struct Outlet {
+    pub(crate) device: Interface,
+    pub(crate) mac: Mac,
+    pub(crate) vrrp: VrrpSocket,
+    pub(crate) neighbours: NeighbourSocket,
+}
+
 /// A VIP group that this director serves.
 pub(crate) struct Served {
     pub(crate) name: GroupName,
@@ -48,6 +57,7 @@ pub(crate) struct Served {
     pub(crate) ear: Ear,
     pub(crate) link: Link,
     pub(crate) vips: Vec<Vip>,
+    pub(crate) outlet: Option<Outlet>,
     pub(crate) vrrp: Arc<VrrpSocket>,
     pub(crate) neighbours: Arc<NeighbourSocket>,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
@@ -69,6 +79,11 @@ impl Served {
     /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
     pub(crate) fn link_is_up(&self) -> bool {
         self.link.up && self.own_address().is_some()
+    }
+
+    /// Where its VIPs are.
+    fn place(&self) -> &Interface {
+        self.outlet.as_ref().map_or(&self.link.interface, |outlet| &outlet.device)
     }
 
     /// Whether the group may be claimed here at all.
@@ -105,6 +120,8 @@ pub(crate) struct Hands {
     deadline: Moment,
     held: Vec<Definition>,
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
+    /// The devices with virtual MACs.
+    devices: Vec<String>,
     retried: Option<Moment>,
     trouble: Option<String>,
 }
@@ -114,6 +131,7 @@ impl Hands {
         gate: Option<Gate>,
         balance: Balance,
         interfaces: Interfaces,
+        devices: Vec<String>,
         record: RecordFile,
         ttl: Duration,
     ) -> Self {
@@ -128,6 +146,7 @@ impl Hands {
             deadline: Moment::default(),
             held,
             leftovers: BTreeMap::new(),
+            devices,
             retried: None,
             trouble: None,
         }
@@ -143,7 +162,7 @@ impl Hands {
         if served.balanced {
             self.balance.serve(&served.name).await;
         }
-        self.interfaces.set(&served.link.interface, &served.vips, self.ttl).await?;
+        self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
         kill_point("claim", 2);
         if let Some(gate) = &mut self.gate {
             gate.hold(std::slice::from_ref(granted)).map_err(|error| error.to_string())?;
@@ -163,7 +182,7 @@ impl Hands {
         };
         self.held.retain(|held| *held != served.definition);
         kill_point("release", 2);
-        let interface = &served.link.interface;
+        let interface = served.place();
         if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
             tracing::error!(%error, "trying again; nothing answers for it meanwhile");
             self.leftovers.insert(served.name.clone(), (interface.clone(), served.vips.clone()));
@@ -194,14 +213,14 @@ impl Hands {
         }
         self.refreshed = Some(now);
         for served in groups.values().filter(|served| self.held.contains(&served.definition)) {
-            self.interfaces.refresh(&served.link.interface, &served.vips, self.ttl, deadline);
+            self.interfaces.refresh(served.place(), &served.vips, self.ttl, deadline);
         }
     }
 
     /// Something was changed on a group's interface: what is held is to be there.
     pub(crate) fn look_after(&self, served: &Served) {
         if self.held.contains(&served.definition) {
-            self.interfaces.restore(&served.link.interface, &served.vips, self.ttl, self.deadline);
+            self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
         }
     }
 
@@ -227,7 +246,12 @@ impl Hands {
     pub(crate) fn advert(&self, served: &Served, priority: u8) {
         let Some(source) = served.own_address() else { return };
         let all = crate::vrrp::group(served.config.family);
-        match served.vrrp.send(source, all, &served.format.encode(priority, source, all)) {
+        // What says that we stop goes out by the parent: the device is shut by then.
+        let socket = match &served.outlet {
+            Some(outlet) if priority > 0 => &outlet.vrrp,
+            Some(_) | None => &*served.vrrp,
+        };
+        match socket.send(source, all, &served.format.encode(priority, source, all)) {
             Ok(()) => {}
             // The gate: the lease is over and the holder will hear of it.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => tracing::debug!(group = %served.name, "gated"),
@@ -237,10 +261,14 @@ impl Hands {
 
     /// A burst of gratuitous ARP or neighbour advertisements: round by round over all addresses, as keepalived does.
     pub(crate) fn announce(&self, served: &Served) {
-        let Some(mac) = served.link.mac else { return };
+        let (mac, neighbours) = match (&served.outlet, served.link.mac) {
+            (Some(outlet), _) => (outlet.mac, &outlet.neighbours),
+            (None, Some(mac)) => (mac, &*served.neighbours),
+            (None, None) => return,
+        };
         for _ in 0..ANNOUNCEMENTS {
             for (address, _) in &served.config.addresses {
-                match served.neighbours.announce(mac, *address, served.link.router) {
+                match neighbours.announce(mac, *address, served.link.router) {
                     Ok(()) => {}
                     // A packet socket hears of a shut gate in this way.
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return,
@@ -295,6 +323,11 @@ impl Hands {
         self.retry().await;
         if !self.leftovers.is_empty() {
             return tracing::warn!(groups = ?self.leftovers.keys(), "addresses are left; the gate stays, shut");
+        }
+        for device in &self.devices {
+            if let Err(error) = self.interfaces.remove_device(device).await {
+                return tracing::warn!(%error, "the gate stays, shut");
+            }
         }
         if let Some(Err(error)) = self.gate.take().map(Gate::remove) {
             tracing::warn!(%error, "the gate stays, shut");

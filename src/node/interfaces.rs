@@ -27,6 +27,7 @@ type Done = oneshot::Sender<Result<(), KernelError>>;
 enum Order {
     Set(Interface, Vec<Vip>, Duration, Done),
     Remove(Interface, Vec<Vip>, Done),
+    RemoveDevice(String, Done),
     Refresh(Interface, Vec<Vip>, Duration, Moment),
     Restore(Interface, Vec<Vip>, Duration, Moment),
 }
@@ -60,8 +61,8 @@ impl Interfaces {
                     Err(error) => return drop(begun.send(Err(error))),
                 };
                 begun.send(Ok(())).ok();
-                tokio::spawn(watch_links(watch, links, names, vips, tell));
-                obey(queue, addresses).await;
+                tokio::spawn(watch_links(watch, links.clone(), names, vips, tell));
+                obey(queue, addresses, links).await;
             });
         })?;
         beginning.await?.context("cannot speak route netlink")?;
@@ -76,6 +77,11 @@ impl Interfaces {
     /// As [`Addresses::remove`].
     pub(crate) async fn remove(&self, interface: &Interface, vips: &[Vip]) -> Result<(), String> {
         self.ask(|done| Order::Remove(interface.clone(), vips.to_vec(), done)).await
+    }
+
+    /// As [`Links::remove`].
+    pub(crate) async fn remove_device(&self, name: &str) -> Result<(), String> {
+        self.ask(|done| Order::RemoveDevice(name.to_owned(), done)).await
     }
 
     /// Lets `vips` live on for `ttl`, unless it is `until` before their turn comes.
@@ -102,7 +108,7 @@ impl Interfaces {
     }
 }
 
-async fn obey(mut queue: mpsc::Receiver<Order>, addresses: Addresses) {
+async fn obey(mut queue: mpsc::Receiver<Order>, addresses: Addresses, links: Links) {
     while let Some(order) = queue.recv().await {
         let refreshed = match order {
             // Whoever asked and is gone has no use for the answer.
@@ -112,6 +118,10 @@ async fn obey(mut queue: mpsc::Receiver<Order>, addresses: Addresses) {
             }
             Order::Remove(interface, vips, done) => {
                 done.send(addresses.remove(&interface, &vips).await).ok();
+                continue;
+            }
+            Order::RemoveDevice(name, done) => {
+                done.send(links.remove(&name).await).ok();
                 continue;
             }
             Order::Refresh(_, _, _, until) | Order::Restore(_, _, _, until) if Moment::now().reached(until) => continue,

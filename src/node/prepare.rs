@@ -5,14 +5,15 @@
 //! its session at once, because it names the gate that was found and shut.
 
 use super::balance::{Balance, Orders};
-use super::claim::{Hands, Served};
+use super::claim::{Hands, Outlet, Served};
 use super::director::{Director, Occurred};
 use super::interfaces::Interfaces;
 use crate::config::{Config, VipGroup};
 use crate::ipvs::Scope;
-use crate::kernel::address::{Addresses, Vip};
-use crate::kernel::link::{self, Link};
-use crate::kernel::sysctl::promote_secondaries;
+use crate::kernel::address::{Addresses, Interface, Vip};
+use crate::kernel::link::{self, Link, Links};
+use crate::kernel::sysctl::{answer_for_own_addresses, promote_secondaries};
+use crate::net::arp::Mac;
 use crate::net::authority::random;
 use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::{Carries, VrrpSocket};
@@ -21,7 +22,7 @@ use crate::vrrp::hearing::Ear;
 use crate::vrrp::router::Router;
 use anyhow::Context;
 use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
-use hamesh_fencing::gate::{Gate, GateError, Keeper};
+use hamesh_fencing::gate::{Devices, Gate, GateError, Keeper};
 use hamesh_fencing::holder::{Holder, Identity, Terms};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, Family, GateId, GroupName, NodeId};
@@ -75,7 +76,14 @@ impl Prepared {
             promote_secondaries(interface)?;
         }
         let names: Vec<String> = interfaces.into_iter().collect();
-        let (gate, resumed) = take_gate(config, record, &definitions, &names, &addresses).await?;
+        let made = make_devices(&links, &served, &found).await?;
+        let virtual_macs = made.iter().map(|(group, device)| (config.groups[group].definition(), device.name.clone()));
+        let devices = Devices { vrrp: names.clone(), virtual_macs: virtual_macs.collect() };
+        let (gate, resumed) = take_gate(config, record, &definitions, &devices, &addresses, &links).await?;
+        // Not before the gate guards them: what they said first would teach switches the virtual MAC.
+        for device in made.values() {
+            links.raise(device).await?;
+        }
         let id = match &gate {
             Some(gate) => gate.id(),
             None => GateId(u128::from_be_bytes(random()?)),
@@ -92,8 +100,9 @@ impl Prepared {
         }
         let keeps = |name: &str| resumed.iter().flat_map(|record| &record.pairs).any(|(group, _)| group == name);
         for (name, group) in config.groups.iter().filter(|(name, _)| !keeps(name)) {
-            if let Some(link) = found.get(&group.interface) {
-                remove_leftovers(&addresses, name, group, link).await?;
+            let places = found.get(&group.interface).map(|link| &link.interface).into_iter().chain(made.get(name));
+            for place in places {
+                remove_leftovers(&addresses, name, group, place).await?;
             }
         }
         let (tell, occurrences) = mpsc::channel(QUEUE);
@@ -123,6 +132,10 @@ impl Prepared {
             };
             let source = link.address(group.family).unwrap_or(none);
             let Some(parameters) = group.parameters(source) else { continue };
+            let outlet = match (made.get(name), group.virtual_mac()) {
+                (Some(device), Some((_, mac))) => Some(outlet(device, mac, group.family)?),
+                (None, _) | (_, None) => None,
+            };
             groups.insert(
                 name.clone(),
                 Served {
@@ -139,6 +152,7 @@ impl Prepared {
                     ear: Ear::new(now, group.interval),
                     link: (*link).clone(),
                     vips: vips(group),
+                    outlet,
                     vrrp: vrrp.clone(),
                     neighbours: neighbours.clone(),
                     discarded: BTreeMap::new(),
@@ -147,7 +161,8 @@ impl Prepared {
             );
         }
         let interfaces = Interfaces::start(names, all, tell).await?;
-        let hands = Hands::new(gate, balance, interfaces, record_file, ttl);
+        let made = made.into_values().map(|device| device.name).collect();
+        let hands = Hands::new(gate, balance, interfaces, made, record_file, ttl);
         Ok(Self { hands, gate: id, terms, resumed, groups, occurrences })
     }
 
@@ -176,8 +191,9 @@ async fn take_gate(
     config: &Config,
     record: Option<MayAct>,
     definitions: &[Definition],
-    interfaces: &[String],
+    devices: &Devices,
     addresses: &Addresses,
+    links: &Links,
 ) -> anyhow::Result<(Option<Gate>, Option<MayAct>)> {
     if std::env::var(NO_GATE).is_ok_and(|value| value == "1") {
         tracing::error!("{NO_GATE} is set: THE GATE IS OFF, nothing keeps a frozen node from answering");
@@ -191,17 +207,21 @@ async fn take_gate(
         tracing::info!(?strays, "removing addresses that are not configured any more");
         addresses.remove_everywhere(&strays).await.context("cannot remove addresses of an earlier configuration")?;
     }
+    for device in keeper.stray_devices(devices)? {
+        tracing::info!(device, "removing a virtual MAC that is not configured any more");
+        links.remove(&device).await?;
+    }
     if let Some(record) = record
         && found == Some(record.gate)
         && record.ttl == config.lease.ttl
         && let Some(recorded) = served_now(config, &record)
-        && keeper.holds_only(&recorded)?
+        && keeper.holds_only(&recorded, devices)?
     {
-        match keeper.adopt(definitions, interfaces) {
+        match keeper.adopt(definitions, devices) {
             Ok(gate) => return Ok((Some(gate), Some(record))),
             Err(error) => {
                 tracing::warn!(%error, "the predecessor's gate was not adopted; it is shut");
-                let gate = acquire().await?.install(record.gate, definitions, interfaces)?;
+                let gate = acquire().await?.install(record.gate, definitions, devices)?;
                 return Ok((Some(gate), None));
             }
         }
@@ -211,7 +231,30 @@ async fn take_gate(
         Some(id) => id,
         None => GateId(u128::from_be_bytes(random()?)),
     };
-    Ok((Some(keeper.install(id, definitions, interfaces)?), None))
+    Ok((Some(keeper.install(id, definitions, devices)?), None))
+}
+
+/// The devices of this node's groups with virtual MACs, by group. New ones are down.
+async fn make_devices(
+    links: &Links,
+    served: &[(&GroupName, &VipGroup, u8)],
+    found: &BTreeMap<String, Link>,
+) -> anyhow::Result<BTreeMap<GroupName, Interface>> {
+    let mut made = BTreeMap::new();
+    for (name, group, _) in served {
+        if let (Some((device, mac)), Some(parent)) = (group.virtual_mac(), found.get(&group.interface)) {
+            answer_for_own_addresses(&group.interface)?;
+            made.insert((*name).clone(), links.ensure_macvlan(device, &parent.interface, mac).await?);
+        }
+    }
+    Ok(made)
+}
+
+fn outlet(device: &Interface, mac: Mac, family: Family) -> anyhow::Result<Outlet> {
+    let what = || format!("cannot speak on {}", device.name);
+    let vrrp = VrrpSocket::outward(device, family).with_context(what)?;
+    let neighbours = NeighbourSocket::open(&device.name, family).with_context(what)?;
+    Ok(Outlet { device: device.clone(), mac, vrrp, neighbours })
 }
 
 /// The recorded groups as they are configured now, if this node still serves them all.
@@ -246,13 +289,18 @@ async fn acquire() -> Result<Keeper, GateError> {
     }
 }
 
-async fn remove_leftovers(addresses: &Addresses, name: &str, group: &VipGroup, link: &Link) -> anyhow::Result<()> {
+async fn remove_leftovers(
+    addresses: &Addresses,
+    name: &str,
+    group: &VipGroup,
+    place: &Interface,
+) -> anyhow::Result<()> {
     let ours = group.definition().addresses;
-    let present = addresses.list(&link.interface).await?.into_iter().map(|present| present.vip);
+    let present = addresses.list(place).await?.into_iter().map(|present| present.vip);
     let left: Vec<Vip> = present.filter(|vip| ours.contains(&vip.address)).collect();
     if !left.is_empty() {
-        tracing::info!(group = name, ?left, interface = %group.interface, "removing what an earlier run left");
-        addresses.remove(&link.interface, &left).await?;
+        tracing::info!(group = name, ?left, interface = %place.name, "removing what an earlier run left");
+        addresses.remove(place, &left).await?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         interface: "eth0".to_owned(),
         family: Family::V4,
         vrid: 1,
+        virtual_mac: None,
         version: Version::V3,
         interval: Duration::from_secs(1),
         addresses: vec![(IpAddr::from([192, 0, 2, 1]), 24)],

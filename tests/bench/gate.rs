@@ -9,7 +9,7 @@ use hamesh::kernel::realtime;
 use hamesh::lab::frame::{Arp, BROADCAST, Mac};
 use hamesh::lab::host::{Netns, link_index};
 use hamesh_fencing::clock::Moment;
-use hamesh_fencing::gate::{Gate, GateError};
+use hamesh_fencing::gate::{Devices, Gate, GateError};
 use hamesh_raft::command::{Definition, Family, GateId};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::signal::{Signal, kill};
@@ -56,6 +56,10 @@ fn web() -> Definition {
     Definition { family: Family::V4, vrid: 51, addresses: vec![VIP.into()] }
 }
 
+fn devices(vrrp: &[String]) -> Devices {
+    Devices { vrrp: vrrp.to_vec(), virtual_macs: Vec::new() }
+}
+
 fn clock(id: ClockId) -> Duration {
     let time = clock_gettime(id);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
@@ -65,7 +69,7 @@ fn clock(id: ClockId) -> Duration {
 pub fn hand() -> Result<()> {
     // As the daemon's lane.
     realtime::raise(realtime::LANE);
-    let mut gate = Gate::acquire()?.install(GateId(1), &[web()], &[NIC.to_owned()])?;
+    let mut gate = Gate::acquire()?.install(GateId(1), &[web()], &devices(&[NIC.to_owned()]))?;
     gate.hold(&[web()])?;
     println!("{}", if gate.persistent() { "persistent" } else { "not persistent" });
     for line in stdin().lock().lines() {
@@ -318,7 +322,7 @@ fn costs() -> Result<String> {
                 Definition { family: Family::V4, vrid: 51, addresses: four.collect() },
                 Definition { family: Family::V6, vrid: 51, addresses: six.map(IpAddr::V6).collect() },
             ];
-            let mut gate = Gate::acquire()?.install(GateId(1), &groups, &names)?;
+            let mut gate = Gate::acquire()?.install(GateId(1), &groups, &devices(&names))?;
             gate.hold(&groups)?;
             let mut times = Vec::new();
             for _ in 0..RENEWALS {

@@ -1,7 +1,8 @@
 //! hamesh beside a real keepalived on one LAN: `interop [--short]`.
 //!
-//! In VRRPv2 without and with a password and in VRRPv3 over IPv4 and IPv6: each side backs up the other, priorities decide, nothing
-//! flaps, and when a higher priority preempts, both answer for at most one advertisement interval.
+//! In VRRPv2 without and with a password, and in VRRPv3 over IPv4 and IPv6 with and without the virtual MAC: each side backs
+//! up the other, priorities decide, nothing flaps, and when a higher priority preempts, both answer for at most one
+//! advertisement interval.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -28,8 +29,14 @@ struct Options {
     only: Option<String>,
 }
 
-const DIALECTS: [(&str, Dialect); 4] =
-    [("v3", Dialect::V3), ("v3 IPv6", Dialect::V3Ipv6), ("v2", Dialect::V2), ("v2 PASS", Dialect::V2Pass)];
+const DIALECTS: [(&str, Dialect); 6] = [
+    ("v3", Dialect::V3),
+    ("v3 IPv6", Dialect::V3Ipv6),
+    ("v3 MAC", Dialect::V3Mac),
+    ("v3 IPv6 MAC", Dialect::V3Ipv6Mac),
+    ("v2", Dialect::V2),
+    ("v2 PASS", Dialect::V2Pass),
+];
 const BELOW: u8 = 50;
 const ABOVE: u8 = 250;
 const ADVERT: Duration = Duration::from_secs(ADVERT_SECONDS as u64);
@@ -172,6 +179,8 @@ impl Stage {
             let header = advert.header;
             let right = (header.version, header.vrid, header.priority) == (self.dialect.version(), VRID, priority);
             ensure!(advert.host == owner && right, "while {owner} is MASTER, {} said {header:?}", advert.host);
+            let mac = self.dialect.virtual_mac().unwrap_or(advert.mac);
+            ensure!(advert.mac == mac, "{} advertised from the MAC {:02x?}", advert.host, advert.mac);
         }
         // Intervals of one second, with room for a busy machine.
         let least = watch.as_secs() * 8 / 10;

@@ -5,7 +5,7 @@ use super::lock::Lock;
 use super::rules::{self, Abilities, Contents, Pair, Table};
 use super::survey::Found;
 use super::wall::WallClock;
-use super::{Gate, GateError, refusal, unread};
+use super::{Devices, Gate, GateError, refusal, unread};
 use hamesh_raft::command::{Definition, GateId};
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 use rustix::io::Errno;
@@ -56,16 +56,31 @@ impl Keeper {
         if self.found.is_none() {
             return Ok(Vec::new());
         }
-        let strays = self.kernel.contents(Pair::Guarded).map_err(unread)?.without(&Contents::of(groups));
+        let strays =
+            self.kernel.contents(Pair::Guarded).map_err(unread)?.without(&Contents::of(groups, &Devices::default()));
         Ok(strays.addresses.into_iter().collect())
     }
 
-    /// Whether the gate found here holds nothing that is not in `groups`, as they are defined now.
+    /// The devices with a virtual MAC that the gate found here guards and `devices` do not have. They must go as the addresses.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    pub fn stray_devices(&mut self, devices: &Devices) -> Result<Vec<String>, GateError> {
+        if self.found.is_none() {
+            return Ok(Vec::new());
+        }
+        let guarded = self.kernel.contents(Pair::Guarded).map_err(unread)?.devices;
+        let kept = |name: &String| devices.virtual_macs.iter().any(|(_, device)| device == name);
+        Ok(guarded.into_iter().filter(|name| !kept(name)).collect())
+    }
+
+    /// Whether the gate found here holds nothing that is not in `groups`, as they are defined now, on these devices.
     ///
     /// # Errors
     /// As [`Keeper::strays`].
-    pub fn holds_only(&mut self, groups: &[Definition]) -> Result<bool, GateError> {
-        Ok(self.found.is_some() && Contents::of(groups).contains(&self.kernel.contents(Pair::Held).map_err(unread)?))
+    pub fn holds_only(&mut self, groups: &[Definition], devices: &Devices) -> Result<bool, GateError> {
+        Ok(self.found.is_some()
+            && Contents::of(groups, devices).contains(&self.kernel.contents(Pair::Held).map_err(unread)?))
     }
 
     /// Takes over the gate that was found, with its id, without a moment in which it is less or more shut than it was.
@@ -73,13 +88,13 @@ impl Keeper {
     ///
     /// # Errors
     /// [`GateError::NotFound`]; the kernel's own. Then acquire again and [`Keeper::install`].
-    pub fn adopt(mut self, groups: &[Definition], interfaces: &[String]) -> Result<Gate, GateError> {
+    pub fn adopt(mut self, groups: &[Definition], devices: &Devices) -> Result<Gate, GateError> {
         let (id, found) = self.found.ok_or(GateError::NotFound)?;
-        let guarded = Contents::of(groups);
+        let guarded = Contents::of(groups, devices);
         let there = self.kernel.contents(Pair::Held).map_err(unread)?;
-        let is_held = |group: &&Definition| there.contains(&Contents::of(std::slice::from_ref(*group)));
+        let is_held = |group: &&Definition| there.contains(&Contents::of(std::slice::from_ref(*group), devices));
         let held: Vec<_> = groups.iter().filter(is_held).cloned().collect();
-        let kept = Contents::of(&held);
+        let kept = Contents::of(&held, devices);
         let first = self.kernel.clearing_egress().map_err(unread)?;
         let persistent = found.persistent;
         // A transaction of its own: in one that changes a table's owner the kernel changes no chain of it. The rules
@@ -87,8 +102,9 @@ impl Keeper {
         let abilities = Abilities { persistent, egress: true, fib: true };
         let owned = Table::ALL.map(|table| rules::table(table, id, abilities));
         self.kernel.commit(&owned).map_err(|failure| refusal(&owned, failure))?;
-        self.write(id, persistent, groups, interfaces, held, |abilities| {
-            let rest = rules::taken_over(abilities, interfaces, &guarded, &kept);
+        let names = devices.names();
+        self.write(id, persistent, groups, devices, held, |abilities| {
+            let rest = rules::taken_over(abilities, &names, &guarded, &kept);
             first.iter().cloned().chain(rest).collect()
         })
     }
@@ -97,11 +113,12 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel's own, which names what it refused.
-    pub fn install(mut self, id: GateId, groups: &[Definition], interfaces: &[String]) -> Result<Gate, GateError> {
-        let guarded = Contents::of(groups);
+    pub fn install(mut self, id: GateId, groups: &[Definition], devices: &Devices) -> Result<Gate, GateError> {
+        let guarded = Contents::of(groups, devices);
         let first = self.kernel.clearing().map_err(unread)?;
-        self.write(id, true, groups, interfaces, Vec::new(), |abilities| {
-            let rest = rules::whole(id, abilities, interfaces, &guarded, &Contents::default());
+        let names = devices.names();
+        self.write(id, true, groups, devices, Vec::new(), |abilities| {
+            let rest = rules::whole(id, abilities, &names, &guarded, &Contents::default());
             first.iter().cloned().chain(rest).collect()
         })
     }
@@ -112,7 +129,7 @@ impl Keeper {
         id: GateId,
         persistent: bool,
         groups: &[Definition],
-        interfaces: &[String],
+        devices: &Devices,
         held: Vec<Definition>,
         requests: impl Fn(Abilities) -> Vec<Request>,
     ) -> Result<Gate, GateError> {
@@ -130,7 +147,7 @@ impl Keeper {
                         id,
                         abilities,
                         groups: groups.to_vec(),
-                        interfaces: interfaces.to_vec(),
+                        devices: devices.clone(),
                         held,
                         deadline: None,
                         generation: generation.checked_add(1).unwrap_or(1),

@@ -9,7 +9,7 @@
 //! on every way out ARP and IP whose sender is a VIP and neighbour advertisements of one, and adverts of its virtual
 //! routers with a priority above 0. It passes traffic out *to* a
 //! VIP and in *from* one, what is only on its way through the host, and adverts with priority 0: a BACKUP must reach
-//! the MASTER, and say that it stops.
+//! the MASTER, and say that it stops. A device with a virtual MAC ([`Devices::virtual_macs`]) is shut as a whole.
 //!
 //! Limits: another process can change the tables before Linux 6.9 ([`Gate::check`]), and later too while nobody owns
 //! them: between the death of one process and the start of the next. Before Linux 5.16 what packet sockets send is not
@@ -82,6 +82,22 @@ pub enum GateError {
     },
 }
 
+/// The network devices that a gate looks at beside the host as a whole. Each must be there before Linux 6.16.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    /// Where adverts go out: what packet sockets send there is gated too.
+    pub vrrp: Vec<String>,
+    /// The device with the virtual MAC of a group: nothing enters or leaves it while the group is shut.
+    pub virtual_macs: Vec<(Definition, String)>,
+}
+
+impl Devices {
+    fn names(&self) -> Vec<String> {
+        let with_mac = self.virtual_macs.iter().map(|(_, device)| device.clone());
+        self.vrrp.iter().cloned().chain(with_mac).collect()
+    }
+}
+
 /// The gate of this network namespace. Whoever has it is the only one who writes it.
 pub struct Gate {
     kernel: Kernel,
@@ -90,7 +106,7 @@ pub struct Gate {
     id: GateId,
     abilities: Abilities,
     groups: Vec<Definition>,
-    interfaces: Vec<String>,
+    devices: Devices,
     held: Vec<Definition>,
     /// What the session was last armed for.
     deadline: Option<Moment>,
@@ -153,8 +169,8 @@ impl Gate {
     /// # Errors
     /// [`GateError::Unguarded`] for an address that is in no group of [`Gate::set_groups`]; the kernel's own.
     pub fn hold(&mut self, groups: &[Definition]) -> Result<(), GateError> {
-        let contents = Contents::of(groups);
-        let guarded = Contents::of(&self.groups);
+        let contents = Contents::of(groups, &self.devices);
+        let guarded = Contents::of(&self.groups, &self.devices);
         if let Some(address) = contents.addresses.difference(&guarded.addresses).next() {
             return Err(GateError::Unguarded(*address));
         }
@@ -172,7 +188,7 @@ impl Gate {
     pub fn drop_hold(&mut self, groups: &[Definition]) -> Result<(), GateError> {
         let (gone, kept): (Vec<_>, Vec<_>) = self.held.iter().cloned().partition(|group| groups.contains(group));
         // Two groups on two interfaces can have the same VRID.
-        let contents = Contents::of(&gone).without(&Contents::of(&kept));
+        let contents = Contents::of(&gone, &self.devices).without(&Contents::of(&kept, &self.devices));
         let before = std::mem::replace(&mut self.held, kept);
         let remove = |table| rules::remove(table, Pair::Held, &contents);
         let result = self.commit(&everywhere(remove));
@@ -195,9 +211,9 @@ impl Gate {
     /// # Errors
     /// The kernel's own.
     pub fn set_groups(&mut self, groups: &[Definition]) -> Result<(), GateError> {
-        let guarded = Contents::of(groups);
+        let guarded = Contents::of(groups, &self.devices);
         let held: Vec<_> = self.held.iter().filter(|group| groups.contains(group)).cloned().collect();
-        let kept = Contents::of(&held);
+        let kept = Contents::of(&held, &self.devices);
         let before = (std::mem::replace(&mut self.groups, groups.to_vec()), std::mem::replace(&mut self.held, held));
         let result = self.commit(&everywhere(|table| rules::fill(table, &guarded, &kept)));
         self.settle(result).inspect_err(|_| (self.groups, self.held) = before)
@@ -209,11 +225,12 @@ impl Gate {
     /// The kernel's own: before Linux 6.16 an interface that is not there is refused.
     pub fn set_interfaces(&mut self, interfaces: &[String]) -> Result<(), GateError> {
         let mut requests = self.kernel.clearing_egress().map_err(unread)?;
-        requests.extend(rules::ways(Table::Netdev, self.abilities, interfaces));
+        let devices = Devices { vrrp: interfaces.to_vec(), ..self.devices.clone() };
+        requests.extend(rules::ways(Table::Netdev, self.abilities, &devices.names()));
         if !requests.is_empty() {
             self.commit(&requests)?;
         }
-        self.interfaces = interfaces.to_vec();
+        self.devices = devices;
         Ok(())
     }
 
@@ -252,8 +269,8 @@ impl Gate {
     /// As [`Gate::arm`].
     pub fn put_back(&mut self) -> Result<(), GateError> {
         let mut requests = self.kernel.clearing().map_err(unread)?;
-        let (guarded, held) = (Contents::of(&self.groups), Contents::of(&self.held));
-        requests.extend(rules::whole(self.id, self.abilities, &self.interfaces, &guarded, &held));
+        let (guarded, held) = (Contents::of(&self.groups, &self.devices), Contents::of(&self.held, &self.devices));
+        requests.extend(rules::whole(self.id, self.abilities, &self.devices.names(), &guarded, &held));
         self.generation = self.kernel.generation().map_err(unread)?;
         match self.deadline {
             Some(deadline) if arming(deadline).is_some() => self.timed(deadline, requests),

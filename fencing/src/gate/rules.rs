@@ -10,8 +10,10 @@
 //!
 //! `arp` and `inet` cover the whole host, whatever the interface: a frozen host with two interfaces on one LAN answers
 //! through either. `netdev` egress covers what packet sockets send, which passes neither. Each family has its own sets and
-//! rules; the session and the chains are one.
+//! rules; the session and the chains are one. A device with a virtual MAC is shut as a whole, in and out: what left it would
+//! teach switches where that MAC is.
 
+use super::Devices;
 use super::batch::Request;
 use super::expression::*;
 use hamesh_raft::command::{Definition, Family, GateId};
@@ -29,7 +31,7 @@ pub(super) const LEASE: &str = "lease";
 /// The base chain of `netdev`, which is there only while there are interfaces.
 pub(super) const EGRESS: &str = "egress";
 /// What the id in a table's comment is preceded by. The number is the layout's: another layout is another gate.
-const COMMENT: &str = "hamesh gate 2 ";
+const COMMENT: &str = "hamesh gate 3 ";
 
 /// Before IPVS takes what is delivered locally (`NF_IP_PRI_NAT_SRC - 1`), and before everybody else.
 const FIRST: i32 = -300;
@@ -75,6 +77,10 @@ pub(super) enum Set {
     Vrid(Family),
     /// Those that this node holds.
     VridHeld(Family),
+    /// The devices with a virtual MAC.
+    Device,
+    /// Those of groups that this node holds.
+    DeviceHeld,
     /// Holds one element, with a timeout, while the session lives.
     Session,
 }
@@ -91,6 +97,8 @@ impl Set {
             Self::Vrid(V6) => "vrid6",
             Self::VridHeld(V4) => "vrid4_held",
             Self::VridHeld(V6) => "vrid6_held",
+            Self::Device => "device",
+            Self::DeviceHeld => "device_held",
             Self::Session => "session",
         }
     }
@@ -101,6 +109,7 @@ impl Set {
         const IPV6_ADDR: u32 = 8;
         const INTEGER: u32 = 4;
         const MARK: u32 = 19;
+        const IFNAME: u32 = 41;
         use Family::{V4, V6};
         match self {
             Self::Vip(V4) => (1, IPV4_ADDR, 4),
@@ -112,11 +121,13 @@ impl Set {
             Self::Held(V6) => (7, IPV6_ADDR, 16),
             Self::Vrid(V6) => (8, INTEGER, 1),
             Self::VridHeld(V6) => (9, INTEGER, 1),
+            Self::Device => (10, IFNAME, 16),
+            Self::DeviceHeld => (11, IFNAME, 16),
         }
     }
 }
 
-/// A pair of sets: addresses, and the virtual routers that advertise them.
+/// What is guarded and what is held of the same kind: addresses, the virtual routers that advertise them, and devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pair {
     Guarded,
@@ -138,8 +149,17 @@ impl Pair {
         }
     }
 
+    pub(super) fn devices(self) -> Set {
+        match self {
+            Self::Guarded => Set::Device,
+            Self::Held => Set::DeviceHeld,
+        }
+    }
+
     fn sets(self, table: Table) -> impl Iterator<Item = Set> {
-        table.families().iter().flat_map(move |family| [self.addresses(*family), self.vrids(*family)])
+        let of_families =
+            table.families().iter().flat_map(move |family| [self.addresses(*family), self.vrids(*family)]);
+        of_families.chain([self.devices()])
     }
 }
 
@@ -154,30 +174,39 @@ pub(super) struct Abilities {
     pub(super) fib: bool,
 }
 
-/// The addresses and virtual routers of a set of groups, in the order in which the kernel gets them.
+/// The addresses, virtual routers and devices of a set of groups, in the order in which the kernel gets them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
     pub(super) addresses: BTreeSet<IpAddr>,
     pub(super) vrids: BTreeSet<(Family, u8)>,
+    pub(super) devices: BTreeSet<String>,
 }
 
 impl Contents {
-    pub(super) fn of(groups: &[Definition]) -> Self {
+    pub(super) fn of(groups: &[Definition], devices: &Devices) -> Self {
+        let with_mac = devices.virtual_macs.iter().filter(|(group, _)| groups.contains(group));
         Self {
+            devices: with_mac.map(|(_, device)| device.clone()).collect(),
             addresses: groups.iter().flat_map(|group| group.addresses.iter().copied()).collect(),
             vrids: groups.iter().map(|group| (group.family, group.vrid)).collect(),
         }
     }
 
     pub(super) fn without(&self, others: &Self) -> Self {
-        Self { addresses: &self.addresses - &others.addresses, vrids: &self.vrids - &others.vrids }
+        Self {
+            addresses: &self.addresses - &others.addresses,
+            vrids: &self.vrids - &others.vrids,
+            devices: &self.devices - &others.devices,
+        }
     }
 
     pub(super) fn contains(&self, others: &Self) -> bool {
-        self.addresses.is_superset(&others.addresses) && self.vrids.is_superset(&others.vrids)
+        self.addresses.is_superset(&others.addresses)
+            && self.vrids.is_superset(&others.vrids)
+            && self.devices.is_superset(&others.devices)
     }
 
-    /// The elements of a pair of sets: addresses, and virtual routers.
+    /// The elements of a family's sets: addresses, and virtual routers.
     fn keys(&self, family: Family) -> [Vec<Vec<u8>>; 2] {
         let octets = |address: &IpAddr| match address {
             IpAddr::V4(address) => address.octets().to_vec(),
@@ -187,6 +216,22 @@ impl Contents {
         let vrids = self.vrids.iter().filter(|(of, _)| *of == family).map(|(_, vrid)| vec![*vrid]);
         [addresses.collect(), vrids.collect()]
     }
+}
+
+/// The longest name of a device, with its closing zero, as the kernel compares it.
+const IFNAMSIZ: usize = 16;
+
+/// A device's name as an element of a set.
+fn device_key(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(IFNAMSIZ, 0);
+    key
+}
+
+/// The name behind an element.
+pub(super) fn device_name(key: &[u8]) -> Option<String> {
+    let name = key.split(|byte| *byte == 0).next()?;
+    String::from_utf8(name.to_vec()).ok()
 }
 
 /// A whole gate with a dead session, where nothing is.
@@ -300,7 +345,7 @@ type Base = (&'static str, u32, i32);
 fn bases(table: Table) -> &'static [Base] {
     match table {
         Table::Arp => &[("input", 0, FIRST), ("output", 1, LAST)],
-        Table::Inet => &[("input", 1, FIRST), ("postrouting", 4, LAST)],
+        Table::Inet => &[("prerouting", 0, FIRST), ("input", 1, FIRST), ("postrouting", 4, LAST)],
         Table::Netdev => &[(EGRESS, 1, LAST)],
     }
 }
@@ -352,7 +397,8 @@ fn arp() -> Vec<Request> {
     let question = vec![arp_operation(), equal(&REQUEST), arp_sender(), known];
     let asked = gated(Table::Arp, "input", &question, &arp_target(), vips);
     let told = gated(Table::Arp, "output", &[], &arp_sender(), vips);
-    [asked, told].concat()
+    let out = gated(Table::Arp, "output", &[], &meta(MetaKey::Oifname), Addressed::Device);
+    [out, asked, told].concat()
 }
 
 /// Of neighbour discovery (RFC 4861 sections 4.3 and 4.4).
@@ -364,7 +410,9 @@ fn inet(fib: bool) -> Vec<Request> {
     let here = meta(MetaKey::Iif);
     let six = Addressed::Address(Family::V6);
     let asked = [is(Family::V6), discovery(SOLICITATION)].concat();
-    let mut rules = gated(table, "input", &asked, &discovery_target(), six);
+    let mut rules = gated(table, "prerouting", &[], &meta(MetaKey::Iifname), Addressed::Device);
+    rules.extend(gated(table, "postrouting", &[], &meta(MetaKey::Oifname), Addressed::Device));
+    rules.extend(gated(table, "input", &asked, &discovery_target(), six));
     for family in Family::ALL {
         let vips = Addressed::Address(family);
         let (ours, through) = (vec![here.clone(), equal(&[0; 4])], vec![here.clone(), not_equal(&[0; 4])]);
@@ -391,7 +439,8 @@ fn netdev() -> Vec<Request> {
         vec![meta(MetaKey::EtherTypeProtocol), equal(&protocol.to_be_bytes()), owner]
     };
     let arp = ours(0x0806);
-    let mut rules = gated(Table::Netdev, EGRESS, &arp, &arp_sender(), Addressed::Address(Family::V4));
+    let mut rules = gated(Table::Netdev, EGRESS, &[], &meta(MetaKey::Oifname), Addressed::Device);
+    rules.extend(gated(Table::Netdev, EGRESS, &arp, &arp_sender(), Addressed::Address(Family::V4)));
     for (family, ip) in [(Family::V4, ours(0x0800)), (Family::V6, ours(0x86dd))] {
         rules.extend(gated(Table::Netdev, EGRESS, &ip, &ip_source(family), Addressed::Address(family)));
         rules.extend(ours_only(Table::Netdev, EGRESS, family, &ip));
@@ -434,6 +483,7 @@ fn ours_only(table: Table, chain: &'static str, family: Family, ours: &[Expressi
 enum Addressed {
     Address(Family),
     Router(Family),
+    Device,
 }
 
 impl Addressed {
@@ -441,6 +491,7 @@ impl Addressed {
         match self {
             Self::Address(family) => pair.addresses(family),
             Self::Router(family) => pair.vrids(family),
+            Self::Device => pair.devices(),
         }
     }
 }
@@ -534,6 +585,9 @@ fn changes(
             requests.extend(keys.chunks(PER_MESSAGE).map(|keys| message(set, keys.iter().map(element).collect())));
         }
     }
+    let devices: Vec<_> = contents.devices.iter().map(|name| device_key(name)).collect();
+    let devices = devices.chunks(PER_MESSAGE);
+    requests.extend(devices.map(|keys| message(pair.devices(), keys.iter().map(element).collect())));
     requests
 }
 

@@ -84,6 +84,7 @@ impl Kernel {
             };
             contents.addresses.extend(self.members(pair.addresses(family))?.iter().filter_map(address));
         }
+        contents.devices = self.members(pair.devices())?.iter().filter_map(|key| rules::device_name(key)).collect();
         Ok(contents)
     }
 

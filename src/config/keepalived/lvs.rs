@@ -4,8 +4,9 @@
 //! `fall` is `retry` + 1, `rise` is 1. Two things differ: keepalived counts the time between two checks from the end of the
 //! first, and takes a server out at the first failure after its own start.
 
+use super::super::check::{self, Check, Probe, Record};
 use super::super::duration;
-use super::super::service::{self, Check, Probe, Server};
+use super::super::service::{self, Server};
 use super::syntax::{Statement, Word};
 use super::{argument, block, check_leaf, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
@@ -150,7 +151,7 @@ struct Inherited {
 }
 
 fn real_server(statement: &Statement, inherited: &Inherited, log: &Log) -> Option<Located<Server>> {
-    const KNOWN: [&str; 9] = [
+    const KNOWN: [&str; 11] = [
         "weight",
         "inhibit_on_failure",
         "uthreshold",
@@ -160,6 +161,8 @@ fn real_server(statement: &Statement, inherited: &Inherited, log: &Log) -> Optio
         "virtualhost",
         "TCP_CHECK",
         "HTTP_GET",
+        "SMTP_CHECK",
+        "DNS_CHECK",
     ];
     let address = endpoint(statement, log)?;
     let Inherited { mut forwarding, mut inhibit, mut host, mut times } =
@@ -174,7 +177,7 @@ fn real_server(statement: &Statement, inherited: &Inherited, log: &Log) -> Optio
             "lthreshold" => lower = count(line, 1_000_000_000, log).unwrap_or(lower),
             "lvs_method" | "lb_kind" => forwarding = method(line, log).unwrap_or(forwarding),
             "virtualhost" => host = argument(line, log).map(|host| host.value),
-            "TCP_CHECK" | "HTTP_GET" => {
+            "TCP_CHECK" | "HTTP_GET" | "SMTP_CHECK" | "DNS_CHECK" => {
                 checks.push(line);
                 continue;
             }
@@ -189,6 +192,8 @@ fn real_server(statement: &Statement, inherited: &Inherited, log: &Log) -> Optio
     }
     let check = checks.first().and_then(|line| match line.keyword.text.as_str() {
         "TCP_CHECK" => tcp_check(line, times, log),
+        "SMTP_CHECK" => smtp_check(line, times, log),
+        "DNS_CHECK" => dns_check(line, times, log),
         _ => http_get(line, times, host, log),
     });
     let server = Server {
@@ -210,6 +215,34 @@ fn tcp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check
         }
     }
     Some(times.check(Probe::Tcp, Duration::from_secs(1)))
+}
+
+fn smtp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
+    let mut helo = Some("smtpchecker.keepalived.org".to_owned());
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "helo_name" => helo = argument(line, log).and_then(|name| check::helo_name(name, log)),
+            _ if times.read(line, log) => {}
+            _ => unknown(&line.keyword, &[["helo_name"].as_slice(), TIMES.as_slice()].concat(), log),
+        }
+    }
+    Some(times.check(Probe::Smtp { helo: helo? }, Duration::from_secs(1)))
+}
+
+/// Three retries, and none sooner than the next check would be.
+fn dns_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
+    const KNOWN: [&str; 2] = ["type", "name"];
+    let (mut name, mut record) = (Some(".".to_owned()), Record::Soa);
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "type" => record = choice(line, &check::RECORDS, log).unwrap_or(record),
+            "name" => name = argument(line, log).and_then(|name| check::domain(name, log)),
+            _ if times.read(line, log) => {}
+            _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
+        }
+    }
+    times.retry = times.retry.or(Some(3));
+    Some(times.check(Probe::Dns { name: name?, record }, times.delay_loop))
 }
 
 fn http_get(statement: &Statement, mut times: Times, mut host: Option<String>, log: &Log) -> Option<Check> {
@@ -248,7 +281,7 @@ fn read_url(statement: &Statement, mut host: Option<String>, log: &Log) -> Optio
             "virtualhost" => host = argument(line, log).map(|host| host.value),
             "status_code" => {
                 let range = |word: &Word| {
-                    let range = service::status_range(&word.text);
+                    let range = check::status_range(&word.text);
                     if range.is_none() {
                         let message = format!("`{}` is no range of HTTP status codes", word.text);
                         log.add(Diagnostic::error(&word.place, message).help("for example 200 or 200-299"));

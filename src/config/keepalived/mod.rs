@@ -52,7 +52,7 @@ const UNSUPPORTED: &str = "
     old_unicast_checksum preempt preempt_delay garp_master_delay garp_master_repeat garp_master_refresh
     garp_master_refresh_repeat garp_lower_prio_delay garp_lower_prio_repeat garp_extra_if lower_prio_no_advert
     higher_prio_send_advert down_timer_adverts timer_expired_backup strict_mode owner_ignore_adverts
-    virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac use_vmac_addr
+    virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
     vmac_xmit_base use_ipvlan dont_track_primary track_interface track_script track_bfd accept no_accept
     promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
     notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
@@ -121,10 +121,12 @@ struct Instance {
     nopreempt: Option<Place>,
     addresses: Vec<Located<(IpAddr, u8)>>,
     devices: Vec<Located<String>>,
+    virtual_mac: Option<Located<String>>,
 }
 
 impl Instance {
-    const KNOWN: [&str; 12] = [
+    const KNOWN: [&str; 13] = [
+        "use_vmac",
         "state",
         "interface",
         "virtual_router_id",
@@ -164,6 +166,7 @@ impl Instance {
                 "virtual_ipaddress" => instance.read_addresses(line, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
+                "use_vmac" => instance.virtual_mac = virtual_mac(line, log),
                 "skip_check_adv_addr" => {}
                 _ => unknown(&line.keyword, &Self::KNOWN, log),
             }
@@ -214,6 +217,7 @@ impl Instance {
         group::Draft {
             interface: self.interface,
             vrid: self.vrid,
+            virtual_mac: self.virtual_mac,
             version,
             interval: sendable(interval, version, log),
             addresses: self.addresses,
@@ -327,6 +331,22 @@ fn interval(statement: &Statement, log: &Log) -> Option<Located<Duration>> {
         Ok(value) => Some(Located { value, place: word.place }),
         Err(reason) => {
             log.add(Diagnostic::error(&word.place, format!("`advert_int` is not a number of seconds: {reason}")));
+            None
+        }
+    }
+}
+
+/// `use_vmac [NAME]`; without a name, keepalived's.
+fn virtual_mac(statement: &Statement, log: &Log) -> Option<Located<String>> {
+    let place = statement.keyword.place.clone();
+    match statement.arguments.as_slice() {
+        [] => Some(Located { value: String::new(), place }),
+        [name] => Some(Located { value: name.text.clone(), place: name.place.clone() }),
+        [_, more, ..] => {
+            log.add(Diagnostic::error(
+                &more.place,
+                "a virtual MAC other than RFC 9568's is not supported by this version",
+            ));
             None
         }
     }

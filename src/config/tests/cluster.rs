@@ -213,6 +213,26 @@ fn a_group_of_ipv6_is_a_virtual_router_beside_that_of_ipv4() {
 }
 
 #[test]
+fn a_group_with_a_virtual_mac_has_a_device_for_it() {
+    let device = |lines: &str| {
+        let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}"))]);
+        config.groups["web"].virtual_mac().map(|(device, mac)| (device.to_owned(), mac))
+    };
+    assert_eq!(device(""), None);
+    assert_eq!(device("virtual_mac = false\n"), None);
+    assert_eq!(device("virtual_mac = true\n"), Some(("vrrp.51".to_owned(), [0, 0, 0x5e, 0, 1, 51])));
+    assert_eq!(device("virtual_mac = \"web0\"\n"), Some(("web0".to_owned(), [0, 0, 0x5e, 0, 1, 51])));
+    let six = "addresses = [\"2001:db8::10\"]\nvirtual_mac = true";
+    assert_eq!(group_faults(six), "");
+    let twice = "virtual_mac = \"vrrp.7\"\n[vip.b]\ninterface = \"eth1\"\nvrid = 7\naddresses = [\"10.0.7.1\"]\nvirtual_mac = true";
+    assert!(group_faults(twice).contains("two virtual MACs are called `vrrp.7`"), "{}", group_faults(twice));
+    let taken = group_faults("virtual_mac = \"eth0\"");
+    assert!(taken.contains("`eth0` is an interface already"), "{taken}");
+    let long = group_faults("virtual_mac = \"a-name-that-is-too-long\"");
+    assert!(long.contains("cannot be the name of an interface"), "{long}");
+}
+
+#[test]
 fn what_is_wrong_with_a_group_of_ipv6() {
     let cases = [
         (
@@ -296,5 +316,26 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
     let elsewhere = fine.replace("203.0.113.10:80", "203.0.113.11:80");
     assert_eq!(service(&elsewhere), "cluster.toml:7:10: `203.0.113.11` is not an address of VIP group `web`\n");
     let check = format!("{fine}check = {{ interval = \"2s\" }}");
-    assert_eq!(service(&check), "cluster.toml:10:9: a check needs one of `http` and `tcp`\n");
+    assert_eq!(service(&check), "cluster.toml:10:9: a check needs one of `tcp`, `http`, `udp`, `dns` and `smtp`\n");
+    let asked = |asked: &str| service(&format!("{fine}check = {{ {asked} }}"));
+    assert_eq!(asked("dns = { name = \"example.org\", type = \"AAAA\" }"), "");
+    assert_eq!(asked("udp = { payload = \"00fF\", reply = true }"), "");
+    assert_eq!(asked("smtp = {}"), "");
+    assert_eq!(
+        asked("udp = { payload = \"0g\" }"),
+        "cluster.toml:10:29: a payload is up to 512 bytes of two hexadecimal digits each / for example \"70696e67\"\n"
+    );
+    assert_eq!(
+        asked("dns = { name = \"a..b\", type = \"PTR\" }"),
+        "cluster.toml:10:26: `a..b` is no domain name / for example \"example.org\", or \".\" for the root\n\
+         cluster.toml:10:41: `service.s.check.dns.type` cannot be \"PTR\"\n"
+    );
+    assert_eq!(
+        asked("smtp = { helo = \"lb\\r\\nRSET\" }"),
+        "cluster.toml:10:27: `lb\\r\\nRSET` cannot be said with HELO / for example \"lb.example.org\"\n"
+    );
+    assert_eq!(
+        asked("smtp = {}, tcp = {}"),
+        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `udp`, `dns` and `smtp`\n"
+    );
 }

@@ -64,6 +64,7 @@ vrrp_instance VI_2 {
         interface: "eth0".into(),
         family: Family::V4,
         vrid: 51,
+        virtual_mac: None,
         version: Version::V2,
         interval: Duration::from_secs(2),
         addresses: vec![(IpAddr::from([192, 168, 200, 17]), 24), (IpAddr::from([192, 168, 200, 16]), 32)],
@@ -291,7 +292,7 @@ const BALANCED: &str = "virtual_server 10.0.0.100 443 {
 
 #[test]
 fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
-    use crate::config::service::{Check, Probe};
+    use crate::config::check::{Check, Probe};
     use crate::ipvs::{Checksum, Forwarding, Protocol, Tunnel};
     let config = read(&format!("{BALANCED}{INSTANCE}}}\n"));
     assert_eq!(config.services.keys().collect::<Vec<_>>(), ["10.0.0.100:443/tcp"]);
@@ -315,6 +316,30 @@ fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
     assert_eq!(second.check, Some(Check { probe: Probe::Tcp, interval, again, timeout, fall: 2, rise: 1 }));
     assert_eq!((third.weight, &third.check), (0, &None), "not checked, as in keepalived");
     assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn name_and_mail_servers_are_checked_with_keepaliveds_defaults() {
+    use crate::config::check::{Check, Probe, Record};
+    let servers = "virtual_server 10.0.0.100 53 {
+    delay_loop 6
+    protocol UDP
+    real_server 10.0.5.11 53 { DNS_CHECK { type A
+        name example.org } }
+    real_server 10.0.5.12 53 { SMTP_CHECK { helo_name lb.example.org
+        connect_timeout 2 } }
+}
+";
+    let config = read(&format!("{servers}{INSTANCE}}}\n"));
+    let servers = &config.services["10.0.0.100:53/udp"].servers;
+    let interval = Duration::from_secs(6);
+    let dns = Probe::Dns { name: "example.org".to_owned(), record: Record::A };
+    let timeout = Duration::from_secs(5);
+    let check = Check { probe: dns, interval, again: interval, timeout, fall: 4, rise: 1 };
+    assert_eq!(servers[0].check, Some(check));
+    let smtp = Probe::Smtp { helo: "lb.example.org".to_owned() };
+    let (again, timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    assert_eq!(servers[1].check, Some(Check { probe: smtp, interval, again, timeout, fall: 2, rise: 1 }));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Several directors' minds with a gossip between them that loses nothing, and servers that do as they are told.
 
 use super::*;
-use crate::config::service::Probe;
+use crate::config::check::Probe;
 use crate::ipvs::{Forwarding, Protocol};
 
 const STEP: Duration = Duration::from_millis(50);

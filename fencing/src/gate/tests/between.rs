@@ -50,7 +50,7 @@ fn the_next_process_takes_over_an_open_gate_without_losing_a_packet() {
     let adopt = || {
         let keeper = acquire();
         assert_eq!(keeper.found(), Some(ID));
-        keeper.adopt(&groups(), &interfaces()).unwrap()
+        keeper.adopt(&groups(), &devices()).unwrap()
     };
     for _ in 0..20 {
         let gate = lan.director.run(adopt);
@@ -99,7 +99,7 @@ fn a_group_that_is_no_longer_configured_is_not_taken_over() {
     gate.hold(&groups()).unwrap();
     gate.arm(Moment::now() + 30 * S).unwrap();
     drop(gate);
-    let adopt = || acquire().adopt(&[group(WEB, VIP), group(53, OTHER_VIP)], &interfaces()).unwrap();
+    let adopt = || acquire().adopt(&[group(WEB, VIP), group(53, OTHER_VIP)], &devices()).unwrap();
     let gate = lan.director.run(adopt);
     assert_eq!(gate.held(), web());
     assert_eq!((lan.answers(VIP), lan.answers(OTHER_VIP)), (3, 0));
@@ -115,10 +115,10 @@ fn an_address_that_left_the_configuration_is_named_before_nothing_guards_it() {
         let mut keeper = acquire();
         assert_eq!(keeper.strays(&groups()).unwrap(), Vec::<IpAddr>::new());
         assert_eq!(keeper.strays(&web()).unwrap(), [IpAddr::from(OTHER_VIP)]);
-        assert!(keeper.holds_only(&web()).unwrap());
-        assert!(!keeper.holds_only(&[group(WEB, OTHER_VIP)]).unwrap(), "another list");
-        assert!(!keeper.holds_only(&[group(API, VIP)]).unwrap(), "another router");
-        assert!(!keeper.holds_only(&[]).unwrap());
+        assert!(keeper.holds_only(&web(), &devices()).unwrap());
+        assert!(!keeper.holds_only(&[group(WEB, OTHER_VIP)], &devices()).unwrap(), "another list");
+        assert!(!keeper.holds_only(&[group(API, VIP)], &devices()).unwrap(), "another router");
+        assert!(!keeper.holds_only(&[], &devices()).unwrap());
     });
 }
 
@@ -143,7 +143,7 @@ fn a_gate_that_is_not_whole_is_not_found() {
 #[test]
 fn one_director_per_network_namespace() {
     let (here, there) = (Host::new(), Host::new());
-    let install = || acquire().install(ID, &groups(), &[]).unwrap();
+    let install = || acquire().install(ID, &groups(), &Devices::default()).unwrap();
     let gate = here.run(install);
     assert!(matches!(here.run(|| Gate::acquire().err()), Some(GateError::Locked)));
     drop(there.run(install));
@@ -154,7 +154,7 @@ fn one_director_per_network_namespace() {
 #[test]
 fn tables_that_somebody_else_owns_are_told() {
     let host = Host::new();
-    let mut gate = host.run(|| acquire().install(ID, &[], &[]).unwrap());
+    let mut gate = host.run(|| acquire().install(ID, &[], &Devices::default()).unwrap());
     // The lock alone is lost.
     let lock = std::mem::replace(&mut gate._lock, Host::new().run(|| Lock::take().unwrap()));
     drop(lock);
@@ -169,9 +169,9 @@ fn without_ownership_a_flushed_gate_is_noticed_and_put_back_as_it_was() {
     let lan = Lan::new();
     // As on a kernel before 6.9.
     let mut gate = lan.director.run(|| {
-        let guarded = Contents::of(&groups());
-        let whole = move |abilities| rules::whole(ID, abilities, &interfaces(), &guarded, &Contents::default());
-        acquire().write(ID, false, &groups(), &interfaces(), Vec::new(), whole).unwrap()
+        let guarded = Contents::of(&groups(), &devices());
+        let whole = move |abilities| rules::whole(ID, abilities, &devices().names(), &guarded, &Contents::default());
+        acquire().write(ID, false, &groups(), &devices(), Vec::new(), whole).unwrap()
     });
     assert!(!gate.persistent());
     assert!(gate.check().unwrap());
@@ -199,7 +199,7 @@ fn a_kernel_is_asked_for_less_only_when_it_lacks_what_was_asked() {
     use super::super::keeper::weaker;
     use rustix::io::Errno;
     let all = Abilities { persistent: true, egress: true, fib: true };
-    let requests = rules::whole(ID, all, &interfaces(), &Contents::default(), &Contents::default());
+    let requests = rules::whole(ID, all, &devices().names(), &Contents::default(), &Contents::default());
     let place = |found: &dyn Fn(&str) -> bool| {
         let requests: Vec<_> = requests.iter().map(ToString::to_string).collect();
         requests.iter().position(|request| found(request)).unwrap()

@@ -1,7 +1,7 @@
 //! What passes of IPv6 and what does not.
 
 use super::*;
-use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddrV6};
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0x10);
 const OTHER6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0x11);
@@ -47,7 +47,7 @@ impl Lan6 {
     }
 
     fn gate(&self, groups: Vec<Definition>) -> Gate {
-        self.0.director.run(move || acquire().install(ID, &groups, &interfaces()).unwrap())
+        self.0.director.run(move || acquire().install(ID, &groups, &devices()).unwrap())
     }
 
     /// How many of three solicitations from the client are answered, on any way.
@@ -183,9 +183,9 @@ fn what_is_held_of_both_families_is_taken_over() {
     let gate = lan.0.director.run(move || {
         let mut keeper = acquire();
         assert_eq!(keeper.strays(&groups()).unwrap(), [IpAddr::from(VIP6), OTHER6.into()]);
-        assert!(keeper.holds_only(&[group(WEB, VIP), six(API, OTHER6)]).unwrap());
-        assert!(!keeper.holds_only(&[group(WEB, VIP), six(WEB, OTHER6)]).unwrap());
-        keeper.adopt(&all(), &interfaces()).unwrap()
+        assert!(keeper.holds_only(&[group(WEB, VIP), six(API, OTHER6)], &devices()).unwrap());
+        assert!(!keeper.holds_only(&[group(WEB, VIP), six(WEB, OTHER6)], &devices()).unwrap());
+        keeper.adopt(&all(), &devices()).unwrap()
     });
     assert_eq!(gate.held(), [group(WEB, VIP), six(API, OTHER6)]);
     assert_eq!((lan.answers(VIP6), lan.answers(OTHER6)), (0, 3));

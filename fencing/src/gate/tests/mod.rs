@@ -1,6 +1,7 @@
 //! The gate in the kernel. Needs root: every test makes its own network namespaces and fails without.
 
 mod between;
+mod device;
 mod ipv6;
 mod lab;
 mod time;
@@ -10,7 +11,7 @@ use super::*;
 use hamesh_raft::command::Family;
 use lab::*;
 use std::io::BufRead;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
 
 const ID: GateId = GateId(0x1234_5678_9abc_def0);
@@ -29,8 +30,8 @@ fn groups() -> Vec<Definition> {
     vec![group(WEB, VIP), group(API, OTHER_VIP)]
 }
 
-fn interfaces() -> Vec<String> {
-    vec!["eth0".into()]
+fn devices() -> Devices {
+    Devices { vrrp: vec!["eth0".into()], virtual_macs: Vec::new() }
 }
 
 /// Acquires, and asks again while it is refused so: other tests start programs, and until such a child runs its
@@ -50,7 +51,7 @@ fn acquire() -> Keeper {
 }
 
 fn install() -> Gate {
-    acquire().install(ID, &groups(), &interfaces()).unwrap()
+    acquire().install(ID, &groups(), &devices()).unwrap()
 }
 
 /// A gate on the director that is used from the test's thread.

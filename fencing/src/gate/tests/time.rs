@@ -65,7 +65,7 @@ fn a_process_that_was_stopped_in_the_act_of_arming_shuts_at_once() {
     // So large a batch in front takes the kernel longer than it may.
     let far: Vec<_> = (0..60_000u32).map(|i| IpAddr::from(Ipv4Addr::from(0x0b00_0000 + i))).collect();
     let crowd = Definition { family: Family::V4, vrid: 99, addresses: far };
-    let contents = Contents::of(&[crowd]);
+    let contents = Contents::of(&[crowd], &devices());
     let slow = everywhere(|table| rules::add(table, Pair::Guarded, &contents));
     assert!(matches!(gate.timed(Moment::now() + 30 * S, slow), Err(GateError::Late)));
     assert_eq!(lan.answers(VIP), 0);
@@ -122,7 +122,7 @@ fn a_renewal_takes_far_less_than_the_time_it_may_take() {
     let many = vec![Definition { family: Family::V4, vrid: WEB, addresses }];
     let mut gate = lan.director.run({
         let many = many.clone();
-        move || acquire().install(ID, &many, &interfaces()).unwrap()
+        move || acquire().install(ID, &many, &devices()).unwrap()
     });
     gate.hold(&many).unwrap();
     let mut times: Vec<_> = (0..50)
@@ -151,7 +151,7 @@ fn a_hand_that_was_frozen_before_it_sent_opens_nothing() {
 
 #[test]
 fn the_wall_clock_watch_is_silent_until_the_clock_steps() {
-    let mut gate = Host::new().run(|| acquire().install(ID, &groups(), &[]).unwrap());
+    let mut gate = Host::new().run(|| acquire().install(ID, &groups(), &Devices::default()).unwrap());
     gate.arm(Moment::now() + S).unwrap();
     assert!(!gate.wall.stepped().unwrap());
     gate.rearm_wall_clock().unwrap();

@@ -98,7 +98,7 @@ fn two_groups_of_one_vrid_are_silent_only_when_both_are_dropped() {
     let both = vec![group(WEB, VIP), group(WEB, OTHER_VIP)];
     let mut gate = lan.director.run({
         let both = both.clone();
-        move || acquire().install(ID, &both, &interfaces()).unwrap()
+        move || acquire().install(ID, &both, &devices()).unwrap()
     });
     gate.hold(&both).unwrap();
     gate.arm(Moment::now() + 30 * S).unwrap();
@@ -158,7 +158,7 @@ fn a_backup_reaches_the_master_and_hears_it() {
     }
     let server = lan.client.run(|| UdpSocketOf::bind((VIP, 9)));
     let answer = lan.director.run(|| {
-        let socket = std::net::UdpSocket::bind((DIRECTOR, 9)).unwrap();
+        let socket = UdpSocket::bind((DIRECTOR, 9)).unwrap();
         socket.set_read_timeout(Some(S)).unwrap();
         socket.send_to(b"to a VIP", (VIP, 9)).unwrap();
         socket
@@ -177,11 +177,11 @@ fn a_backup_reaches_the_master_and_hears_it() {
 }
 
 /// A UDP server of a test.
-struct UdpSocketOf(std::net::UdpSocket);
+struct UdpSocketOf(UdpSocket);
 
 impl UdpSocketOf {
     fn bind(address: (Ipv4Addr, u16)) -> Self {
-        let socket = std::net::UdpSocket::bind(address).unwrap();
+        let socket = UdpSocket::bind(address).unwrap();
         socket.set_read_timeout(Some(S)).unwrap();
         Self(socket)
     }
@@ -210,7 +210,7 @@ fn what_is_on_its_way_through_passes_and_what_was_translated_here_does_not() {
 
     let passes = |source: Ipv4Addr| {
         let server = lan.client.run(|| UdpSocketOf::bind((CLIENT, 9)));
-        let socket = behind.run(move || std::net::UdpSocket::bind((source, 9)).unwrap());
+        let socket = behind.run(move || UdpSocket::bind((source, 9)).unwrap());
         socket.send_to(b"through", (CLIENT, 9)).unwrap();
         server.0.set_read_timeout(Some(S / 5)).unwrap();
         server.0.recv_from(&mut [0; 16]).is_ok()
