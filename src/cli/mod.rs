@@ -146,6 +146,14 @@ enum ConfigTask {
         /// Which.
         file: PathBuf,
     },
+    /// Print a keepalived.conf as a cluster.toml that means the same.
+    Convert {
+        /// Which.
+        file: PathBuf,
+        /// The node that the file is for, as in its hamesh.toml. By default the first part of this machine's name.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -264,7 +272,10 @@ pub fn main() -> ExitCode {
             NodeTask::Remove(NodeArgs { name, door }) => order(&door, &Order::Remove { node: name }),
         },
         Task::Log { file, json } => log::show(&file.config, json),
-        Task::Config { what: ConfigTask::Check { file } } => check(&file),
+        Task::Config { what } => match what {
+            ConfigTask::Check { file } => check(&file),
+            ConfigTask::Convert { file, node } => convert(&file, node.as_deref()),
+        },
         Task::Demo(options) => {
             return demo::run(&options).unwrap_or_else(|error| {
                 eprintln!("hamesh: {error:#}");
@@ -358,6 +369,11 @@ fn check(file: &Path) -> Result<Exit, Failure> {
         println!("{warning}");
     }
     println!("{}: ok", file.display());
+    Ok(Exit::Ok)
+}
+
+fn convert(file: &Path, node: Option<&str>) -> Result<Exit, Failure> {
+    print!("{}", config::convert(file, node)?);
     Ok(Exit::Ok)
 }
 

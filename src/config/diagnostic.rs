@@ -203,6 +203,8 @@ impl Log {
             let file = files.iter().position(|file| Arc::ptr_eq(file, &diagnostic.place.source));
             (file, diagnostic.place.span.as_ref().map(|span| span.start))
         });
+        // What is wrong in a line that a sequence repeats is said once.
+        all.dedup();
         let (errors, warnings): (Vec<_>, Vec<_>) = all.into_iter().partition(|d| d.severity == Severity::Error);
         match value(warnings) {
             Some(value) if errors.is_empty() => Ok(value),

@@ -13,10 +13,12 @@ pub mod service;
 pub mod track;
 
 mod cluster;
+mod convert;
 mod duration;
 mod keepalived;
 mod reader;
 
+pub use convert::convert;
 use diagnostic::{Diagnostic, Errors, Log, Place, Source};
 pub use group::VipGroup;
 pub use node::{Admin, Node};

@@ -304,5 +304,6 @@ fn files_are_told_apart_by_their_content() {
 }
 
 mod cluster;
+mod convert;
 mod keepalived;
 mod track;

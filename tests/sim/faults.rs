@@ -21,7 +21,7 @@ pub fn strike(world: &mut World) {
     let pause = world.net.millis(10..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
-    match world.net.rng.u8(0..33) {
+    match world.net.rng.u8(0..35) {
         0 => {
             let pause = short_or_long(world);
             world.kill(victim, "killed", pause);
@@ -60,8 +60,41 @@ pub fn strike(world: &mut World) {
             let then = world.net.now + world.net.millis(20..400);
             world.net.at(then, Due::Isolate(victim));
         }
+        31 => moves_by_order(world),
+        32 => drains(world, victim),
         _ => something_fails(world, victim),
     }
+}
+
+/// Somebody orders a group to a node, or lets it go by priorities again.
+fn moves_by_order(world: &mut World) {
+    let group = group(world);
+    let node = world.nodes[world.net.rng.usize(0..world.nodes.len())].id;
+    let node = (world.net.rng.u8(0..4) > 0).then_some(node);
+    order(world, &Command::Pin { group, node });
+}
+
+/// Somebody takes a node out of service, or back.
+fn drains(world: &mut World, victim: NodeId) {
+    let drained = world.net.rng.u8(0..3) > 0;
+    order(world, &Command::Drain { node: victim, drained });
+}
+
+/// All is as it was before anybody ordered anything.
+pub fn orders_end(world: &mut World) {
+    for group in world.groups.clone() {
+        order(world, &Command::Pin { group, node: None });
+    }
+    for node in world.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
+        order(world, &Command::Drain { node, drained: false });
+    }
+}
+
+/// At whichever node, which brings it to the leader it knows of.
+fn order(world: &mut World, command: &Command) {
+    let World { net, nodes, .. } = world;
+    let at = net.rng.usize(0..nodes.len());
+    nodes[at].propose(net, command.clone());
 }
 
 /// The next record, claim or unclaim fails, and is soon needed.

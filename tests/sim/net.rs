@@ -49,6 +49,7 @@ pub enum Due {
     Want(NodeId, GroupName),
     Uncut(u64),
     Fault,
+    OrdersEnd,
 }
 
 struct Item {
@@ -168,6 +169,8 @@ impl Net {
             Command::Release { .. } => self.count("release"),
             Command::Close { .. } => self.count("close"),
             Command::Open { .. } => self.count("open"),
+            Command::Pin { node: Some(_), .. } => self.count("moved by order"),
+            Command::Drain { drained: true, .. } => self.count("drained"),
             Command::Found { .. }
             | Command::Invite { .. }
             | Command::Join { .. }
@@ -175,8 +178,8 @@ impl Net {
             | Command::Candidate { .. }
             | Command::Withdraw { .. }
             | Command::Grant { .. }
-            | Command::Pin { .. }
-            | Command::Drain { .. }
+            | Command::Pin { node: None, .. }
+            | Command::Drain { drained: false, .. }
             | Command::Remove { .. } => {}
         }
     }

@@ -130,6 +130,7 @@ impl World {
                 self.net.cuts.remove(&cut);
             }
             Due::Fault => faults::strike(self),
+            Due::OrdersEnd => faults::orders_end(self),
         }
         self.checks.look(&mut self.net, &self.nodes);
     }
@@ -206,6 +207,10 @@ impl World {
                 node.hears.clear();
             }
             self.start(*id);
+        }
+        // Some may meet an election; the last find a leader.
+        for after in [10, 1000, 2000, 3000] {
+            self.net.at(self.net.now + Duration::from_millis(after), Due::OrdersEnd);
         }
         self.want_everything();
         for id in ids {

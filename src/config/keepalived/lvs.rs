@@ -2,14 +2,14 @@
 //!
 //! A check that fails is repeated `retry` times, `delay_before_retry` apart, and one that succeeds makes a server up:
 //! `fall` is `retry` + 1, `rise` is 1. Two things differ: keepalived counts the time between two checks from the end of the
-//! first, and takes a server out at the first failure after its own start.
+//! first, and takes a server out at the first failure after its own start. And an answer is not waited for beyond the next check.
 
 use super::super::check::{self, Check, Probe, Record};
 use super::super::duration;
 use super::super::service::{self, Server};
 use super::syntax::{Statement, Word};
 use super::{argument, block, check_leaf, unknown};
-use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
+use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
 use crate::config::group;
 use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, Tunnel};
 use std::net::{IpAddr, SocketAddr};
@@ -36,10 +36,10 @@ impl Times {
     /// Takes a line, if it is about times.
     fn read(&mut self, line: &Statement, log: &Log) -> bool {
         match line.keyword.text.as_str() {
-            "delay_loop" => self.delay_loop = seconds(line, log).unwrap_or(self.delay_loop),
+            "delay_loop" => self.delay_loop = positive(line, log).unwrap_or(self.delay_loop),
             "retry" => self.retry = count(line, 99, log).and_then(|retry| u8::try_from(retry).ok()),
             "delay_before_retry" => self.before_retry = seconds(line, log),
-            "connect_timeout" => self.connect = seconds(line, log).unwrap_or(self.connect),
+            "connect_timeout" => self.connect = positive(line, log).unwrap_or(self.connect),
             // First checks are spread over the interval in any case.
             "warmup" => drop(seconds(line, log)),
             _ => return false,
@@ -47,13 +47,18 @@ impl Times {
         true
     }
 
-    fn check(&self, probe: Probe, before_retry: Duration) -> Check {
+    fn check(&self, probe: Probe, before_retry: Duration, place: &Place, log: &Log) -> Check {
+        if self.connect > self.delay_loop {
+            let (asked, used) = (duration::show(self.connect), duration::show(self.delay_loop));
+            let message = format!("a check every {used} does not wait {asked} for an answer: {used} is its timeout");
+            log.add(Diagnostic::warning(place, message));
+        }
         let again = self.before_retry.unwrap_or(before_retry).min(self.delay_loop);
         Check {
             probe,
             interval: self.delay_loop,
             again: if again.is_zero() { Duration::from_millis(10).min(self.delay_loop) } else { again },
-            timeout: self.connect,
+            timeout: self.connect.min(self.delay_loop),
             fall: self.retry.unwrap_or(1) + 1,
             rise: 1,
         }
@@ -91,7 +96,7 @@ pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log
             }
             "lvs_method" | "lb_kind" => forwarding = method(line, log).unwrap_or(forwarding),
             "persistence_timeout" if line.arguments.is_empty() => persistence = Some(PERSISTENCE),
-            "persistence_timeout" => persistence = seconds(line, log),
+            "persistence_timeout" => persistence = whole(line, log),
             "quorum" => quorum = count(line, 1_000_000_000, log).unwrap_or(quorum),
             "hysteresis" => hysteresis = count(line, 1_000_000_000, log).unwrap_or(hysteresis),
             "sorry_server" => sorry = endpoint(line, log),
@@ -214,7 +219,7 @@ fn tcp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check
             unknown(&line.keyword, &TIMES, log);
         }
     }
-    Some(times.check(Probe::Tcp, Duration::from_secs(1)))
+    Some(times.check(Probe::Tcp, Duration::from_secs(1), &statement.keyword.place, log))
 }
 
 fn smtp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
@@ -226,7 +231,7 @@ fn smtp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Chec
             _ => unknown(&line.keyword, &[["helo_name"].as_slice(), TIMES.as_slice()].concat(), log),
         }
     }
-    Some(times.check(Probe::Smtp { helo: helo? }, Duration::from_secs(1)))
+    Some(times.check(Probe::Smtp { helo: helo? }, Duration::from_secs(1), &statement.keyword.place, log))
 }
 
 /// Three retries, and none sooner than the next check would be.
@@ -242,7 +247,7 @@ fn dns_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check
         }
     }
     times.retry = times.retry.or(Some(3));
-    Some(times.check(Probe::Dns { name: name?, record }, times.delay_loop))
+    Some(times.check(Probe::Dns { name: name?, record }, times.delay_loop, &statement.keyword.place, log))
 }
 
 fn http_get(statement: &Statement, mut times: Times, mut host: Option<String>, log: &Log) -> Option<Check> {
@@ -263,7 +268,10 @@ fn http_get(statement: &Statement, mut times: Times, mut host: Option<String>, l
             log.add(Diagnostic::error(&statement.keyword.place, "`HTTP_GET` needs a `url`"));
             None
         }
-        [url] => Some(times.check(read_url(url, host, log)?, Duration::from_secs(3))),
+        [url] => {
+            let probe = read_url(url, host, log)?;
+            Some(times.check(probe, Duration::from_secs(3), &statement.keyword.place, log))
+        }
         [_, second, ..] => {
             let message = "a second `url` of one check is not supported by this version";
             log.add(Diagnostic::error(&second.keyword.place, message));
@@ -289,6 +297,9 @@ fn read_url(statement: &Statement, mut host: Option<String>, log: &Log) -> Optio
                     range
                 };
                 status = line.arguments.iter().filter_map(range).collect();
+                if line.arguments.is_empty() {
+                    log.add(Diagnostic::error(&line.keyword.place, "`status_code` needs a value"));
+                }
             }
             _ => unknown(&line.keyword, &KNOWN, log),
         }
@@ -401,4 +412,23 @@ fn seconds(statement: &Statement, log: &Log) -> Option<Duration> {
         log.add(Diagnostic::error(&word.place, message));
     }
     seconds.ok()
+}
+
+/// IPVS keeps clients for whole seconds.
+fn whole(statement: &Statement, log: &Log) -> Option<Duration> {
+    let duration = positive(statement, log);
+    if duration.is_some_and(|duration| duration.subsec_nanos() != 0) {
+        let message = format!("`{}` must be whole seconds", statement.keyword.text);
+        log.add(Diagnostic::error(&statement.keyword.place, message));
+    }
+    duration
+}
+
+fn positive(statement: &Statement, log: &Log) -> Option<Duration> {
+    let seconds = seconds(statement, log);
+    if seconds.is_some_and(|seconds| seconds.is_zero()) {
+        let message = format!("`{}` must be above 0", statement.keyword.text);
+        log.add(Diagnostic::error(&statement.keyword.place, message));
+    }
+    seconds.filter(|seconds| !seconds.is_zero())
 }

@@ -10,6 +10,7 @@
 mod expand;
 mod include;
 mod lvs;
+mod rounds;
 mod syntax;
 
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
@@ -224,7 +225,12 @@ impl Instance {
             priority: Some(priority),
             nopreempt,
             auth,
-            checksum: self.checksum.unwrap_or(globals.checksum),
+            // The other versions have one form.
+            checksum: if version == Version::V3 && !six {
+                self.checksum.unwrap_or(globals.checksum)
+            } else {
+                Form::Pseudo
+            },
             legacy_peers: LegacyPeers::Any,
             track: Vec::new(),
             name,

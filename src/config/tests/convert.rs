@@ -1,0 +1,71 @@
+//! A keepalived.conf, and the cluster.toml made of it, are the same to us.
+
+use super::*;
+
+/// Files after the features of keepalived's own examples, as far as this version serves them.
+const EXAMPLES: [&str; 5] = [
+    // The plainest.
+    "vrrp_instance VI_1 {\n state MASTER\n interface eth0\n virtual_router_id 51\n priority 100\n advert_int 1\n \
+     virtual_ipaddress {\n 192.168.200.16\n 192.168.200.17/24\n }\n}\n",
+    // A password, no preemption, times of version 3, both families, plain checksums.
+    "global_defs {\n router_id x\n vrrp_version 3\n v3_checksum_as_v2\n}\n\
+     vrrp_instance old.one { interface eth0\n version 2\n virtual_router_id 1\n advert_int 2\n nopreempt\n \
+     authentication { auth_type PASS\n auth_pass secret\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     vrrp_instance new { interface eth0\n virtual_router_id 2\n advert_int 0.25\n priority 7\n virtual_ipaddress { 10.0.0.2/24 } }\n\
+     vrrp_instance six { interface eth0\n virtual_router_id 2\n virtual_ipaddress { fe80::1/64\n 2001:db8::2/64 } }\n",
+    // Servers with checks of both kinds and weights.
+    "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     virtual_server 10.0.0.1 80 {\n delay_loop 6\n lb_algo wrr\n lb_kind NAT\n protocol TCP\n persistence_timeout 50\n \
+     quorum 3\n hysteresis 1\n virtualhost www\n sorry_server 10.1.0.9 80\n\
+     real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=\"d e\"\n \
+     status_code 200 301-302\n }\n connect_timeout 3\n retry 2\n delay_before_retry 1.5\n } }\n\
+     real_server 10.1.0.2 8080 {\n inhibit_on_failure\n TCP_CHECK { connect_timeout 3 } }\n\
+     real_server 10.1.0.3 80 {\n lvs_method DR\n } }\n",
+    // The same check for all; UDP by keepalived's default; tunnels; an IPv6 service; a timeout beyond its interval.
+    "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     vrrp_instance w { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 2001:db8::2/64 } }\n\
+     virtual_server 10.0.0.1 53 {\n delay_loop 2\n lvs_method TUN\n real_server 10.1.0.1 53 { TCP_CHECK { } }\n \
+     real_server 10.1.0.2 53 { DNS_CHECK {\n type A\n name x.org\n } }\n real_server 10.1.0.3 53 { SMTP_CHECK { } } }\n\
+     virtual_server 2001:db8::2 443 {\n protocol TCP\n persistence_timeout\n inhibit_on_failure\n real_server 2001:db8:1::1 443 { } }\n",
+    // The language.
+    "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
+     virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",
+];
+
+#[test]
+fn what_is_converted_means_the_same() {
+    for text in EXAMPLES {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("k.conf", text);
+        write("old.one.pass", "secret\n");
+        let head = "[node]\nname = \"lb1\"\nlisten = \"10.9.9.9:7112\"\n";
+        write("old.toml", &format!("{head}keepalived_config = \"k.conf\"\n"));
+        write("new.toml", &format!("{head}cluster = \"c.toml\"\n"));
+        let converted = convert(&dir.path().join("k.conf"), Some("lb1")).unwrap_or_else(|e| panic!("{e}"));
+        write("c.toml", &converted);
+        let load = |name: &str| load(&dir.path().join(name)).unwrap_or_else(|e| panic!("{e}\n{converted}"));
+        let (old, new) = (load("old.toml"), load("new.toml"));
+        assert_eq!(old.groups, new.groups, "{converted}");
+        assert_eq!(old.services, new.services, "{converted}");
+        assert!(!old.groups.is_empty());
+    }
+}
+
+#[test]
+fn passwords_stay_out_and_notes_come_along() {
+    let (text, dir) = within(&[("k.conf", EXAMPLES[1])], |dir| convert(&dir.join("k.conf"), Some("lb1")).unwrap());
+    assert!(!text.contains("secret"), "{text}");
+    assert!(text.contains("pass_file = \"old.one.pass\""), "{text}");
+    let (text, _) = within(&[("k.conf", EXAMPLES[3])], |dir| convert(&dir.join("k.conf"), None).unwrap());
+    assert!(text.contains("without `protocol` this is a UDP service, as in keepalived\n"), "{dir}: {text}");
+}
+
+#[test]
+fn what_cluster_toml_cannot_say_is_not_lost_but_refused() {
+    let text = EXAMPLES[3].replace("lvs_method TUN", "lvs_method TUN type gue port 6080");
+    let (errors, _) = within(&[("k.conf", &text)], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
+    assert!(errors.to_string().contains("cluster.toml has no gue or gre tunnels"), "{errors}");
+    let (errors, _) = within(&[("k.conf", "vrrp_script x { }")], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
+    assert!(errors.to_string().contains("vrrp_script"), "{errors}");
+}
