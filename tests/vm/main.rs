@@ -1,6 +1,7 @@
 //! IPVS for real: `vm [NAME]` boots a virtual machine whose kernel has it (`tests/vm/boot`), and this same program is then
 //! what runs inside. Needs root, and of Debian qemu-system-x86, busybox-static, kmod, cpio and ipvsadm.
 
+mod node;
 mod stage;
 mod table;
 mod traffic;
@@ -23,6 +24,7 @@ const CASES: &[Case] = &[
     ("tunnels", traffic::tunnels),
     ("weights", traffic::weights),
     ("persistence", traffic::persistence),
+    ("node", node::serves_under_the_lease_and_only_then),
 ];
 
 fn main() -> ExitCode {
