@@ -1,0 +1,199 @@
+//! Hostile bytes for everything that reads the network or a file: `tests/run fuzz [--seconds N] [--seed N]`.
+//!
+//! Inputs are mutated and joined out of a corpus. One that a reader answers in a way not seen before joins it, so the way to
+//! the inner checks is found step by step; where a checksum stands before them it is mended in half of the inputs. What counts
+//! as an answer are the reader's own words, without their numbers and quotes: its behaviours, and here they stand for coverage.
+//!
+//! A fault is a panic, or five seconds for one input. Before anything else two planted faults must be found, one behind a
+//! checksum and one behind the grammar of keepalived.conf. A stack that overflows ends the process, and so the part.
+
+mod targets;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use targets::Target;
+
+/// Of one input, mutated.
+const LONGEST: usize = 4096;
+/// Inputs that a corpus keeps.
+const CORPUS: usize = 4096;
+/// No reader may need so long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For each planted fault; found in far less.
+const CONTROL: Duration = Duration::from_secs(60);
+
+thread_local! {
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn main() -> ExitCode {
+    let (mut seconds, mut seed) = (20, 1);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().and_then(|value| value.parse().ok());
+        match (name.as_str(), value) {
+            ("--seconds", Some(value)) => seconds = value,
+            ("--seed", Some(value)) => seed = value,
+            _ => {
+                eprintln!("fuzz: use --seconds N and --seed N");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    panic::set_hook(Box::new(|info| PANIC.set(info.to_string())));
+    fastrand::seed(seed);
+    let (mut passed, mut failed) = (0, 0);
+    let mut count = |good: bool| if good { passed += 1 } else { failed += 1 };
+
+    for target in targets::planted() {
+        let run = fuzz(&target, CONTROL);
+        match &run.fault {
+            Some((_, what)) if what.contains("planted") => {
+                println!("{}: found after {} executions", target.name, run.executions);
+                count(true);
+            }
+            Some(_) | None => {
+                println!("{}: NOT FOUND in {} executions", target.name, run.executions);
+                count(false);
+            }
+        }
+    }
+    let targets = targets::all();
+    let slice = Duration::from_secs(seconds) / u32::try_from(targets.len()).unwrap_or(1);
+    let (mut executions, mut corpus, mut behaviours) = (0, 0, 0);
+    for target in &targets {
+        let run = fuzz(target, slice);
+        println!(
+            "{:<16} {:>9} executions, corpus {:>4}, behaviours {:>4}",
+            target.name, run.executions, run.corpus, run.behaviours
+        );
+        executions += run.executions;
+        corpus += run.corpus;
+        behaviours += run.behaviours;
+        if let Some((input, what)) = &run.fault {
+            println!(
+                "{}: {what}\n  input, kept in {}: {:?}",
+                target.name,
+                keep(target.name, input),
+                String::from_utf8_lossy(input)
+            );
+        }
+        count(run.fault.is_none());
+    }
+    println!(
+        "fuzz: {executions} executions, corpus {corpus}, behaviours {behaviours}: {passed} passed, {failed} failed"
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn keep(name: &str, input: &[u8]) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{}", name.replace(' ', "-")));
+    match std::fs::write(&path, input) {
+        Ok(()) => path.display().to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What one target came to.
+struct Run {
+    executions: u64,
+    corpus: usize,
+    behaviours: usize,
+    /// The input, and what it did.
+    fault: Option<(Vec<u8>, String)>,
+}
+
+fn fuzz(target: &Target, span: Duration) -> Run {
+    let mut corpus: Vec<Vec<u8>> = Vec::new();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let (begun, mut executions) = (Instant::now(), 0);
+    let mut fault = None;
+    while fault.is_none() && (executions < target.seeds.len() as u64 || begun.elapsed() < span) {
+        let input = match target.seeds.get(usize::try_from(executions).unwrap_or(usize::MAX)) {
+            Some(seed) => seed.clone(),
+            None => mutate(target, &corpus),
+        };
+        let since = Instant::now();
+        let answer = panic::catch_unwind(AssertUnwindSafe(|| (target.run)(&input)));
+        executions += 1;
+        if since.elapsed() > PATIENCE {
+            fault = Some((input, format!("took {:?}", since.elapsed())));
+            break;
+        }
+        match answer {
+            Ok(words) => {
+                let fresh = words.iter().filter(|words| seen.insert(behaviour(words))).count() > 0;
+                if (fresh || executions <= target.seeds.len() as u64) && corpus.len() < CORPUS {
+                    corpus.push(input);
+                }
+            }
+            Err(_) => fault = Some((input, PANIC.take())),
+        }
+    }
+    Run { executions, corpus: corpus.len(), behaviours: seen.len(), fault }
+}
+
+/// Words without what differs from input to input.
+fn behaviour(words: &str) -> String {
+    let outside = words.split('`').step_by(2).collect::<String>();
+    outside.chars().filter(|c| !c.is_ascii_digit()).take(200).collect()
+}
+
+fn pick<T>(of: &[T]) -> Option<&T> {
+    (!of.is_empty()).then(|| &of[fastrand::usize(..of.len())])
+}
+
+fn mutate(target: &Target, corpus: &[Vec<u8>]) -> Vec<u8> {
+    // Most of a corpus is wrong in some way: what was right to begin with is half of the beginnings.
+    let from = if fastrand::bool() { &target.seeds } else { corpus };
+    let mut input = pick(from).cloned().unwrap_or_default();
+    for _ in 0..=fastrand::usize(..4) {
+        let at = fastrand::usize(..=input.len());
+        let end = (at + fastrand::usize(..32)).min(input.len());
+        match fastrand::u8(..8) {
+            0 => input.insert(at, fastrand::u8(..)),
+            1 => drop(input.drain(at..end)),
+            2 => {
+                let again = input[at..end].to_vec();
+                drop(input.splice(at..at, again));
+            }
+            3 => {
+                let word = pick(target.words).copied().unwrap_or("\0");
+                // Often where a line begins: there words have a meaning.
+                let begins = input[at..].iter().position(|byte| *byte == b'\n').filter(|_| fastrand::bool());
+                let at = begins.map_or(at, |length| at + length + 1);
+                drop(input.splice(at..at, word.bytes()));
+            }
+            4 => {
+                let other = pick(corpus).cloned().unwrap_or_default();
+                input.truncate(at);
+                input.extend(&other[fastrand::usize(..=other.len())..]);
+            }
+            5 => {
+                // The extremes of lengths and counts.
+                if let Some(byte) = input.get_mut(at) {
+                    *byte = *pick(&[0, 1, 0x7f, 0x80, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff]).unwrap_or(&0);
+                }
+            }
+            6 => {
+                if let Some(byte) = input.get_mut(at) {
+                    *byte ^= 1 << fastrand::u8(..8);
+                }
+            }
+            _ => {
+                if let Some(byte) = input.get_mut(at) {
+                    *byte = fastrand::u8(..);
+                }
+            }
+        }
+    }
+    input.truncate(LONGEST);
+    if fastrand::bool() {
+        (target.mend)(&mut input);
+    }
+    input
+}

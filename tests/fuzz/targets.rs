@@ -1,0 +1,300 @@
+//! What is fuzzed: each reader with inputs to begin with, and how it answers.
+
+use hamesh::config;
+use hamesh::net::hello::Hello;
+use hamesh::net::invitation::JoinString;
+use hamesh::net::join::{JoinAnswer, JoinRequest};
+use hamesh::net::{arp, ndp};
+use hamesh::vrrp::advert::{Advert, Discard, Format, Header};
+use hamesh::vrrp::checksum::{self, Form};
+use hamesh::vrrp::{Auth, Password, TTL, Version, group};
+use hamesh_fencing::message::{Ask, Message, Renew};
+use hamesh_fencing::record::MayAct;
+use hamesh_gossip::observation;
+use hamesh_raft::codec;
+use hamesh_raft::command::{Command, Family, GateId, Sid, Token};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Takes an input and gives the words that it answers with, one for each thing it says.
+pub type Reader = dyn Fn(&[u8]) -> Vec<String>;
+
+/// One reader.
+pub struct Target {
+    pub name: &'static str,
+    pub seeds: Vec<Vec<u8>>,
+    /// What its inputs are made of, put in at random.
+    pub words: &'static [&'static str],
+    /// Puts a checksum right.
+    pub mend: fn(&mut Vec<u8>),
+    pub run: Box<Reader>,
+}
+
+fn target(name: &'static str, seeds: Vec<Vec<u8>>, run: impl Fn(&[u8]) -> Vec<String> + 'static) -> Target {
+    Target { name, seeds, words: &[], mend: |_| {}, run: Box::new(run) }
+}
+
+/// Readers with a fault that only a good search finds.
+pub fn planted() -> [Target; 2] {
+    let advert = Target {
+        mend: |message| mend(message, Family::V4),
+        ..target("planted advert", adverts(Family::V4), |message| {
+            let judged = judge(&format(Version::V3, Family::V4, Auth::None), message);
+            assert!(!matches!(judged, Ok(Advert { priority: 200, .. })), "planted");
+            judged.map_or_else(word, |_| Vec::new())
+        })
+    };
+    let read = configuration();
+    let text = Target {
+        words: &["\nnopreempt\n", "\n", "{", "}", "255"],
+        ..target("planted text", vec![KEEPALIVED.into()], move |text| {
+            let answers = read(text);
+            assert!(!answers.iter().any(|answer| answer.contains("nopreempt = true")), "planted");
+            answers
+        })
+    };
+    [advert, text]
+}
+
+/// Every reader.
+pub fn all() -> Vec<Target> {
+    let advert = |name, version, family, auth| Target {
+        mend: if family == Family::V4 {
+            |message| mend(message, Family::V4)
+        } else {
+            |message| mend(message, Family::V6)
+        },
+        ..target(name, adverts(family), move |message| match judge(&format(version, family, auth), message) {
+            Ok(advert) => {
+                vec![format!("valid, {} addresses, {:?}", "x".repeat(advert.addresses.len()), advert.checksum)]
+            }
+            Err(why) => word(why),
+        })
+    };
+    let v4 = Ipv4Addr::new(10, 0, 0, 1);
+    let v6 = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    let frames = vec![
+        arp::gratuitous([2, 0, 0, 0, 0, 1], v4).to_vec(),
+        arp::probe([2, 0, 0, 0, 0, 1], v4, v4).to_vec(),
+        ndp::announcement([2, 0, 0, 0, 0, 1], v6, true).to_vec(),
+        ndp::probe([2, 0, 0, 0, 0, 1], v6, v6).to_vec(),
+    ];
+    let record = MayAct {
+        sid: Sid(7),
+        ttl: Duration::from_secs(1),
+        promise: Duration::from_millis(1100),
+        gate: GateId(9),
+        pairs: BTreeSet::from([("web".to_owned(), Token { lineage: 1, index: 70_000 })]),
+    };
+    let messages = vec![
+        codec::encode(&Message::Ask(Ask { sid: Sid(3), round: 1 })),
+        codec::encode(&Message::Renew(Renew { sid: Sid(3), seq: 900, process: u64::MAX, acted: 3 })),
+    ];
+    let read = configuration();
+    vec![
+        advert("advert v2", Version::V2, Family::V4, Auth::None),
+        advert("advert v2 pass", Version::V2, Family::V4, Auth::Pass(Password::cut("secret"))),
+        advert("advert v3", Version::V3, Family::V4, Auth::None),
+        advert("advert v3 IPv6", Version::V3, Family::V6, Auth::None),
+        target("arp, ndp", frames, |frame| {
+            vec![format!("{} {}", arp::parse(frame).is_some(), ndp::parse(frame).is_some())]
+        }),
+        target("lease datagram", messages, decoded::<Message>),
+        target("may-act record", vec![codec::encode(&record)], decoded::<MayAct>),
+        target("command", any_layout(), decoded::<Command>),
+        target("hello", any_layout(), decoded::<Hello>),
+        target("join request", any_layout(), decoded::<JoinRequest>),
+        target("join answer", any_layout(), decoded::<JoinAnswer>),
+        Target {
+            words: &["hm1.", "director", "witness", ".", "AAAA", "-_", "hm2"],
+            ..target("join string", vec![join_string()], |text| {
+                vec![
+                    JoinString::parse(&String::from_utf8_lossy(text))
+                        .map_or_else(|error| kind(&error), |_| "valid".into()),
+                ]
+            })
+        },
+        target("observations", vec![b"0000000000000001u0000000000000002d".to_vec()], |text| {
+            let fact = String::from_utf8_lossy(text).into_owned();
+            let keys: Vec<_> =
+                observation::encode(&BTreeMap::from([(observation::TargetId::of("x"), observation::Seen::Up)]))
+                    .into_keys()
+                    .collect();
+            let facts = keys.into_iter().map(|key| (key, fact.clone())).collect();
+            vec![format!("{} seen", "x".repeat(observation::decode(&facts).len()))]
+        }),
+        Target {
+            words: WORDS,
+            ..target(
+                "configuration",
+                vec![
+                    KEEPALIVED.into(),
+                    LANGUAGE.into(),
+                    include_bytes!("../../deploy/cluster.toml").to_vec(),
+                    include_bytes!("../../deploy/hamesh.toml").to_vec(),
+                ],
+                read,
+            )
+        },
+    ]
+}
+
+const SOURCE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2))];
+
+fn source(family: Family) -> IpAddr {
+    SOURCE[usize::from(family == Family::V6)]
+}
+
+fn format(version: Version, family: Family, auth: Auth) -> Format {
+    let addresses = match family {
+        Family::V4 => vec![Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::new(10, 0, 0, 9).into()],
+        Family::V6 => vec![Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into()],
+    };
+    Format { family, version, vrid: 51, interval: Duration::from_secs(1), auth, checksum: Form::Pseudo, addresses }
+}
+
+fn judge(format: &Format, message: &[u8]) -> Result<Advert, Discard> {
+    let (source, destination) = (source(format.family), group(format.family));
+    format.decode(message, &Header { source, destination, ttl: TTL })
+}
+
+fn word(why: Discard) -> Vec<String> {
+    vec![why.name().to_owned()]
+}
+
+fn adverts(family: Family) -> Vec<Vec<u8>> {
+    let from = |version, auth| format(version, family, auth).encode(100, source(family), group(family));
+    match family {
+        Family::V4 => vec![
+            from(Version::V2, Auth::None),
+            from(Version::V2, Auth::Pass(Password::cut("secret"))),
+            from(Version::V3, Auth::None),
+        ],
+        Family::V6 => vec![from(Version::V3, Auth::None)],
+    }
+}
+
+fn mend(message: &mut [u8], family: Family) {
+    if message.len() < 8 {
+        return;
+    }
+    message[6..8].fill(0);
+    // Version 2 sums all but its password.
+    let v2 = message[0] >> 4 == 2;
+    let form = if v2 { Form::Plain } else { Form::Pseudo };
+    let sum = checksum::of(form, message, source(family), group(family));
+    message[6..8].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Vec<String> {
+    vec![codec::decode::<T>(bytes, 1 << 16).map_or_else(|error| error.to_string(), |_| "valid".to_owned())]
+}
+
+/// Something for each variant of whatever type.
+fn any_layout() -> Vec<Vec<u8>> {
+    (0..24).flat_map(|kind| [0, 1, 4].map(|fill| [vec![codec::VERSION, kind], vec![fill; 60]].concat())).collect()
+}
+
+/// The name of an error's variant: its words hold what was read.
+fn kind(error: &impl std::fmt::Debug) -> String {
+    format!("{error:?}").chars().take_while(|c| c.is_alphanumeric()).collect()
+}
+
+fn join_string() -> Vec<u8> {
+    let pin = std::array::from_fn(|at| u8::try_from(at).unwrap_or(0));
+    let addresses = vec![([10, 0, 0, 1], 7112).into()];
+    JoinString::invite(hamesh_raft::command::Role::Director, addresses, pin)
+        .map(|word| word.encode().into_bytes())
+        .unwrap_or_default()
+}
+
+/// Reads text as each kind of file, from a file, as the command line does.
+fn configuration() -> impl Fn(&[u8]) -> Vec<String> {
+    let directory = TempDir::new().expect("a directory for a file");
+    move |text| {
+        let path = directory.path().join("x.conf");
+        std::fs::write(&path, String::from_utf8_lossy(text).as_bytes()).expect("a file can be written");
+        let mut answers: Vec<String> = match config::check(&path) {
+            Ok(warnings) => warnings.into_iter().map(|warning| warning.message).collect(),
+            // With all of the rendering: it has spans to get wrong.
+            Err(errors) => errors.iter().map(|error| (error.message.clone(), error.to_string()).0).collect(),
+        };
+        if let Ok(converted) = config::convert(&path, Some("lb1")) {
+            answers.extend(converted.lines().map(str::to_owned));
+        }
+        answers
+    }
+}
+
+const KEEPALIVED: &str = "global_defs {\n router_id x\n vrrp_version 3\n}\nvrrp_instance VI_1 {\n state BACKUP\n interface eth0\n \
+    virtual_router_id 51\n priority 150\n advert_int 1\n virtual_ipaddress {\n 10.0.0.1/24 dev eth0\n }\n}\n\
+    virtual_server 10.0.0.1 80 {\n protocol TCP\n delay_loop 6\n real_server 10.0.1.1 80 {\n weight 1\n HTTP_GET {\n \
+    url {\n path /\n status_code 200\n }\n }\n }\n}\n";
+
+const LANGUAGE: &str = "$VI= \\\n vrrp_instance v${N} { \\\n interface eth0 \\\n virtual_router_id $N \\\n @^me priority 1 \\\n \
+    virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,3) $VI\n~LST({A,B},{1,2},{3,4}) include none_${A}_${B}{a,b}*\n";
+
+const WORDS: &[&str] = &[
+    "\n",
+    " ",
+    "{",
+    "}",
+    "\n}\n",
+    " {\n",
+    "#",
+    "!",
+    "\"",
+    "'",
+    "\\",
+    "\\\n",
+    "$",
+    "${",
+    "@",
+    "@^",
+    "~SEQ(",
+    "~SEQx(",
+    "~LST(",
+    ")",
+    ",",
+    "=",
+    "$A=",
+    "${A}",
+    "$A\n",
+    "$A= \\\n",
+    "${_ENV HOME}",
+    "${_PWD}",
+    "${_HASH}",
+    "include x",
+    "includea {x,*}",
+    "include_check +match",
+    "\nnopreempt\n",
+    "\nstate MASTER\n",
+    "authentication {\nauth_type PASS\nauth_pass x\n}\n",
+    "255",
+    "0",
+    "-1",
+    "0.01",
+    "99999999999999999999",
+    "fe80::1/64",
+    "10.0.0.1",
+    "[",
+    "]",
+    "[vip.a]\n",
+    "[service.a]\n",
+    "[[",
+    "\"\"\"",
+    "[node]\n",
+    "1s",
+    "é",
+    "\u{0}",
+    "TCP_CHECK {\n}\n",
+    "sorry_server 10.0.0.9 80\n",
+    "lvs_method TUN type gue port 1\n",
+    "persistence_timeout",
+    "quorum",
+    "hysteresis",
+];
