@@ -20,6 +20,8 @@ use super::core::lock;
 
 /// How long a claim waits for the table. Then the VIP is served all the same, and the rest of the table follows.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a stop waits until nothing is left.
+const WITHDRAWAL: Duration = Duration::from_secs(2);
 /// The kernel tells nobody when somebody else changes the table: it is looked at so often.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looking at a large table takes long; no more than this share of a core goes into it.
@@ -33,8 +35,8 @@ pub(crate) enum Order {
     Serve(GroupName, oneshot::Sender<()>),
     /// A group is not held any more.
     Withdraw(GroupName),
-    /// Nothing is held any more.
-    WithdrawAll,
+    /// Nothing is held any more. Whoever waits is answered when nothing is left.
+    WithdrawAll(Option<oneshot::Sender<()>>),
     /// What the services are to be from now on, where they are held.
     Want(Arc<Wanted>),
 }
@@ -77,6 +79,15 @@ impl Balance {
         }
     }
 
+    /// Has everything withdrawn, and waits for that: what a stop leaves behind nobody would remove.
+    pub(crate) async fn withdraw_all(&self) {
+        let (done, gone) = oneshot::channel();
+        self.order(Order::WithdrawAll(Some(done)));
+        if timeout(WITHDRAWAL, gone).await.is_err() {
+            tracing::warn!("IPVS still has services of this run; the next start removes them");
+        }
+    }
+
     /// Without a thread there is nobody to order: a witness, or a configuration without services.
     pub(crate) fn order(&self, order: Order) {
         self.orders.send(order).ok();
@@ -101,8 +112,9 @@ impl Orders {
             let begun = ipvs.and_then(|mut ipvs| Ok((ipvs.table(&scope)?, ipvs)));
             match begun {
                 Ok((present, ipvs)) => {
-                    let (wanted, pending) = (None, VecDeque::new());
-                    let mut balancer = Balancer { ipvs, scope, orders, pending, wanted, held, present, status };
+                    let (pending, waiting, wanted) = (VecDeque::new(), Vec::new(), None);
+                    let mut balancer =
+                        Balancer { ipvs, scope, orders, pending, waiting, wanted, held, present, status };
                     balancer.settle();
                     ready_in.send(balancer.trouble().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))).ok();
                     balancer.run();
@@ -120,6 +132,8 @@ struct Balancer {
     orders: Receiver<Order>,
     /// Came while the table was being changed.
     pending: VecDeque<Order>,
+    /// Are answered when the table is what it is to be.
+    waiting: Vec<oneshot::Sender<()>>,
     /// `None` until health has said something: what a resumed claim serves is left as it is.
     wanted: Option<Arc<Wanted>>,
     held: BTreeSet<GroupName>,
@@ -137,10 +151,12 @@ impl Balancer {
             };
             match next {
                 Ok(order) => {
-                    let served = self.take(order);
-                    self.settle();
-                    if let Some(served) = served {
-                        served.send(()).ok();
+                    let waits = self.take(order);
+                    self.waiting.extend(waits);
+                    if self.settle() {
+                        for waits in self.waiting.drain(..) {
+                            waits.send(()).ok();
+                        }
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -160,7 +176,10 @@ impl Balancer {
                 return Some(served);
             }
             Order::Withdraw(group) => drop(self.held.remove(&group)),
-            Order::WithdrawAll => self.held.clear(),
+            Order::WithdrawAll(done) => {
+                self.held.clear();
+                return done;
+            }
             Order::Want(wanted) => self.wanted = Some(wanted),
         }
         None
@@ -180,9 +199,9 @@ impl Balancer {
         }
     }
 
-    /// Makes the table what it is to be, as far as the kernel lets it. A new order interrupts it: a withdrawal must not wait
-    /// for thousands of servers of another group.
-    fn settle(&mut self) {
+    /// Makes the table what it is to be, as far as the kernel lets it. A new order interrupts it, which is false then: a
+    /// withdrawal must not wait for thousands of servers of another group.
+    fn settle(&mut self) -> bool {
         let target = self.target();
         let changes = plan(&self.present, &target);
         let mut refused = None;
@@ -193,7 +212,8 @@ impl Balancer {
             }
             self.pending.extend(self.orders.try_iter());
             if !self.pending.is_empty() && batch.len() == BATCH {
-                return self.read();
+                self.read();
+                return false;
             }
         }
         match &refused {
@@ -201,6 +221,7 @@ impl Balancer {
             Some(_) => self.read(),
         }
         lock(&self.status).trouble = refused;
+        true
     }
 
     /// What the kernel really has.

@@ -229,7 +229,7 @@ impl Hands {
         if let Some(gate) = &mut self.gate {
             gate.shut()?;
         }
-        self.balance.order(Order::WithdrawAll);
+        self.balance.order(Order::WithdrawAll(None));
         self.held.clear();
         Ok(())
     }
@@ -319,6 +319,7 @@ impl Hands {
     /// After the last unclaim: this host is no director any more until the next start. An address that is still there
     /// needs the gate: the next holder answers for it.
     pub(crate) async fn clear(&mut self) {
+        self.balance.withdraw_all().await;
         self.retried = None;
         self.retry().await;
         if !self.leftovers.is_empty() {
