@@ -7,7 +7,7 @@
 use super::check::{Check, Probe, RECORDS};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
 use super::service::Server;
-use super::track::{Track, Tracked};
+use super::track::{Script, Track, Tracked};
 use super::{Service, VipGroup, group, keepalived, service, unreadable};
 use crate::ipvs::{Forwarding, Tunnel};
 use crate::vrrp::checksum::Form;
@@ -31,7 +31,7 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     };
     let setting = keepalived::Setting::of_this_machine();
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
-    let (groups, services) = keepalived::read(&source, &setting, &log);
+    let (groups, services, scripts) = keepalived::read(&source, &setting, &log);
     group::check(&groups, None, &log);
     let services: BTreeMap<_, _> =
         services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
@@ -52,6 +52,7 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
         }
         text += "# This file is for every node: add to each `priority` what the files of the others have.\n";
         groups.iter().for_each(|(name, group)| text += &show_group(name, group, &node));
+        scripts.iter().for_each(|(name, script)| text += &show_script(name, script));
         services.iter().for_each(|(name, service)| text += &show_service(name, service));
         Some(text)
     })
@@ -127,6 +128,19 @@ fn show_track(Track { what, weight, reverse }: &Track) -> String {
         Tracked::File(path) => format!("file = {}", quoted(path.display())),
     };
     format!("{{ {what}, weight = {weight}, reverse = {reverse} }}")
+}
+
+fn show_script(name: &str, script: &Script) -> String {
+    let Script { command, user, interval, timeout, rise, fall, init_fail } = script;
+    let command: Vec<_> = command.iter().map(quoted).collect();
+    let user = user.as_ref().map(|user| format!("user = {}\n", quoted(user))).unwrap_or_default();
+    format!(
+        "\n[track_script.{}]\ncommand = [{}]\n{user}interval = {}\ntimeout = {}\nrise = {rise}\nfall = {fall}\ninit_fail = {init_fail}\n",
+        key(name),
+        command.join(", "),
+        seconds(*interval),
+        seconds(*timeout)
+    )
 }
 
 fn forwarding(forwarding: Forwarding) -> Option<&'static str> {

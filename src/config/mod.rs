@@ -93,11 +93,11 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
         Kind::Node => return load(path).map(|config| config.warnings),
         Kind::Cluster => {
             let cluster = cluster::read(&source, None, &log);
-            cluster.map(|cluster| (cluster.groups, cluster.services)).unwrap_or_default()
+            cluster.map(|cluster| (cluster.groups, cluster.services, cluster.scripts)).unwrap_or_default()
         }
         Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
-    let (groups, services) = groups;
+    let (groups, services, _) = groups;
     group::check(&groups, None, &log);
     for service in services {
         service::build(service, &groups, &log);
@@ -151,7 +151,13 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let (mut instances, servers) = keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
+                let (mut instances, servers, more) =
+                    keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
+                if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {
+                    let message = format!("script `{twin}` is in cluster.toml and in keepalived.conf");
+                    log.add(Diagnostic::error(&file.place, message).help("give it another name in one of them"));
+                }
+                scripts.extend(more);
                 if draft.role == Role::Witness {
                     instances.iter_mut().for_each(|group| group.priority = None);
                 }

@@ -51,10 +51,11 @@ fn kill_group(child: &Child) {
 
 fn prepare(command: &[String], user: Option<&str>) -> Result<Command, String> {
     let [program, arguments @ ..] = command else { return Err("there is no command".to_owned()) };
+    let program = find_program(program)?;
     let user = user.map(find_user).transpose()?;
     let uid = user.as_ref().map_or_else(Uid::effective, |user| user.uid);
     if uid.is_root() {
-        refuse_unsafe(Path::new(program))?;
+        refuse_unsafe(&program)?;
     }
     let mut command = Command::new(program);
     command.args(arguments).process_group(0).kill_on_drop(true);
@@ -67,6 +68,16 @@ fn prepare(command: &[String], user: Option<&str>) -> Result<Command, String> {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
     Ok(command)
+}
+
+/// A bare name, as keepalived.conf may have it, is looked for in `PATH`.
+fn find_program(name: &str) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    let found = std::env::split_paths(&path).map(|directory| directory.join(name)).find(|program| program.is_file());
+    found.ok_or_else(|| format!("{name} is in no directory of PATH"))
 }
 
 fn find_user(name: &str) -> Result<User, String> {
@@ -116,6 +127,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_exit_status_counts() {
+        assert_eq!(run(&script(&["true"])).await, Ok(()), "found in PATH");
         assert_eq!(run(&script(&["/bin/true"])).await, Ok(()));
         assert_eq!(run(&script(&["/bin/sh", "-c", "exit 3"])).await, Err("exit status: 3".to_owned()));
     }

@@ -12,11 +12,13 @@ mod include;
 mod lvs;
 mod rounds;
 mod syntax;
+mod track;
 
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::service;
+use super::track::{Script, Track};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
 pub(super) use expand::Setting;
@@ -30,7 +32,7 @@ use syntax::{Statement, Word};
 /// apart from misspelled ones.
 const UNSUPPORTED: &str = "
     net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time
-    interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group vrrp_script vrrp_track_file
+    interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group vrrp_track_file
     vrrp_track_process track_file track_process static_ipaddress static_routes static_rules
     virtual_server_group real_server bfd_instance SSL
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
@@ -42,7 +44,7 @@ const UNSUPPORTED: &str = "
     vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
     nftables_ipvs disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority
     vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
-    max_auto_priority min_auto_priority_delay enable_script_security script_user use_symlink_paths startup_script
+    max_auto_priority min_auto_priority_delay use_symlink_paths startup_script
     shutdown_script notify_fifo vrrp_notify_fifo lvs_notify_fifo notify_fifo_script vrrp_notify_fifo_script
     enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_traps snmp_socket enable_dbus dbus_service_name
     dynamic_interfaces vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures
@@ -54,7 +56,7 @@ const UNSUPPORTED: &str = "
     garp_master_refresh_repeat garp_lower_prio_delay garp_lower_prio_repeat garp_extra_if lower_prio_no_advert
     higher_prio_send_advert down_timer_adverts timer_expired_backup strict_mode owner_ignore_adverts
     virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
-    vmac_xmit_base use_ipvlan dont_track_primary track_interface track_script track_bfd accept no_accept
+    vmac_xmit_base use_ipvlan dont_track_primary track_bfd accept no_accept
     promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
     notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
     persistence_granularity persistence_engine ops flag-1 flag-2 flag-3 sh-port sh-fallback mh-port mh-fallback
@@ -64,43 +66,59 @@ const UNSUPPORTED: &str = "
     regex_min_offset regex_max_offset fast_recovery nb_get_retry enable_sni sni_name tls_compliant
     brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft";
 
-/// The groups and services of the file, perhaps with holes where something was wrong.
-pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> (Vec<group::Draft>, Vec<service::Draft>) {
-    const KNOWN: [&str; 3] = ["global_defs", "vrrp_instance", "virtual_server"];
+/// Groups, services, and the scripts that groups track.
+pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>);
+
+/// What is in the file, perhaps with holes where something was wrong.
+pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
+    const KNOWN: [&str; 4] = ["global_defs", "vrrp_script", "vrrp_instance", "virtual_server"];
     let file = syntax::parse(source, setting, log);
-    let mut globals = Globals { version: Version::V2, checksum: Form::Pseudo };
+    let mut globals = Globals { version: Version::V2, checksum: Form::Pseudo, script_user: None };
     // First, wherever they stand: instances take their defaults from them.
     for statement in file.iter().filter(|statement| statement.keyword.text == "global_defs") {
         globals.read(statement, log);
     }
+    let named = |word: &'static str| file.iter().filter(move |statement| statement.keyword.text == word);
+    let user = globals.script_user.as_deref();
+    let scripts = named("vrrp_script").filter_map(|statement| track::script(statement, user, log)).collect();
     let mut groups = Vec::new();
     for statement in &file {
         match statement.keyword.text.as_str() {
-            "global_defs" | "virtual_server" => {}
-            "vrrp_instance" => groups.extend(Instance::read(statement, &globals, log)),
+            "global_defs" | "vrrp_script" | "virtual_server" => {}
+            "vrrp_instance" => groups.extend(Instance::read(statement, &globals, &scripts, log)),
             _ => unknown(&statement.keyword, &KNOWN, log),
         }
     }
     // Wherever they stand: they are behind the addresses of the instances.
-    let services = file.iter().filter(|statement| statement.keyword.text == "virtual_server");
+    let services = named("virtual_server");
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, log)).collect();
-    (groups, services)
+    (groups, services, scripts.into_iter().map(|(name, known)| (name, known.script)).collect())
 }
 
 struct Globals {
     version: Version,
     checksum: Form,
+    script_user: Option<String>,
 }
 
 impl Globals {
     fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 4] = ["router_id", "vrrp_version", "v3_checksum_as_v2", "vrrp_skip_check_adv_addr"];
+        const KNOWN: [&str; 6] = [
+            "router_id",
+            "vrrp_version",
+            "v3_checksum_as_v2",
+            "vrrp_skip_check_adv_addr",
+            "enable_script_security",
+            "script_user",
+        ];
         for line in block(statement, log) {
             match line.keyword.text.as_str() {
                 "vrrp_version" => self.version = version(line, log).unwrap_or(self.version),
                 "v3_checksum_as_v2" => self.checksum = checksum(line, log),
-                // A name for mails, and what we do anyway: a list other than ours is never dropped.
-                "router_id" | "vrrp_skip_check_adv_addr" => {}
+                "script_user" => self.script_user = track::read_user(line, log),
+                // A name for mails, and what we do anyway: a list other than ours is never dropped, and what others can
+                // change is never run as root.
+                "router_id" | "vrrp_skip_check_adv_addr" | "enable_script_security" => {}
                 _ => unknown(&line.keyword, &KNOWN, log),
             }
             check_leaf(line, &KNOWN, log);
@@ -123,10 +141,13 @@ struct Instance {
     addresses: Vec<Located<(IpAddr, u8)>>,
     devices: Vec<Located<String>>,
     virtual_mac: Option<Located<String>>,
+    track: Vec<Track>,
 }
 
 impl Instance {
-    const KNOWN: [&str; 13] = [
+    /// Blocks that add up.
+    const LISTS: [&str; 3] = ["virtual_ipaddress", "track_interface", "track_script"];
+    const KNOWN: [&str; 15] = [
         "use_vmac",
         "state",
         "interface",
@@ -137,18 +158,20 @@ impl Instance {
         "vrrp_version",
         "authentication",
         "virtual_ipaddress",
+        "track_interface",
+        "track_script",
         "nopreempt",
         "v3_checksum_as_v2",
         "skip_check_adv_addr",
     ];
 
-    fn read(statement: &Statement, globals: &Globals, log: &Log) -> Option<group::Draft> {
+    fn read(statement: &Statement, globals: &Globals, scripts: &track::Scripts, log: &Log) -> Option<group::Draft> {
         let name = argument(statement, log)?;
         let mut instance = Self::default();
         let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
         for line in block(statement, log) {
             let keyword = line.keyword.text.as_str();
-            if let Some(earlier) = seen.insert(keyword, &line.keyword.place).filter(|_| keyword != "virtual_ipaddress")
+            if let Some(earlier) = seen.insert(keyword, &line.keyword.place).filter(|_| !Self::LISTS.contains(&keyword))
             {
                 let warning = Diagnostic::warning(
                     &line.keyword.place,
@@ -165,13 +188,14 @@ impl Instance {
                 "version" | "vrrp_version" => instance.version = version(line, log),
                 "authentication" => instance.auth = authentication(line, log),
                 "virtual_ipaddress" => instance.read_addresses(line, log),
+                "track_interface" | "track_script" => track::list(line, scripts, &mut instance.track, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
                 "use_vmac" => instance.virtual_mac = virtual_mac(line, log),
                 "skip_check_adv_addr" => {}
                 _ => unknown(&line.keyword, &Self::KNOWN, log),
             }
-            if !matches!(keyword, "authentication" | "virtual_ipaddress") {
+            if keyword != "authentication" && !Self::LISTS.contains(&keyword) {
                 check_leaf(line, &Self::KNOWN, log);
             }
         }
@@ -232,7 +256,7 @@ impl Instance {
                 Form::Pseudo
             },
             legacy_peers: LegacyPeers::Any,
-            track: Vec::new(),
+            track: self.track,
             name,
         }
     }

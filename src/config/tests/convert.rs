@@ -3,7 +3,7 @@
 use super::*;
 
 /// Files after the features of keepalived's own examples, as far as this version serves them.
-const EXAMPLES: [&str; 5] = [
+const EXAMPLES: [&str; 6] = [
     // The plainest.
     "vrrp_instance VI_1 {\n state MASTER\n interface eth0\n virtual_router_id 51\n priority 100\n advert_int 1\n \
      virtual_ipaddress {\n 192.168.200.16\n 192.168.200.17/24\n }\n}\n",
@@ -27,6 +27,12 @@ const EXAMPLES: [&str; 5] = [
      virtual_server 10.0.0.1 53 {\n delay_loop 2\n lvs_method TUN\n real_server 10.1.0.1 53 { TCP_CHECK { } }\n \
      real_server 10.1.0.2 53 { DNS_CHECK {\n type A\n name x.org\n } }\n real_server 10.1.0.3 53 { SMTP_CHECK { } } }\n\
      virtual_server 2001:db8::2 443 {\n protocol TCP\n persistence_timeout\n inhibit_on_failure\n real_server 2001:db8:1::1 443 { } }\n",
+    // What is tracked.
+    "global_defs {\n script_user root\n enable_script_security\n}\n\
+     vrrp_script chk {\n script \"/bin/test -e '/run/a b'\"\n interval 2\n timeout 1\n rise 3\n fall 2\n weight -20\n init_fail\n}\n\
+     vrrp_script plain { script /bin/true }\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n track_interface { eth1 weight 5 }\n track_script { chk\n plain }\n \
+     use_vmac\n virtual_ipaddress { 10.0.0.1/24 } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",
@@ -48,6 +54,7 @@ fn what_is_converted_means_the_same() {
         let (old, new) = (load("old.toml"), load("new.toml"));
         assert_eq!(old.groups, new.groups, "{converted}");
         assert_eq!(old.services, new.services, "{converted}");
+        assert_eq!(old.scripts, new.scripts, "{converted}");
         assert!(!old.groups.is_empty());
     }
 }
@@ -66,6 +73,7 @@ fn what_cluster_toml_cannot_say_is_not_lost_but_refused() {
     let text = EXAMPLES[3].replace("lvs_method TUN", "lvs_method TUN type gue port 6080");
     let (errors, _) = within(&[("k.conf", &text)], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
     assert!(errors.to_string().contains("cluster.toml has no gue or gre tunnels"), "{errors}");
-    let (errors, _) = within(&[("k.conf", "vrrp_script x { }")], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
-    assert!(errors.to_string().contains("vrrp_script"), "{errors}");
+    let (errors, _) =
+        within(&[("k.conf", "vrrp_track_file x { }")], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
+    assert!(errors.to_string().contains("vrrp_track_file"), "{errors}");
 }

@@ -139,8 +139,8 @@ fn what_this_version_cannot_do_is_refused_all_at_once_and_typos_get_a_suggestion
     vrrp_strict
     ruter_id x
 }
-vrrp_script chk {
-    script \"/bin/true\"
+track_file chk {
+    file \"/bin/true\"
 }
 virtual_server_group 10.0.0.100 80 {
     real_server 10.0.0.1 80 {
@@ -152,7 +152,7 @@ vrrp_instance VI_1 {
     interface eth0
     virtual_router_id 51
     priorty 3
-    track_script {
+    track_bfd {
         chk
     }
     virtual_ipaddress {
@@ -166,11 +166,11 @@ vrrp_instance VI_1 {
         refused(text),
         "k.conf:2:5: `vrrp_strict` is not supported by this version\n\
          k.conf:3:5: unknown keyword `ruter_id` / did you mean `router_id`?\n\
-         k.conf:5:1: `vrrp_script` is not supported by this version\n\
+         k.conf:5:1: `track_file` is not supported by this version\n\
          k.conf:8:1: `virtual_server_group` is not supported by this version\n\
          k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\
          k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
-         k.conf:18:5: `track_script` is not supported by this version\n\
+         k.conf:18:5: `track_bfd` is not supported by this version\n\
          k.conf:22:27: an address on another interface than its instance's is not supported by this version\n\
          k.conf:22:32: `brd` is not supported by this version\n\
          k.conf:23:23: unknown keyword `lable` / did you mean `label`?\n\
@@ -393,4 +393,62 @@ fn keepaliveds_own_defaults_of_a_virtual_server() {
     assert_eq!((service.scheduler, service.persistence), ("wlc", Some(Duration::from_secs(360))));
     let warnings: Vec<&str> = config.warnings.iter().map(|warning| warning.message.as_str()).collect();
     assert_eq!(warnings, ["without `protocol` this is a UDP service, as in keepalived"]);
+}
+
+const SCRIPT: &str = "vrrp_script chk {
+    script \"/usr/bin/test -e '/run/a b'\"
+    interval 2
+    weight -20
+    fall 3
+}
+";
+
+fn tracking(script: &str, instance: &str) -> String {
+    let vip = "interface eth0\nvirtual_router_id 51\nvirtual_ipaddress { 10.0.0.100 }";
+    format!("{script}vrrp_instance VI_1 {{\n{vip}\n{instance}\n}}\n")
+}
+
+#[test]
+fn scripts_and_interfaces_are_tracked_as_keepalived_does() {
+    use crate::config::track::{Script, Track, Tracked};
+    let text = tracking(
+        &format!("global_defs {{\n enable_script_security\n script_user nobody\n}}\n{SCRIPT}"),
+        "track_script {\nchk\n}\ntrack_interface {\neth1\neth2 weight 30 reverse\n}",
+    );
+    let node = NODE.replace("cluster = \"cluster.toml\"", "keepalived_config = \"k.conf\"");
+    let config = loaded(&[("hamesh.toml", &node), ("k.conf", &text)]);
+    let script = Script {
+        command: ["/usr/bin/test", "-e", "/run/a b"].map(str::to_owned).to_vec(),
+        user: Some("nobody".to_owned()),
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(2),
+        rise: 1,
+        fall: 3,
+        init_fail: false,
+    };
+    assert_eq!(config.scripts, BTreeMap::from([("chk".to_owned(), script)]));
+    let track = |what, weight, reverse| Track { what, weight, reverse };
+    let expected = [
+        track(Tracked::Script("chk".to_owned()), -20, false),
+        track(Tracked::Interface("eth1".to_owned()), 0, false),
+        track(Tracked::Interface("eth2".to_owned()), 30, true),
+    ];
+    assert_eq!(config.groups["VI_1"].track, expected);
+}
+
+#[test]
+fn what_is_wrong_with_tracking() {
+    let cases = [
+        (SCRIPT, "track_script {\nchek\n}", "there is no `vrrp_script chek` / did you mean `chk`?"),
+        (SCRIPT, "track_script {\nchk weight 300\n}", "`weight` must be between -253 and 253"),
+        (SCRIPT, "track_script {\nchk wieght 3\n}", "unknown keyword `wieght` / did you mean `weight`?"),
+        (SCRIPT, "track_interface {\neth1\neth1\n}", "`eth1` is tracked twice"),
+        ("vrrp_script x {\n}\n", "", "`vrrp_script x` needs `script`"),
+        ("vrrp_script x {\nscript \"a | b\"\n}\n", "", "`|` needs a shell, and scripts are run without one"),
+        ("vrrp_script x {\nscript \"/x\"\ninterval 0\n}\n", "", "`interval` is below 10 ms"),
+    ];
+    for (script, instance, fault) in cases {
+        let found = faults(&[("k.conf", &tracking(script, instance))]);
+        assert!(found.contains(fault), "{instance} with {script}: {found}");
+    }
 }

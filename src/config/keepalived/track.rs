@@ -1,0 +1,188 @@
+//! `vrrp_script`, and what an instance tracks: `track_script` and `track_interface`, with keepalived's defaults.
+//!
+//! Two things differ. A script that cannot be run has failed, and is none that is well; and there is no shell.
+
+use super::super::duration;
+use super::super::track::{Script, Track, Tracked};
+use super::syntax::{Statement, Word};
+use super::{argument, block, check_leaf, unknown};
+use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What only a shell understands.
+const SHELL: [char; 9] = ['|', '&', ';', '<', '>', '$', '`', '*', '('];
+
+/// A script, and what tracks of it inherit.
+pub(super) struct Known {
+    pub script: Script,
+    weight: i16,
+    reverse: bool,
+}
+
+pub(super) type Scripts = BTreeMap<String, Known>;
+
+/// Reads `vrrp_script NAME { ... }`. `user` is the `script_user` of the file.
+pub(super) fn script(statement: &Statement, user: Option<&str>, log: &Log) -> Option<(String, Known)> {
+    const KNOWN: [&str; 8] = ["script", "interval", "timeout", "weight", "rise", "fall", "user", "init_fail"];
+    let name = argument(statement, log)?;
+    let (mut command, mut timeout) = (None, None);
+    let mut weighed = (0, false);
+    let mut script = Script {
+        command: Vec::new(),
+        user: user.map(str::to_owned),
+        interval: Duration::from_secs(1),
+        timeout: Duration::ZERO,
+        rise: 1,
+        fall: 1,
+        init_fail: false,
+    };
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "script" => command = Some(read_command(line, log)),
+            "interval" => script.interval = time(line, log).unwrap_or(script.interval),
+            "timeout" => timeout = time(line, log),
+            "weight" => weighed = weight(&line.keyword, &line.arguments, log).unwrap_or(weighed),
+            "rise" => script.rise = super::number(line, log).map_or(1, |count| count.value),
+            "fall" => script.fall = super::number(line, log).map_or(1, |count| count.value),
+            "user" => script.user = read_user(line, log),
+            "init_fail" => script.init_fail = true,
+            _ => unknown(&line.keyword, &KNOWN, log),
+        }
+        check_leaf(line, &KNOWN, log);
+    }
+    script.timeout = timeout.unwrap_or(script.interval);
+    if script.user.is_none() {
+        let warning = Diagnostic::warning(&name.place, format!("`vrrp_script {}` runs as hamesh does", name.value));
+        log.add(
+            warning.help("keepalived takes the user keepalived_script where there is one: set `user` or `script_user`"),
+        );
+    }
+    match command {
+        Some(command) => script.command = command?,
+        None => {
+            log.add(Diagnostic::error(&name.place, format!("`vrrp_script {}` needs `script`", name.value)));
+            return None;
+        }
+    }
+    let (weight, reverse) = weighed;
+    Some((name.value, Known { script, weight, reverse }))
+}
+
+/// `script_user` and `user`: a name; hamesh takes the group that the user has.
+pub(super) fn read_user(line: &Statement, log: &Log) -> Option<String> {
+    let [name, more @ ..] = &line.arguments[..] else {
+        log.add(Diagnostic::error(&line.keyword.place, format!("`{}` needs a user", line.keyword.text)));
+        return None;
+    };
+    if let Some(group) = more.first() {
+        let warning = Diagnostic::warning(&group.place, "the group is not looked at");
+        log.add(warning.help("scripts run with the group that the user has"));
+    }
+    Some(name.text.clone())
+}
+
+/// Reads an instance's `track_interface` or `track_script`.
+pub(super) fn list(statement: &Statement, scripts: &Scripts, tracks: &mut Vec<Track>, log: &Log) {
+    for line in block(statement, log) {
+        let name = &line.keyword;
+        let (what, inherited) = if statement.keyword.text == "track_interface" {
+            (Tracked::Interface(name.text.clone()), (0, false))
+        } else {
+            let Some(known) = scripts.get(&name.text) else {
+                let error = Diagnostic::error(&name.place, format!("there is no `vrrp_script {}`", name.text));
+                log.add(error.did_you_mean(nearest(&name.text, scripts.keys().map(String::as_str))));
+                continue;
+            };
+            (Tracked::Script(name.text.clone()), (known.weight, known.reverse))
+        };
+        let own = match &line.arguments[..] {
+            [] => Some(inherited),
+            [word, weighed @ ..] if word.text == "weight" => weight(word, weighed, log),
+            [word, ..] => {
+                unknown(word, &["weight"], log);
+                None
+            }
+        };
+        if line.block.is_some() {
+            log.add(Diagnostic::error(&name.place, "what is tracked has no block"));
+        }
+        if tracks.iter().any(|earlier| earlier.what == what) {
+            log.add(Diagnostic::error(&name.place, format!("`{}` is tracked twice", name.text)));
+        }
+        tracks.extend(own.map(|(weight, reverse)| Track { what, weight, reverse }));
+    }
+}
+
+/// `W [reverse|noreverse]`.
+fn weight(keyword: &Word, words: &[Word], log: &Log) -> Option<(i16, bool)> {
+    let (number, reverse) = match words {
+        [number] => (number, false),
+        [number, word] if word.text == "reverse" => (number, true),
+        [number, word] if word.text == "noreverse" => (number, false),
+        [] => {
+            log.add(Diagnostic::error(&keyword.place, "`weight` needs a value"));
+            return None;
+        }
+        [_, word, ..] => {
+            unknown(word, &["reverse", "noreverse"], log);
+            return None;
+        }
+    };
+    let value = number.text.parse().ok().filter(|weight| (-253..=253).contains(weight));
+    if value.is_none() {
+        log.add(Diagnostic::error(&number.place, "`weight` must be between -253 and 253"));
+    }
+    Some((value?, reverse))
+}
+
+fn time(line: &Statement, log: &Log) -> Option<Duration> {
+    let Located { value, place } = argument(line, log)?;
+    let fault = match duration::seconds(&value) {
+        Ok(time) if time >= Duration::from_millis(10) => return Some(time),
+        Ok(_) => "is below 10 ms".to_owned(),
+        Err(reason) => format!("is not a number of seconds: {reason}"),
+    };
+    log.add(Diagnostic::error(&place, format!("`{}` {fault}", line.keyword.text)));
+    None
+}
+
+/// One quoted string, or several words; a string's words may be quoted in turn.
+fn read_command(line: &Statement, log: &Log) -> Option<Vec<String>> {
+    let place = line.arguments.first().map_or(&line.keyword.place, |word| &word.place);
+    let words = match &line.arguments[..] {
+        [one] => split(&one.text, place, log)?,
+        words => words.iter().map(|word| word.text.clone()).collect(),
+    };
+    if words.is_empty() {
+        log.add(Diagnostic::error(place, "`script` needs a command"));
+        return None;
+    }
+    Some(words)
+}
+
+fn split(text: &str, place: &Place, log: &Log) -> Option<Vec<String>> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in text.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (None, c) if SHELL.contains(&c) => {
+                let error = Diagnostic::error(place, format!("`{c}` needs a shell, and scripts are run without one"));
+                log.add(error.help("put the command into a file, or write /bin/sh -c '...'"));
+                return None;
+            }
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote.is_some() {
+        log.add(Diagnostic::error(place, "a quote in the command is not closed"));
+        return None;
+    }
+    words.extend(word);
+    Some(words)
+}
