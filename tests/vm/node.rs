@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use hamesh::ipvs::Scope;
 use hamesh::kernel::ipvs::Ipvs;
 use hamesh::lab::host::{Host, Process};
+use nix::sys::signal::Signal;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -80,6 +81,10 @@ impl Director {
         Ok(())
     }
 
+    fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("it runs")?.signal(signal)
+    }
+
     fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> Result<bool>) -> Result<Duration> {
         let begun = Instant::now();
         loop {
@@ -128,7 +133,7 @@ impl Director {
 
 pub fn serves_under_the_lease_and_only_then() -> Result<String> {
     let mut director = Director::begin()?;
-    let all = (2, 4);
+    let (all, none) = ((2, 4), (0, 0));
     director.until("the first service", |d| d.served())?;
     ensure!(director.programmed()? == all, "the holder has {:?}", director.programmed()?);
 
@@ -139,10 +144,33 @@ pub fn serves_under_the_lease_and_only_then() -> Result<String> {
     director.until("a strange server that goes", |d| Ok(d.programmed()? == all))?;
     director.until("service after that", |d| d.served())?;
 
-    // Killed: its services stay, behind a shut gate.
+    // Killed: its services stay, behind a shut gate, and the next start removes them first.
     director.process.take().context("it runs")?.kill()?;
     sleep(LEASE + Duration::from_secs(2));
     ensure!(director.programmed()? == all, "a killed director's services are gone, and nobody removed them");
     ensure!(!director.answers_by_mac()?, "a killed director answers without a lease");
-    Ok(format!("ipvsadm -C put right after {} ms", repaired.as_millis()))
+    // Without its record it cannot go on with its session; with it, its services would rightly stay.
+    fs::remove_file(director.host().dir().join("run/may-act"))?;
+    director.start()?;
+    director.until("services of a killed run that go", |d| Ok(d.programmed()? == none))?;
+    director.until("service after a restart", |d| d.served())?;
+
+    // Frozen beyond its lease: the gate is shut, and once it wakes the services go.
+    director.signal(Signal::SIGSTOP)?;
+    sleep(LEASE + Duration::from_secs(2));
+    ensure!(!director.answers_by_mac()?, "a frozen director answers without a lease");
+    director.signal(Signal::SIGCONT)?;
+    let lost = director.until("services of a lost lease that go", |d| Ok(d.programmed()? == none))?;
+    director.until("service after the freeze", |d| d.served())?;
+
+    // A stop leaves nothing.
+    director.signal(Signal::SIGTERM)?;
+    let status = director.process.as_mut().context("it runs")?.wait(PATIENCE)?.context("it does not end")?;
+    ensure!(status.success(), "it ended with {status}");
+    ensure!(director.programmed()? == none, "a director that was stopped left {:?}", director.programmed()?);
+    Ok(format!(
+        "ipvsadm -C put right after {} ms, services gone {} ms after a freeze beyond the lease",
+        repaired.as_millis(),
+        lost.as_millis()
+    ))
 }
