@@ -3,12 +3,14 @@
 use super::client::{Client, Service};
 use super::host::Host;
 use super::observer::{Observer, observer};
+use super::sandbox;
 use super::switch::{Port, Switch};
 use super::{LAN_NIC, MESH_NIC, PREFIX, PREFIX6, SECOND_NIC, VIP};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -230,6 +232,36 @@ impl Scene {
                 );
             }
             thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The whole of a test program that tells one story: in a sandbox, with a directory that stays only after a failure, and a
+/// last line with its figure. The story returns how many things it has shown, `about` says what they are.
+pub fn tell(name: &str, about: &str, story: impl FnOnce(&Path) -> Result<u32>) -> ExitCode {
+    let told = || -> Result<u32> {
+        let dir = fresh_dir(name)?;
+        let passed = story(&dir).with_context(|| format!("logs are kept in {}", dir.display()))?;
+        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        Ok(passed)
+    };
+    match sandbox::enter() {
+        Ok(Some(code)) => return code,
+        Ok(None) => {}
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    match told() {
+        Ok(passed) => {
+            println!("{name}: {about}, {passed} passed, 0 failed");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{name}: FAILED {error:#}");
+            println!("{name}: 0 passed, 1 failed");
+            ExitCode::FAILURE
         }
     }
 }

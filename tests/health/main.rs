@@ -9,9 +9,7 @@ use hamesh::lab::cluster::{Cluster, cluster_toml};
 use hamesh::lab::frame::Kind;
 use hamesh::lab::host::Host;
 use hamesh::lab::legacy::Dialect;
-use hamesh::lab::sandbox;
-use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir};
-use std::fs;
+use hamesh::lab::scene::{PRIORITIES, Scene, tell};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,29 +35,7 @@ check = { tcp = {}, interval = "500ms", timeout = "400ms", fall = 2, rise = 1 }
 "#;
 
 fn main() -> ExitCode {
-    match sandbox::enter() {
-        Ok(Some(code)) => return code,
-        Ok(None) => {}
-        Err(error) => {
-            eprintln!("health: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    }
-    let story = fresh_dir("health").and_then(|dir| {
-        story(&dir).with_context(|| format!("logs are kept in {}", dir.display()))?;
-        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
-    });
-    match story {
-        Ok(()) => {
-            println!("health: a server, a path and a whole pool that fail, 5 passed, 0 failed");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("health: FAILED {error:#}");
-            println!("health: 0 passed, 1 failed");
-            ExitCode::FAILURE
-        }
-    }
+    tell("health", "a server, a path and a whole pool that fail", story)
 }
 
 /// The servers' machine. A listening socket that nobody reads accepts a check's connections all the same.
@@ -95,7 +71,7 @@ fn until(cluster: &Cluster, node: usize, up: usize, patience: Duration) -> Resul
     }
 }
 
-fn story(dir: &Path) -> Result<()> {
+fn story(dir: &Path) -> Result<u32> {
     ensure!(std::env::var_os(NO_IPVS).is_some(), "set {NO_IPVS}=1, as `tests/run health` does");
     let scene = Scene::set(dir, 1)?;
     let mut pool = Pool { host: scene.legacy.clone(), servers: Vec::new() };
@@ -154,5 +130,5 @@ fn story(dir: &Path) -> Result<()> {
     }
     ensure!(scene.settled(Duration::from_secs(2), PATIENCE)? == "lb1", "the VIP has moved though all see the same");
     println!("a pool that fails as a whole moves no VIP, and is served all the same");
-    Ok(())
+    Ok(5)
 }

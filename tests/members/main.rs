@@ -8,8 +8,8 @@ use hamesh::lab::cluster::{Cluster, GROUP, MESH_PORT, cluster_toml};
 use hamesh::lab::frame::Kind;
 use hamesh::lab::host::Host;
 use hamesh::lab::legacy::Dialect;
-use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir};
-use hamesh::lab::{MESH_NIC, PREFIX, sandbox};
+use hamesh::lab::scene::{PRIORITIES, Scene, tell};
+use hamesh::lab::{MESH_NIC, PREFIX};
 use std::ffi::OsString;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -22,27 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NEWCOMER: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 15);
 
 fn main() -> ExitCode {
-    match sandbox::enter() {
-        Ok(Some(code)) => return code,
-        Ok(None) => {}
-        Err(error) => {
-            eprintln!("members: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    }
-    match fresh_dir("members")
-        .and_then(|dir| story(&dir).with_context(|| format!("logs are kept in {}", dir.display())))
-    {
-        Ok(passed) => {
-            println!("members: wrong joins, a lost founder and a lost log, {passed} passed, 0 failed");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("members: FAILED {error:#}");
-            println!("members: 0 passed, 1 failed");
-            ExitCode::FAILURE
-        }
-    }
+    tell("members", "wrong joins, a lost founder and a lost log", story)
 }
 
 /// A machine that is no member yet.

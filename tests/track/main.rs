@@ -4,8 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{Cluster, cluster_toml};
 use hamesh::lab::legacy::Dialect;
-use hamesh::lab::sandbox;
-use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir};
+use hamesh::lab::scene::{PRIORITIES, Scene, tell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,29 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const STEADY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    match sandbox::enter() {
-        Ok(Some(code)) => return code,
-        Ok(None) => {}
-        Err(error) => {
-            eprintln!("track: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    }
-    let story = fresh_dir("track").and_then(|dir| {
-        story(&dir).with_context(|| format!("logs are kept in {}", dir.display()))?;
-        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
-    });
-    match story {
-        Ok(()) => {
-            println!("track: a script, a file, an interface and a hung script, 4 passed, 0 failed");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("track: FAILED {error:#}");
-            println!("track: 0 passed, 1 failed");
-            ExitCode::FAILURE
-        }
-    }
+    tell("track", "a script, a file, an interface and a hung script", story)
 }
 
 /// The cable of an interface that nothing but the tracking needs, and its other end.
@@ -64,7 +41,7 @@ fn status(cluster: &Cluster) -> Result<(String, String)> {
     Ok((warnings, state))
 }
 
-fn story(dir: &Path) -> Result<()> {
+fn story(dir: &Path) -> Result<u32> {
     let scene = Scene::set(dir, 1)?;
     // The file is the same for all hosts here; what is in it says whom it is about.
     let (sick, hung) = (dir.join("sick"), dir.join("hung"));
@@ -122,5 +99,5 @@ rise = 2
     ensure!(said.contains("killed: it took longer than 1s"), "status says why: {said}");
     let two = scene.observer.two_owners(began, Instant::now(), |_| true);
     ensure!(two.is_zero(), "two owners for {two:?}");
-    Ok(())
+    Ok(4)
 }
