@@ -280,7 +280,7 @@ impl Grantor {
     fn improve(&mut self, now: Moment, actions: &mut Vec<Action>) {
         for (name, group) in &self.state.clone().groups {
             let Some(holder) = &group.holder else { continue };
-            let Some(node) = self.state.sessions.get(&holder.sid).map(|session| session.node) else { continue };
+            let Some(node) = self.state.holder_node(name) else { continue };
             let candidates = self.candidates(name);
             let (ordered, unheard, better) = (candidates.ordered(), candidates.unheard_holder(), candidates.better());
             let attention = self.groups.entry(name.clone()).or_default();

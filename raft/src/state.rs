@@ -171,6 +171,11 @@ impl State {
         self.groups.get(group)?.holder.as_ref()
     }
 
+    /// The node whose session may act for `group`.
+    pub fn holder_node(&self, group: &str) -> Option<NodeId> {
+        Some(self.sessions.get(&self.holder(group)?.sid)?.node)
+    }
+
     /// Every group that `sid` holds, with its token.
     pub fn held_by(&self, sid: Sid) -> impl Iterator<Item = (&GroupName, &Holder)> {
         self.groups.iter().filter_map(move |(name, group)| match &group.holder {

@@ -85,7 +85,7 @@ pub(super) async fn order(
 async fn move_to(core: &Core, vip: GroupName, to: &str) -> Result<String, Trouble> {
     let node = known_node(core, to)?;
     propose(core, Command::Pin { group: known_vip(core, vip.clone())?, node: Some(node) }).await?;
-    let there = |view: &View, _: &Standing| holder(view, &vip) == Some(node);
+    let there = |view: &View, _: &Standing| view.state.holder_node(&vip) == Some(node);
     if comes_to(core, there).await {
         return Ok(format!("{vip} is on {to}"));
     }
@@ -153,13 +153,8 @@ async fn propose(core: &Core, command: Command) -> Result<(), Trouble> {
     }
 }
 
-fn holder(view: &View, vip: &str) -> Option<NodeId> {
-    let holder = view.state.holder(vip)?;
-    view.state.sessions.get(&holder.sid).map(|session| session.node)
-}
-
 fn holds(view: &View, node: NodeId) -> BTreeSet<GroupName> {
-    view.state.groups.keys().filter(|vip| holder(view, vip) == Some(node)).cloned().collect()
+    view.state.groups.keys().filter(|vip| view.state.holder_node(vip) == Some(node)).cloned().collect()
 }
 
 fn known_node(core: &Core, name: &str) -> Result<NodeId, Trouble> {

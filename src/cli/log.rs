@@ -74,7 +74,7 @@ fn print_grants(
     for (group, known) in &state.groups {
         let Some(holder) = known.holder.as_ref().filter(|holder| held.get(group) != Some(holder)) else { continue };
         held.insert(group.clone(), holder.clone());
-        let node = state.sessions.get(&holder.sid).map(|session| session.node);
+        let node = state.holder_node(group);
         let (token, session) = (number(holder.token), holder.sid.0);
         if json {
             println!("{}", serde_json::to_string(&Grant { index, group: group.clone(), token, session, node })?);

@@ -73,17 +73,27 @@ pub struct Health {
     started: Moment,
     me: NodeId,
     mesh: HealthMesh,
-    services: BTreeMap<String, (Service, Policy)>,
+    services: BTreeMap<String, Served>,
     targets: BTreeMap<TargetId, Watched>,
     /// When which target is to be asked, since the start. An entry whose target thinks otherwise is outdated.
     agenda: BTreeSet<(Duration, TargetId)>,
     peers: BTreeMap<NodeId, Peer>,
     holds: Holdings,
+    /// Among whom, and with what held here, the targets were shared out last.
+    shared: Option<(BTreeSet<NodeId>, Holdings)>,
     beat: u64,
     next_beat: Duration,
     said: BTreeMap<String, String>,
     wanted: Option<Arc<Wanted>>,
     short: BTreeSet<GroupName>,
+}
+
+#[derive(Debug)]
+struct Served {
+    service: Service,
+    policy: Policy,
+    /// What is asked of its servers, in their order.
+    targets: Vec<Option<TargetId>>,
 }
 
 #[derive(Debug)]
@@ -118,22 +128,27 @@ impl Health {
     /// Of the director `me`, whose configuration has these services.
     pub fn new(now: Moment, me: NodeId, mesh: HealthMesh, services: &BTreeMap<String, Service>) -> Self {
         let mut targets: BTreeMap<TargetId, Watched> = BTreeMap::new();
-        for service in services.values() {
-            for target in service.servers.iter().filter_map(Target::of) {
-                let watched = Watched { target: target.clone(), groups: BTreeSet::new(), watch: None };
-                targets.entry(target.id()).or_insert(watched).groups.insert(service.vip.clone());
-            }
+        let mut served = BTreeMap::new();
+        for (name, service) in services {
+            let mut watch = |target: Target| {
+                let id = target.id();
+                let watched = Watched { target, groups: BTreeSet::new(), watch: None };
+                targets.entry(id).or_insert(watched).groups.insert(service.vip.clone());
+                id
+            };
+            let targets = service.servers.iter().map(|server| Target::of(server).map(&mut watch)).collect();
+            served.insert(name.clone(), Served { service: service.clone(), policy: Policy::new(), targets });
         }
-        let services = services.iter().map(|(name, service)| (name.clone(), (service.clone(), Policy::new())));
         Self {
             started: now,
             me,
             mesh,
-            services: services.collect(),
+            services: served,
             targets,
             agenda: BTreeSet::new(),
             peers: BTreeMap::new(),
             holds: Holdings::new(),
+            shared: None,
             beat: 0,
             next_beat: Duration::ZERO,
             said: BTreeMap::new(),
@@ -176,30 +191,29 @@ impl Health {
     /// For people.
     pub fn status(&self, names: &Names) -> Vec<ServiceStatus> {
         let name = |node: NodeId| names.get(&node).cloned().unwrap_or_else(|| node.to_string());
-        let server = |server: &Server| {
-            let watched = self.watched(server);
-            let own = watched.and_then(|(_, watched)| watched.watch.as_ref());
+        let server = |(server, id): (&Server, &Option<TargetId>)| {
+            let own = id.and_then(|id| self.targets.get(&id)?.watch.as_ref());
             let mut observers: BTreeMap<String, String> = BTreeMap::new();
-            if let Some((id, _)) = watched {
-                observers.extend(self.others(id).into_iter().map(|(node, seen)| (name(node), word(Some(seen)))));
+            if let Some(id) = id {
+                observers.extend(self.others(*id).into_iter().map(|(node, seen)| (name(node), word(Some(seen)))));
             }
             observers.extend(own.map(|watch| (name(self.me), word(watch.seen()))));
             ServerStatus {
                 address: server.address,
                 weight: server.weight,
-                state: word(watched.and_then(|(id, watched)| self.judge(id, watched).seen)),
+                state: word(id.and_then(|id| self.judge(id).seen)),
                 why: own.and_then(Watch::why).map(str::to_owned),
                 observers,
             }
         };
-        let service = |(name, (service, policy)): (&String, &(Service, Policy))| ServiceStatus {
+        let service = |(name, Served { service, policy, targets }): (&String, &Served)| ServiceStatus {
             name: name.clone(),
             vip: service.vip.clone(),
             listen: service.listen,
             protocol: service.protocol.to_string().to_lowercase(),
             scheduler: service.scheduler.to_owned(),
             quorum: policy.has_quorum(),
-            servers: service.servers.iter().map(server).collect(),
+            servers: service.servers.iter().zip(targets).map(server).collect(),
         };
         self.services.iter().map(service).collect()
     }
@@ -240,9 +254,13 @@ impl Health {
         changed
     }
 
-    /// Begins to watch what has become this director's to watch, and ends what is no more.
+    /// Begins to watch what has become this director's to watch, and ends what is no more. What servers answer changes
+    /// neither.
     fn share_out(&mut self, now: Duration) {
         let directors: BTreeSet<NodeId> = self.peers.keys().copied().chain([self.me]).collect();
+        if self.shared.as_ref().is_some_and(|(among, held)| (among, held) == (&directors, &self.holds)) {
+            return;
+        }
         for (step, (id, watched)) in (0..SPREAD).cycle().zip(&mut self.targets) {
             let held = watched.groups.iter().any(|group| self.holds.contains(group));
             if !held && !observers(*id, &directors, self.mesh.observers).contains(&self.me) {
@@ -255,14 +273,15 @@ impl Health {
                 self.agenda.insert((now + delay, *id));
             }
         }
+        self.shared = Some((directors, self.holds.clone()));
     }
 
     fn conclude(&mut self, actions: &mut Vec<Action>) {
         let mut wanted = Wanted::new();
         let mut services = std::mem::take(&mut self.services);
-        for (service, policy) in services.values_mut() {
-            let seen = |server: &Server| self.watched(server).and_then(|(id, watched)| self.judge(id, watched).seen);
-            let table = policy.table(service, seen);
+        for Served { service, policy, targets } in services.values_mut() {
+            let seen: Vec<_> = targets.iter().map(|id| id.and_then(|id| self.judge(id).seen)).collect();
+            let table = policy.table(service, &seen);
             let key = ServiceKey::Address(service.protocol, service.listen.into());
             wanted.entry(service.vip.clone()).or_default().insert(key, table);
         }
@@ -286,9 +305,9 @@ impl Health {
     fn sees_much_less(&self, group: &str) -> bool {
         let of_group = self.targets.iter().filter(|(_, watched)| watched.groups.contains(group));
         let (mut all, mut missed) = (0, 0);
-        for (id, watched) in of_group {
+        for (id, _) in of_group {
             all += 1;
-            missed += usize::from(self.judge(*id, watched).only_here);
+            missed += usize::from(self.judge(*id).only_here);
         }
         missed > 0 && missed * 4 >= all
     }
@@ -328,13 +347,9 @@ impl Health {
         }
     }
 
-    fn watched(&self, server: &Server) -> Option<(TargetId, &Watched)> {
-        let id = Target::of(server)?.id();
-        Some((id, self.targets.get(&id)?))
-    }
-
-    fn judge(&self, id: TargetId, watched: &Watched) -> Verdict {
-        verdict(watched.watch.as_ref().and_then(Watch::seen), &self.others(id), self.mesh.agree)
+    fn judge(&self, id: TargetId) -> Verdict {
+        let own = self.targets.get(&id).and_then(|watched| watched.watch.as_ref()?.seen());
+        verdict(own, &self.others(id), self.mesh.agree)
     }
 
     fn others(&self, id: TargetId) -> BTreeMap<NodeId, Seen> {

@@ -22,12 +22,13 @@ impl Policy {
     }
 
     /// The service as IPVS is to have it. A server that nobody knows of is taken to be up: it was not seen to fail.
-    pub(super) fn table(&mut self, service: &Service, seen: impl Fn(&Server) -> Option<Seen>) -> ipvs::Service {
-        let is_up = |server: &&Server| seen(server) != Some(Seen::Down);
-        let up: Vec<_> = service.servers.iter().filter(is_up).collect();
+    /// `seen` is of its servers, in their order.
+    pub(super) fn table(&mut self, service: &Service, seen: &[Option<Seen>]) -> ipvs::Service {
+        let servers = || service.servers.iter().zip(seen).map(|(server, seen)| (server, *seen != Some(Seen::Down)));
+        let up = || servers().filter_map(|(server, up)| up.then_some(server));
         // Better to ask servers that look dead than none: when so many fail at once it is the look that is wrong.
-        let spared = up.len() < service.min_up;
-        let weight: u32 = up.iter().map(|server| server.weight).sum();
+        let spared = up().count() < service.min_up;
+        let weight: u32 = up().map(|server| server.weight).sum();
         self.quorum = spared
             || if self.quorum {
                 weight + service.hysteresis >= service.quorum
@@ -39,8 +40,8 @@ impl Policy {
             table.servers.insert(sorry.into(), ipvs::Server::new(forwarding, 1));
             return table;
         }
-        for server in &service.servers {
-            let weight = match (spared || is_up(&server), server.inhibit_on_failure) {
+        for (server, up) in servers() {
+            let weight = match (spared || up, server.inhibit_on_failure) {
                 (true, _) => server.weight,
                 (false, true) => 0,
                 (false, false) => continue,
@@ -94,7 +95,8 @@ mod tests {
             std::net::IpAddr::V6(_) => panic!("{ip}"),
         };
         let seen = |server: &Server| down.contains(&last(server.address.ip())).then_some(Seen::Down);
-        let table = policy.table(service, seen);
+        let seen: Vec<_> = service.servers.iter().map(seen).collect();
+        let table = policy.table(service, &seen);
         let server = |(at, server): (&ipvs::Endpoint, &ipvs::Server)| format!("{}x{}", last(at.ip), server.weight);
         table.servers.iter().map(server).collect::<Vec<_>>().join(" ")
     }

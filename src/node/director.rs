@@ -167,7 +167,7 @@ impl Director {
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();
         for (name, served) in &self.groups {
-            let held_by = self.state.holder(name).and_then(|h| self.state.sessions.get(&h.sid)).map(|s| s.node);
+            let held_by = self.state.holder_node(name);
             let event = if held_by == Some(self.me) {
                 hearing::Event::Holding
             } else {

@@ -79,7 +79,5 @@ async fn run(core: Arc<Core>) {
 
 /// The groups that this node's sessions hold.
 fn holdings(core: &Core, view: &View) -> Holdings {
-    let ours = |sid| view.state.sessions.get(sid).is_some_and(|session| session.node == core.me);
-    let held = view.state.groups.iter().filter(|(_, group)| group.holder.as_ref().is_some_and(|h| ours(&h.sid)));
-    held.map(|(name, _)| name.clone()).collect()
+    view.state.groups.keys().filter(|group| view.state.holder_node(group) == Some(core.me)).cloned().collect()
 }

@@ -157,8 +157,7 @@ fn better_leader(core: &Core, ready: &BTreeSet<NodeId>) -> Option<NodeId> {
         let member = view.state.members.get(node);
         let witness = member.is_some_and(|member| member.role == Role::Witness);
         let drained = member.is_some_and(|member| member.drained);
-        let holds = |sid| view.state.sessions.get(sid).is_some_and(|session| session.node == *node);
-        let leases = view.state.groups.values().filter_map(|group| group.holder.as_ref()).filter(|h| holds(&h.sid));
+        let leases = view.state.groups.keys().filter(|group| view.state.holder_node(group) == Some(*node));
         (drained, !witness, leases.count())
     };
     let voters = view.membership.voters();

@@ -40,7 +40,7 @@ impl Candidates<'_> {
     /// Where somebody's order sends the group: to the node it was moved to, or away from one that is drained.
     pub(super) fn ordered(&self) -> Option<Sid> {
         let holder = self.state.holder(self.group)?;
-        let at = self.state.sessions.get(&holder.sid)?.node;
+        let at = self.state.holder_node(self.group)?;
         let goes = |sid: &Sid| {
             let node = self.state.sessions.get(sid).map(|session| session.node);
             *sid != holder.sid && node.is_some_and(|node| self.state.is_pinned(self.group, node))
@@ -53,7 +53,7 @@ impl Candidates<'_> {
     /// better than the node that the group was moved to.
     pub(super) fn better(&self) -> Option<Sid> {
         let holder = self.state.holder(self.group)?;
-        let at = self.state.sessions.get(&holder.sid)?.node;
+        let at = self.state.holder_node(self.group)?;
         if self.state.is_pinned(self.group, at) {
             return None;
         }
