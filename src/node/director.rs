@@ -5,6 +5,9 @@
 use super::claim::{Hands, Served};
 use super::lan::{FACT, Hears, Neighbours, Place};
 use super::lane::{GateStatus, GroupStatus, LaneOutput, LaneStatus};
+use super::lans::{self, Lans};
+use super::reload::{self, Fresh, Turn};
+use crate::config::{Config, VipGroup};
 use crate::kernel::link::Link;
 use crate::track::Effect;
 use crate::vrrp::advert::Header;
@@ -34,6 +37,8 @@ pub(crate) enum Occurred {
     LinkGone(String),
     /// The wall clock was set.
     WallClock,
+    /// A configuration to be served from now on, and the LANs of it that were not open.
+    Reloaded(Fresh, Lans),
 }
 
 /// An event for one of the minds.
@@ -41,14 +46,32 @@ enum Happened {
     Lease(holder::Event),
     Router(GroupName, router::Event),
     Ear(GroupName, hearing::Event),
+    Reloaded(Fresh, Lans),
+}
+
+/// What a director begins with.
+pub(super) struct Site {
+    pub(super) config: Arc<Config>,
+    pub(super) groups: BTreeMap<GroupName, Served>,
+    pub(super) lans: Lans,
+    pub(super) hands: Hands,
+    pub(super) tell: mpsc::Sender<Occurred>,
+    pub(super) occurrences: mpsc::Receiver<Occurred>,
 }
 
 /// The lane's part that only directors have.
 pub(crate) struct Director {
     me: NodeId,
     holder: Holder,
+    config: Arc<Config>,
     groups: BTreeMap<GroupName, Served>,
+    /// Groups whose configuration changes as soon as this node does not use them any more.
+    turning: BTreeSet<GroupName>,
+    /// Whether more is guarded and open than the configuration has, for groups that turn.
+    surplus: bool,
+    lans: Lans,
     hands: Hands,
+    tell: mpsc::Sender<Occurred>,
     occurrences: mpsc::Receiver<Occurred>,
     queue: VecDeque<Happened>,
     neighbours: Arc<Neighbours>,
@@ -59,27 +82,19 @@ pub(crate) struct Director {
 }
 
 impl Director {
-    pub(crate) fn new(
-        me: NodeId,
-        holder: Holder,
-        groups: BTreeMap<GroupName, Served>,
-        hands: Hands,
-        occurrences: mpsc::Receiver<Occurred>,
-        resumed: &BTreeSet<GroupName>,
-    ) -> Self {
-        let mut queue = VecDeque::new();
-        for (name, served) in &groups {
-            let start = router::Event::Start { resumed: resumed.contains(name) };
-            queue.push_back(Happened::Router(name.clone(), start));
-            if !served.is_up() {
-                queue.push_back(Happened::Router(name.clone(), router::Event::LinkDown));
-            }
-        }
+    pub(super) fn new(me: NodeId, holder: Holder, site: Site, resumed: &BTreeSet<GroupName>) -> Self {
+        let Site { config, groups, lans, hands, tell, occurrences } = site;
+        let queue = groups.values().flat_map(|served| started(served, resumed.contains(&served.name))).collect();
         Self {
             me,
             holder,
+            config,
             groups,
+            turning: BTreeSet::new(),
+            surplus: false,
+            lans,
             hands,
+            tell,
             occurrences,
             queue,
             neighbours: Arc::default(),
@@ -202,8 +217,16 @@ impl Director {
                 self.queue.push_back(Happened::Router(name.clone(), router::Event::Tick));
             }
         }
+        while self.happened().await || self.turn().await {}
+        self.hands.retry().await;
+    }
+
+    /// Handles what waits. Returns whether there was anything.
+    async fn happened(&mut self) -> bool {
+        let any = !self.queue.is_empty();
         while let Some(happened) = self.queue.pop_front() {
             match happened {
+                Happened::Reloaded(fresh, lans) => self.reload(fresh, lans).await,
                 Happened::Lease(event) => {
                     let actions = self.holder.handle(Moment::now(), event);
                     self.perform(actions).await;
@@ -217,7 +240,101 @@ impl Director {
                 }
             }
         }
-        self.hands.retry().await;
+        any
+    }
+
+    /// A configuration to be served: its new LANs are opened beside this, then it comes back as an occurrence.
+    pub(super) fn prepare(&self, fresh: Fresh) {
+        reload::prepare(fresh, self.lans.keys().cloned().collect(), self.tell.clone());
+    }
+
+    /// Serves `fresh` from now on: groups that only say it in other words at once, the others when they are given up. The
+    /// old and the new are guarded until then.
+    async fn reload(&mut self, fresh: Fresh, lans: Lans) {
+        let Fresh { config, answer } = fresh;
+        let guarded = [self.config.definitions(), config.definitions()].concat();
+        let interfaces = &lans::interfaces(&self.config) | &lans::interfaces(&config);
+        let interfaces: Vec<String> = interfaces.into_iter().collect();
+        if let Err(error) = self.hands.guard(&guarded, &interfaces) {
+            answer.send(Err(error.to_string())).ok();
+            return;
+        }
+        let vips = &lans::vips(&self.config) | &lans::vips(&config);
+        self.hands.look_at(interfaces, vips.into_iter().collect());
+        self.lans.extend(lans);
+        (self.config, self.surplus) = (config, true);
+        let names: BTreeSet<GroupName> = self.groups.keys().chain(self.config.groups.keys()).cloned().collect();
+        for name in names {
+            match self.groups.get(&name).map(|served| Turn::of(served, self.wanted(&name))) {
+                Some(Turn::Stays) => {}
+                Some(Turn::Adapts) if !self.turning.contains(&name) => self.begin(&name).await,
+                Some(Turn::Moves) if !self.holder.uses(&name) => self.begin(&name).await,
+                Some(Turn::Adapts) => {}
+                Some(Turn::Moves | Turn::Ends) => {
+                    self.queue.push_back(Happened::Lease(holder::Event::Refuse(name.clone())));
+                    self.turning.insert(name);
+                }
+                None => self.begin(&name).await,
+            }
+        }
+        answer.send(Ok(())).ok();
+    }
+
+    /// What the configuration says of a group that this node serves.
+    fn wanted(&self, name: &str) -> Option<&VipGroup> {
+        self.config.groups.get(name).filter(|group| group.priority.is_some())
+    }
+
+    /// The turn of groups that are given up. Returns whether something has come of it.
+    async fn turn(&mut self) -> bool {
+        let free: Vec<GroupName> = self.turning.iter().filter(|name| !self.holder.uses(name)).cloned().collect();
+        for name in &free {
+            self.turning.remove(name);
+            self.begin(name).await;
+        }
+        if self.surplus && self.turning.is_empty() && !self.hands.has_leftovers() {
+            self.surplus = false;
+            let names = lans::names(&self.config);
+            let interfaces: Vec<String> = lans::interfaces(&self.config).into_iter().collect();
+            match self.hands.guard(&self.config.definitions(), &interfaces) {
+                Ok(()) => self.lans.retain(|name, _| names.contains(name)),
+                Err(error) => tracing::warn!(%error, "addresses that are configured no more stay guarded"),
+            }
+            self.hands.look_at(interfaces, lans::vips(&self.config).into_iter().collect());
+        }
+        !free.is_empty()
+    }
+
+    /// Serves a group that is not used, or only put in other words, as the configuration says.
+    async fn begin(&mut self, name: &GroupName) {
+        let Some(wanted) = self.wanted(name).cloned() else {
+            self.groups.remove(name);
+            let key = format!("{FACT}{name}");
+            if self.facts.remove(&key).is_some() {
+                self.outputs.push(LaneOutput::Retract(key));
+            }
+            return;
+        };
+        match self.groups.get_mut(name) {
+            Some(served) if Turn::of(served, Some(&wanted)) != Turn::Ends => {
+                let before = served.vips.clone();
+                served.adapt(&wanted);
+                self.hands.exchange(served, &before).await;
+                if served.router.status().candidate {
+                    let want = holder::Event::Want(name.clone(), served.candidate());
+                    self.queue.push_back(Happened::Lease(want));
+                }
+                // Whoever follows us is to know at once. What is no MASTER says nothing.
+                self.queue.push_back(Happened::Router(name.clone(), router::Event::Announce));
+            }
+            Some(_) | None => {
+                let Some(lan) = self.lans.get(&(wanted.interface.clone(), wanted.family)) else { return };
+                let balanced = self.config.is_balanced(name);
+                let Some(served) = Served::new(Moment::now(), name, &wanted, lan, balanced) else { return };
+                self.queue.extend(started(&served, false));
+                self.groups.insert(name.clone(), served);
+            }
+        }
     }
 
     /// What is to be sent and said.
@@ -284,10 +401,16 @@ impl Director {
             Occurred::Link(link) => self.link(&link.interface.name, Some(&link)),
             Occurred::LinkGone(name) => self.link(&name, None),
             Occurred::WallClock => self.hands.wall_clock(),
+            Occurred::Reloaded(fresh, lans) => self.queue.push_back(Happened::Reloaded(fresh, lans)),
         }
     }
 
     fn link(&mut self, name: &str, link: Option<&Link>) {
+        if let Some(link) = link {
+            for lan in self.lans.values_mut().filter(|lan| lan.link.interface.name == name) {
+                lan.link = link.clone();
+            }
+        }
         for served in self.groups.values_mut().filter(|served| served.config.interface == name) {
             let was_up = served.is_up();
             match link {
@@ -383,6 +506,8 @@ impl Director {
         }
         for action in actions {
             match action {
+                // It begins anew when it is given up.
+                router::Action::Want if self.turning.contains(group) => {}
                 router::Action::Want => {
                     self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), served.candidate())));
                 }
@@ -395,4 +520,13 @@ impl Director {
             }
         }
     }
+}
+
+/// The first events of a group's router.
+fn started(served: &Served, resumed: bool) -> Vec<Happened> {
+    let mut events = vec![router::Event::Start { resumed }];
+    if !served.is_up() {
+        events.push(router::Event::LinkDown);
+    }
+    events.into_iter().map(|event| Happened::Router(served.name.clone(), event)).collect()
 }
