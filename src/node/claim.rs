@@ -208,7 +208,7 @@ impl Hands {
         if *granted != served.definition {
             return Err("the group was granted with other addresses than this node's".to_owned());
         }
-        self.leftovers.remove(&served.name);
+        self.take_up(served);
         if served.balanced {
             self.balance.serve(&served.name).await;
         }
@@ -223,6 +223,18 @@ impl Hands {
         Ok(())
     }
 
+    /// What is left of a group that is claimed again is no leftover; what it has no more, or elsewhere, still is.
+    fn take_up(&mut self, served: &Served) {
+        if let Some((interface, vips)) = self.leftovers.get_mut(&served.name)
+            && *interface == served.link.interface
+        {
+            vips.retain(|vip| !served.vips.contains(vip));
+            if vips.is_empty() {
+                self.leftovers.remove(&served.name);
+            }
+        }
+    }
+
     /// Unclaims a group. `Ok` means that the gate is shut for it.
     pub(crate) async fn unclaim(&mut self, served: &Served, token: Token) -> Result<(), GateError> {
         kill_point("release", 1);
@@ -235,7 +247,9 @@ impl Hands {
         let interface = served.place();
         if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
             tracing::error!(%error, "trying again; nothing answers for it meanwhile");
-            self.leftovers.insert(served.name.clone(), (interface.clone(), served.vips.clone()));
+            let left = self.leftovers.entry(served.name.clone());
+            let (_, vips) = left.or_insert_with(|| (interface.clone(), Vec::new()));
+            vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
         }
         if served.balanced {
             self.balance.order(Order::Withdraw(served.name.clone()));

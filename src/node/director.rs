@@ -252,6 +252,13 @@ impl Director {
     /// old and the new are guarded until then.
     async fn reload(&mut self, fresh: Fresh, lans: Lans) {
         let Fresh { config, answer } = fresh;
+        if self.surplus {
+            // What that one gives up is guarded by its word only.
+            answer
+                .send(Err("what the last reload has taken away is not off this machine yet: try again".to_owned()))
+                .ok();
+            return;
+        }
         let guarded = [self.config.definitions(), config.definitions()].concat();
         let interfaces = &lans::interfaces(&self.config) | &lans::interfaces(&config);
         let interfaces: Vec<String> = interfaces.into_iter().collect();
@@ -267,9 +274,8 @@ impl Director {
         for name in names {
             match self.groups.get(&name).map(|served| Turn::of(served, self.wanted(&name))) {
                 Some(Turn::Stays) => {}
-                Some(Turn::Adapts) if !self.turning.contains(&name) => self.begin(&name).await,
+                Some(Turn::Adapts) => self.begin(&name).await,
                 Some(Turn::Moves) if !self.holder.uses(&name) => self.begin(&name).await,
-                Some(Turn::Adapts) => {}
                 Some(Turn::Moves | Turn::Ends) => {
                     self.queue.push_back(Happened::Lease(holder::Event::Refuse(name.clone())));
                     self.turning.insert(name);
