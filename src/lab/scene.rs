@@ -327,7 +327,7 @@ mod tests {
         let cut = scene.lan.cut_one_way(&[scene.directors[0].lan], &[scene.clients[1].1], Kind::Any);
         thread::sleep(LOOK);
         let to = Instant::now();
-        assert!(cut.dropped() > 20, "{} frames", cut.dropped());
+        assert!(cut.harmed() > 20, "{} frames", cut.harmed());
         assert!(scene.clients[1].0.outage(from, to) > LOOK / 2);
         assert!(scene.clients[0].0.outage(from, to) < LOOK / 2);
         drop(cut);
@@ -345,7 +345,7 @@ mod tests {
         thread::sleep(Duration::from_secs(3));
         let answers = answered() - before;
         // Of 600 questions 0.7 * 0.7 are answered: 294, with a standard deviation of 12.
-        assert!((220..360).contains(&answers), "{answers} answers, {} lost", loss.dropped());
+        assert!((220..360).contains(&answers), "{answers} answers, {} lost", loss.harmed());
     }
 
     #[test]

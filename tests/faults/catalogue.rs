@@ -156,7 +156,7 @@ fn reload_addresses(bench: &mut Bench, _: u32) -> Result<Seen> {
     let status = bench.cluster.status(holder)?;
     let addresses = status.vip().context("no VIP group")?.addresses.len();
     ensure!(addresses == if bench.edited { 2 } else { 1 }, "{addresses} addresses are held");
-    Ok(seen(from, Measure::Gap, BLINK, format!("{addresses} addresses now")))
+    Ok(seen(from, Measure::Gap, OTHER_ADDRESSES, format!("{addresses} addresses now")))
 }
 
 fn cluster_text(edited: bool) -> String {
@@ -332,7 +332,7 @@ fn cut(bench: &mut Bench, bound: Duration, make: impl FnOnce(&Bench) -> Cut) -> 
     let from = Instant::now();
     let cut = make(bench);
     sleep(lasting);
-    let dropped = cut.dropped();
+    let dropped = cut.harmed();
     ensure!(dropped > 0, "the cut took no frame");
     drop(cut);
     let measure = if bound == NOTHING { Measure::Gap } else { Measure::Again };
@@ -345,7 +345,7 @@ fn loss(bench: &mut Bench, _: u32) -> Result<Seen> {
     let from = Instant::now();
     let loss = bench.scene.mesh.lossy(&ports, 300);
     sleep(lasting);
-    let dropped = loss.dropped();
+    let dropped = loss.harmed();
     ensure!(dropped > 0, "no frame was lost");
     drop(loss);
     Ok(healed(from, Instant::now(), Measure::Gap, PARTITION, format!("{dropped} frames lost")))
