@@ -406,12 +406,17 @@ fn follow(raft: &OpenRaft) -> watch::Receiver<Standing> {
             if !runs && standing.fatal.is_none() {
                 standing.fatal = Some("it has ended".into());
             }
+            if standing.fatal.is_some() {
+                (standing.leader, standing.leading) = (None, None);
+            }
             sender.send_if_modified(|before| {
                 let news = *before != standing;
                 *before = standing;
                 news
             });
         }
+        // Whoever waits for news waits on: that Raft has stopped is the last of it.
+        sender.closed().await;
     });
     receiver
 }

@@ -31,6 +31,8 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// The VIP groups.
     pub vips: Vec<VipStatus>,
+    /// What an operator should look at.
+    pub warnings: Vec<String>,
 }
 
 /// `cluster` of the status.
@@ -293,6 +295,18 @@ impl Cluster {
     #[must_use]
     pub fn cluster_file(&self, node: usize) -> PathBuf {
         self.nodes[node].host.dir().join("cluster.toml")
+    }
+
+    /// Where a node's disk is.
+    #[must_use]
+    pub fn data_dir(&self, node: usize) -> PathBuf {
+        self.nodes[node].host.dir().join("data")
+    }
+
+    /// What a node's daemons have said.
+    #[must_use]
+    pub fn log(&self, node: usize) -> PathBuf {
+        self.nodes[node].host.dir().join("hamesh.log")
     }
 
     /// How to ask a node for its status, from anywhere: its admin socket is a file.

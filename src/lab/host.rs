@@ -187,6 +187,18 @@ impl Host {
         })
     }
 
+    /// Brings an interface up or down, as an operator does.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn set_up(&self, interface: &str, up: bool) -> Result<()> {
+        self.netns.netlink(|handle| async move {
+            let link = LinkUnspec::new_with_index(link_index(&handle, interface).await?);
+            handle.link().change(if up { link.up() } else { link.down() }.build()).execute().await?;
+            Ok(())
+        })
+    }
+
     /// Starts a long-running process on this host, its output appended to `NAME.log` in the host's directory.
     ///
     /// # Errors
@@ -299,6 +311,12 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal to the process alone.
     ///
     /// # Errors

@@ -73,6 +73,14 @@ impl Dialect {
 /// # Errors
 /// Its file cannot be written, or it cannot be started.
 pub fn start(host: &Host, program: &Path, dialect: Dialect, priority: u8) -> Result<Process> {
+    start_every(host, program, dialect, priority, &ADVERT_SECONDS.to_string())
+}
+
+/// As [`start`], with another interval between two adverts, in seconds as its file has them.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_every(host: &Host, program: &Path, dialect: Dialect, priority: u8, interval: &str) -> Result<Process> {
     let authentication = match dialect {
         Dialect::V2Pass => {
             format!("    authentication {{\n        auth_type PASS\n        auth_pass {}\n    }}\n", Dialect::PASSWORD)
@@ -91,7 +99,7 @@ vrrp_instance web {{
     interface {LAN_NIC}
     virtual_router_id {VRID}
     priority {priority}
-    advert_int {ADVERT_SECONDS}
+    advert_int {interval}
 {virtual_mac}{authentication}    virtual_ipaddress {{
         {vip}/{prefix}
     }}

@@ -75,9 +75,10 @@ impl Core {
         let end = Instant::now() + patience;
         let mut trouble = "there is no leader".to_owned();
         let mut hint = None;
+        let mut turn = 0;
         loop {
             let leader = hint.take().or_else(|| self.raft.standing().borrow().leader);
-            match leader {
+            match leader.or_else(|| self.other_voter(&mut turn)) {
                 Some(leader) => match self.ask_leader(leader, command.clone()).await {
                     Ok(Reply::Applied(_, outcome)) => return Ok(outcome),
                     Ok(Reply::Refused(why)) => return Ok(Outcome::Refused(why)),
@@ -94,6 +95,14 @@ impl Core {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Each in its turn: whoever does not know the leader asks one who may.
+    fn other_voter(&self, turn: &mut usize) -> Option<NodeId> {
+        let membership = self.raft.view().borrow().effective.clone();
+        let others: Vec<NodeId> = membership.voters().into_iter().filter(|node| *node != self.me).collect();
+        *turn += 1;
+        others.get(*turn % others.len().max(1)).copied()
     }
 
     async fn ask_leader(&self, leader: NodeId, command: Command) -> Result<Reply, String> {

@@ -46,6 +46,10 @@ const QUEUE: usize = 1024;
 const FOUNDING: &str = "founding";
 /// How long a stop may wait for the hand-over.
 const HAND_OVER: Duration = Duration::from_secs(3);
+/// Between two looks at whether a node without Raft still holds anything.
+const STILL_HELD: Duration = Duration::from_millis(500);
+/// The fact that says so of a node, and why.
+pub(crate) const RAFT_STOPPED: &str = "raft stopped";
 /// One try to bring a command of the lane to the leader; the mind that wants it asks again.
 const LANE_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -293,19 +297,23 @@ async fn found(core: &Core) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until Raft has stopped here and no VIP is held any more: no lease rests on this node's disk, so what is held
+/// stays, and moving it for a disk would do more harm. Returns why Raft has stopped.
+async fn without_raft(core: &Core) -> String {
+    let mut standing = core.raft.standing();
+    let stopped = standing.wait_for(|standing| standing.fatal.is_some()).await;
+    let why = stopped.ok().and_then(|standing| standing.fatal.clone()).unwrap_or_else(|| "it has ended".to_owned());
+    core.gossip.set_fact(RAFT_STOPPED, why.clone());
+    tracing::error!(%why, "Raft has stopped on this node, and its vote does not count any more. What it holds stays here; \
+        when the disk is well, restart hamesh");
+    while lock(&core.lane_status).groups.values().any(|group| group.open) {
+        sleep(STILL_HELD).await;
+    }
+    why
+}
+
 /// Registers, then waits for a signal or a fatal error.
 async fn until_stopped(core: &Core, ends: Ends) -> anyhow::Result<Stop> {
-    let mut standing = core.raft.standing();
-    let fatal = async {
-        loop {
-            if let Some(why) = standing.borrow_and_update().fatal.clone() {
-                return why;
-            }
-            if standing.changed().await.is_err() {
-                return "Raft has ended".to_owned();
-            }
-        }
-    };
     let registered = async {
         match members::register(core).await {
             Ok(()) => {
@@ -328,7 +336,7 @@ async fn until_stopped(core: &Core, ends: Ends) -> anyhow::Result<Stop> {
         _ = term.recv() => Ok(Stop::HandOver),
         _ = int.recv() => Ok(Stop::HandOver),
         () = restart => Ok(Stop::Restart),
-        why = fatal => bail!("Raft has stopped: {why}"),
+        why = without_raft(core) => bail!("Raft has stopped: {why}"),
         why = registered => bail!("the cluster does not take this node: {why}. If its disk was lost or put back, remove {} and `hamesh join` anew",
             core.config().node.data_dir.display()),
     }

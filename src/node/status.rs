@@ -4,6 +4,7 @@
 //! Field names stay once given.
 
 use super::core::{Core, lock};
+use super::daemon::RAFT_STOPPED;
 use super::lane::LaneStatus;
 use crate::health::ServiceStatus;
 use crate::track::TrackStatus;
@@ -189,7 +190,7 @@ impl Core {
             nodes: nodes.collect(),
             vips: vips.collect(),
             services: self.services(state),
-            warnings: self.warnings(state, &lane, &reachable, &voting, quorum, standing.fatal.as_deref()),
+            warnings: self.warnings(state, &lane, &reachable, &voting, quorum),
         }
     }
 
@@ -249,15 +250,18 @@ impl Core {
         reachable: &BTreeSet<NodeId>,
         voting: &BTreeSet<NodeId>,
         quorum: bool,
-        fatal: Option<&str>,
     ) -> Vec<String> {
         let name = |node: &NodeId| state.members.get(node).map_or_else(|| node.to_string(), |m| m.name.clone());
         let list = |nodes: Vec<String>| nodes.join(", ");
         let mut warnings = Vec::new();
-        if let Some(fatal) = fatal {
-            warnings.push(format!(
-                "Raft has stopped on this node: {fatal}. Restart hamesh; if it says so again, `hamesh join` anew"
-            ));
+        for (node, facts) in self.gossip.facts().borrow().iter() {
+            if let Some(why) = facts.values.get(RAFT_STOPPED) {
+                warnings.push(format!(
+                    "{}: Raft has stopped, its vote does not count: {why}. Look at its disk, then restart hamesh there; \
+                     if it says so again, `hamesh join` anew",
+                    name(node)
+                ));
+            }
         }
         let away: Vec<String> = voting.difference(reachable).map(name).collect();
         if !quorum {

@@ -1,5 +1,6 @@
 //! What things cost and how late they are: `bench [NAME]`. Each ends with one line that holds its figure.
 
+mod failover;
 mod gate;
 
 use anyhow::Result;
@@ -18,6 +19,8 @@ struct Options {
 enum What {
     /// How late the kernel shuts the gate of a stopped process, and what a renewal costs
     Gate(gate::Options),
+    /// How long nobody answers when the MASTER stops or dies, beside keepalived in the same run
+    Failover(failover::Options),
     /// Not for people: the process that is stopped
     #[command(hide = true)]
     GateHand,
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let done = match options.what {
         What::GateHand => gate::hand().map(|()| true),
+        What::Failover(options) => sandboxed(|| failover::run(&options)),
         What::Gate(options) => sandboxed(|| gate::run(&options)),
     };
     match done {

@@ -4,7 +4,7 @@ use crate::catalogue::Fault;
 use anyhow::{Context, Result, bail, ensure};
 use hamesh::lab::cluster::{Cluster, GROUP, cluster_toml};
 use hamesh::lab::legacy::Dialect;
-use hamesh::lab::observer::NOISE;
+use hamesh::lab::observer::{Advert, NOISE};
 use hamesh::lab::scene::{PRIORITIES, Scene};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -64,7 +64,7 @@ pub struct Figures {
     pub two: Duration,
     pub bound: Duration,
     /// Advertisements of a host that did not answer.
-    claims: usize,
+    claims: Vec<String>,
     /// Longest outage of a client after the heal.
     stale: Duration,
     /// Longest outage of a client while all went back to its place. Shown, not judged.
@@ -110,8 +110,8 @@ impl fmt::Display for Verdict {
         let Figures { figure, gap, two, bound, claims, stale, back, late, bite } = figures;
         let (figure, gap, two, bound) = (figure.as_millis(), gap.as_millis(), two.as_millis(), bound.as_millis());
         write!(f, "{word} {figure} ms of {bound}, gap {gap} ms, two owners {two} ms; {bite}")?;
-        if *claims > 0 {
-            write!(f, "; {claims} adverts of a host that did not answer")?;
+        if !claims.is_empty() {
+            write!(f, "; adverts of hosts that did not answer: {}", claims.join(", "))?;
         }
         if !stale.is_zero() {
             write!(f, "; a client dark for {} ms after the heal", stale.as_millis())?;
@@ -124,6 +124,11 @@ impl fmt::Display for Verdict {
         }
         Ok(())
     }
+}
+
+fn claim(from: Instant, advert: &Advert) -> String {
+    let after = advert.at.saturating_duration_since(from).as_millis();
+    format!("{} with priority {} after {after} ms", advert.host, advert.header.priority)
 }
 
 impl Bench {
@@ -174,7 +179,7 @@ impl Bench {
                 Measure::Again => ends.max().unwrap_or_default(),
             },
             gap,
-            claims: self.scene.observer.false_claims(from, end).len(),
+            claims: self.scene.observer.false_claims(from, end).iter().map(|advert| claim(from, advert)).collect(),
             two,
             bound: seen.bound,
             stale: seen.healed.map_or(Duration::ZERO, |healed| longest(&outages(healed, end, None))),
@@ -183,7 +188,7 @@ impl Bench {
             bite: seen.bite,
         };
         let in_time = figures.figure <= figures.bound && figures.stale <= STALE;
-        Ok(match (figures.two.is_zero() && figures.claims == 0, in_time) {
+        Ok(match (figures.two.is_zero() && figures.claims.is_empty(), in_time) {
             (true, true) => Verdict::Passed(figures),
             (true, false) if figures.is_noisy() => Verdict::Noisy(figures),
             (true | false, _) => Verdict::Failed(figures),
@@ -191,7 +196,8 @@ impl Bench {
     }
 
     pub fn two_owners(&self, from: Instant, to: Instant) -> Duration {
-        self.scene.observer.two_owners(from, to, |_| true)
+        // The legacy host plays a stranger here, whom no lease binds.
+        self.scene.observer.two_owners(from, to, |host| host != self.scene.legacy.name())
     }
 
     /// Starts and wakes whoever a fault has left behind.

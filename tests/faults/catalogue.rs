@@ -1,16 +1,16 @@
 //! The faults. Each makes its fault, proves that it bit, and heals it.
 
 use crate::bench::{BLINK, Bench, Measure, Seen};
+use crate::{disk, network, starved};
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{GROUP, WITNESS, cluster_toml};
-use hamesh::lab::frame::Kind;
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::PRIORITIES;
-use hamesh::lab::switch::{Fault as Cut, Port};
 use hamesh::lab::{LAN_NIC, VIP};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 24] = [
+pub const CATALOGUE: [Fault; 48] = [
     Fault { name: "vip-move", run: vip_move },
     Fault { name: "drain", run: drain },
     Fault { name: "restart", run: restart },
@@ -33,37 +33,61 @@ pub const CATALOGUE: [Fault; 24] = [
     Fault { name: "killed-in-claim", run: killed_in_claim },
     Fault { name: "killed-in-release", run: killed_in_release },
     Fault { name: "sigstop", run: sigstop },
-    Fault { name: "lan-cut", run: lan_cut },
-    Fault { name: "mesh-cut-holder", run: mesh_cut_holder },
-    Fault { name: "mesh-cut-leader", run: mesh_cut_leader },
-    Fault { name: "one-way-from-holder", run: one_way_from_holder },
-    Fault { name: "one-way-to-holder", run: one_way_to_holder },
-    Fault { name: "pair-cut", run: pair_cut },
-    Fault { name: "loss-30-percent", run: loss },
+    Fault { name: "lan-cut", run: network::lan_cut },
+    Fault { name: "mesh-cut-holder", run: network::mesh_cut_holder },
+    Fault { name: "mesh-cut-leader", run: network::mesh_cut_leader },
+    Fault { name: "one-way-from-holder", run: network::one_way_from_holder },
+    Fault { name: "one-way-to-holder", run: network::one_way_to_holder },
+    Fault { name: "pair-cut", run: network::pair_cut },
+    Fault { name: "loss-30-percent", run: network::loss },
+    Fault { name: "mesh-cut-backup", run: network::mesh_cut_backup },
+    Fault { name: "half-the-flows", run: network::half_the_flows },
+    Fault { name: "loss-10-percent", run: network::loss_10 },
+    Fault { name: "far-and-wild", run: network::far_and_wild },
+    Fault { name: "thin", run: network::thin },
+    Fault { name: "switch-forgets", run: network::switch_forgets },
+    Fault { name: "link-down", run: network::link_down },
+    Fault { name: "link-flaps", run: network::link_flaps },
+    Fault { name: "stranger", run: network::stranger },
+    Fault { name: "witness-kill", run: network::witness_kill },
+    Fault { name: "frozen-group", run: starved::frozen_group },
+    Fault { name: "quota", run: starved::quota },
+    Fault { name: "busy", run: starved::busy },
+    Fault { name: "memory", run: starved::memory },
+    Fault { name: "log-unread", run: starved::log_unread },
+    Fault { name: "table-flushed", run: table_flushed },
+    Fault { name: "many-vips", run: many_vips },
     Fault { name: "leader-kill", run: leader_kill },
     Fault { name: "leader-and-holder-kill", run: leader_and_holder_kill },
     Fault { name: "all-killed", run: all_killed },
+    Fault { name: "disk-slow", run: disk::slow },
+    Fault { name: "disk-stall", run: disk::stall },
+    Fault { name: "disk-full", run: disk::full },
+    Fault { name: "disk-fails", run: disk::fails },
+    Fault { name: "disk-spoilt", run: disk::spoilt },
+    Fault { name: "power-loss", run: disk::power_loss },
+    Fault { name: "storm", run: network::storm },
     Fault { name: "two-nics", run: two_nics },
     Fault { name: "cluster-toml", run: edited },
 ];
 
 /// No packet lost, as far as client and observer can tell.
-const NOTHING: Duration = Duration::from_millis(20);
+pub const NOTHING: Duration = Duration::from_millis(20);
 /// An address that somebody removes is back within this.
 const PUT_BACK: Duration = Duration::from_millis(100);
 /// L1 of the default profile: max(L, 2 x election) + 0.5 s.
-const CRASH: Duration = Duration::from_millis(1500);
+pub const CRASH: Duration = Duration::from_millis(1500);
 /// A hand-over to a director whose addresses differ: it cannot be named before the old ones are free, so a grant and its
 /// commit come on top of a planned move.
 const OTHER_ADDRESSES: Duration = Duration::from_millis(200);
 /// 2 L + 1 s.
-const PARTITION: Duration = Duration::from_secs(3);
+pub const PARTITION: Duration = Duration::from_secs(3);
 
-fn seen(from: Instant, measure: Measure, bound: Duration, bite: String) -> Seen {
+pub fn seen(from: Instant, measure: Measure, bound: Duration, bite: String) -> Seen {
     Seen { from, to: Instant::now(), measure, bound, healed: None, bite, blind: None }
 }
 
-fn healed(from: Instant, healed: Instant, measure: Measure, bound: Duration, bite: String) -> Seen {
+pub fn healed(from: Instant, healed: Instant, measure: Measure, bound: Duration, bite: String) -> Seen {
     Seen { from, to: healed, measure, bound, healed: Some(healed), bite, blind: None }
 }
 
@@ -170,7 +194,7 @@ fn write_cluster(bench: &Bench, node: usize, text: &str) -> Result<()> {
 }
 
 /// The session and the token that the VIP is held with.
-fn lease_of(bench: &Bench, node: usize) -> Result<(u64, u64)> {
+pub fn lease_of(bench: &Bench, node: usize) -> Result<(u64, u64)> {
     let status = bench.cluster.status(node)?;
     let vip = status.vip().context("no VIP group")?;
     vip.session.zip(vip.token).context("nobody holds the VIP")
@@ -186,6 +210,66 @@ fn vip_removed(bench: &mut Bench, _: u32) -> Result<Seen> {
     let owner = bench.scene.settled(Duration::from_millis(500), Duration::from_secs(5))?;
     ensure!(owner == bench.cluster.name(holder), "removed from {}, and {owner} answers", bench.cluster.name(holder));
     Ok(seen(from, Measure::Gap, PUT_BACK, "removed".to_owned()))
+}
+
+/// Every table of the holder's machine is flushed, again and again, as a firewall that starts does it.
+fn table_flushed(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let host = bench.scene.directors[holder].host.clone();
+    let from = Instant::now();
+    let mut refused = 0;
+    for _ in 0..20 {
+        // Where the table has an owner (Linux 6.9) it is left alone or the flush is refused as a whole.
+        refused += u32::from(host.output(Path::new("nft"), &["flush", "ruleset"], Duration::from_secs(5)).is_err());
+        sleep(Duration::from_millis(100));
+    }
+    // What is frozen now must be as shut as ever.
+    let mut seen = frozen(bench, |_, _| {})?;
+    (seen.from, seen.bound) = (from, CRASH + Duration::from_secs(4));
+    seen.bite += &format!(", after 20 flushes of which {refused} were refused");
+    Ok(seen)
+}
+
+/// A group of many addresses moves, and its holder dies.
+fn many_vips(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let text = |many: bool| {
+        let text = cluster_toml(Dialect::V3, &PRIORITIES);
+        let more: Vec<String> = (101..=220).map(|last| format!(", \"10.77.0.{last}/24\"")).collect();
+        text.replace(
+            "10.77.0.100/24\"",
+            &format!("10.77.0.100/24\"{}", if many { more.concat() } else { String::new() }),
+        )
+    };
+    serve(bench, &text(true))?;
+    let holder = bench.holder()?;
+    let other = bench.cluster.name((holder + 1) % 3).to_owned();
+    let from = Instant::now();
+    bench.cluster.command(WITNESS, &["vip", "move", GROUP, "--to", &other])?;
+    sleep(Duration::from_secs(1));
+    let moved = bench.holder()?;
+    ensure!(bench.cluster.name(moved) == other, "moved to {other}, and {} answers", bench.cluster.name(moved));
+    bench.cluster.kill(moved)?;
+    sleep(Duration::from_secs(3));
+    let to = Instant::now();
+    let addresses = bench.cluster.status(WITNESS)?.vip().context("no VIP group")?.addresses.len();
+    ensure!(addresses == 121, "{addresses} addresses are held");
+    bench.whole()?;
+    serve(bench, &text(false))?;
+    let bite = format!("{addresses} addresses moved, and lost their holder");
+    Ok(Seen { from, to, measure: Measure::Gap, bound: CRASH, healed: None, bite, blind: None })
+}
+
+/// Reloads a cluster.toml on one node after the other; the holder comes last.
+fn serve(bench: &mut Bench, text: &str) -> Result<()> {
+    let holder = bench.holder()?;
+    let backups = (0..bench.cluster.size()).filter(|node| *node != holder);
+    for node in backups.chain([holder]) {
+        let file = bench.cluster.cluster_file(node);
+        fs::write(&file, text).with_context(|| file.display().to_string())?;
+        bench.cluster.command(node, &["reload"])?;
+    }
+    sleep(Duration::from_secs(1));
+    bench.whole()
 }
 
 fn sigterm(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -280,75 +364,6 @@ fn frozen(bench: &mut Bench, prepare: impl FnOnce(&Bench, usize)) -> Result<Seen
     let thawed = Instant::now();
     bench.cluster.thaw(holder)?;
     Ok(healed(from, thawed, Measure::Again, CRASH, format!("stopped for {lasting:?}")))
-}
-
-fn lan_cut(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let holder = bench.holder()?;
-    let scene = &bench.scene;
-    let near = [scene.directors[holder].lan, scene.clients[0].1];
-    let far = scene.lan_without(holder, &near);
-    let mut seen = cut(bench, PARTITION, |bench| bench.scene.lan.cut(&near, &far, Kind::Any))?;
-    seen.blind = Some(0);
-    Ok(seen)
-}
-
-fn mesh_cut_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let (own, others) = mesh_sides(bench, bench.holder()?);
-    cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any))
-}
-
-fn mesh_cut_leader(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let leader = bench.leader()?;
-    let bound = if leader == bench.holder()? { PARTITION } else { NOTHING };
-    let (own, others) = mesh_sides(bench, leader);
-    let mut seen = cut(bench, bound, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any))?;
-    seen.bite += &format!(", leader was {}", bench.cluster.name(leader));
-    Ok(seen)
-}
-
-fn one_way_from_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let (own, others) = mesh_sides(bench, bench.holder()?);
-    cut(bench, PARTITION, |bench| bench.scene.mesh.cut_one_way(&own, &others, Kind::Any))
-}
-
-fn one_way_to_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let (own, others) = mesh_sides(bench, bench.holder()?);
-    cut(bench, PARTITION, |bench| bench.scene.mesh.cut_one_way(&others, &own, Kind::Any))
-}
-
-/// The holder and one other node, each of them in turn.
-fn pair_cut(bench: &mut Bench, number: u32) -> Result<Seen> {
-    let (own, others) = mesh_sides(bench, bench.holder()?);
-    let turn = usize::try_from(number).unwrap_or(0) % others.len();
-    cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&own, &others[turn..=turn], Kind::Any))
-}
-
-fn mesh_sides(bench: &Bench, node: usize) -> (Vec<Port>, Vec<Port>) {
-    (vec![bench.scene.mesh_port(node)], bench.scene.mesh_without(node))
-}
-
-fn cut(bench: &mut Bench, bound: Duration, make: impl FnOnce(&Bench) -> Cut) -> Result<Seen> {
-    let lasting = bench.lasting(8);
-    let from = Instant::now();
-    let cut = make(bench);
-    sleep(lasting);
-    let dropped = cut.harmed();
-    ensure!(dropped > 0, "the cut took no frame");
-    drop(cut);
-    let measure = if bound == NOTHING { Measure::Gap } else { Measure::Again };
-    Ok(healed(from, Instant::now(), measure, bound, format!("{dropped} frames cut")))
-}
-
-fn loss(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let lasting = if bench.short { Duration::from_secs(8) } else { Duration::from_secs(40) };
-    let ports: Vec<Port> = (0..=WITNESS).map(|node| bench.scene.mesh_port(node)).collect();
-    let from = Instant::now();
-    let loss = bench.scene.mesh.lossy(&ports, 300);
-    sleep(lasting);
-    let dropped = loss.harmed();
-    ensure!(dropped > 0, "no frame was lost");
-    drop(loss);
-    Ok(healed(from, Instant::now(), Measure::Gap, PARTITION, format!("{dropped} frames lost")))
 }
 
 fn leader_kill(bench: &mut Bench, _: u32) -> Result<Seen> {

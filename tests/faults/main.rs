@@ -6,8 +6,12 @@
 
 mod bench;
 mod catalogue;
+mod cgroup;
 mod control;
+mod disk;
+mod network;
 mod sampler;
+mod starved;
 
 use anyhow::{Context, Result, ensure};
 use bench::{Bench, Verdict};

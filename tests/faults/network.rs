@@ -1,0 +1,242 @@
+//! Faults of the two networks, and of the cables into them.
+
+use crate::bench::{Bench, Measure, Seen};
+use crate::catalogue::{CRASH, NOTHING, PARTITION, healed, lease_of, seen};
+use anyhow::{Result, ensure};
+use hamesh::lab::cluster::WITNESS;
+use hamesh::lab::frame::Kind;
+use hamesh::lab::switch::{Fault as Cut, Harm, Port};
+use hamesh::lab::{LAN_NIC, VIP};
+use nix::sys::signal::Signal;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A way of 200 ms, give or take a half: a round trip may take as long as an election.
+const FAR: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(300));
+/// 256 kbit/s.
+const THIN: u32 = 32_000;
+/// A released lease needs no time to run out.
+const CARRIER_LOST: Duration = Duration::from_millis(300);
+
+pub fn lan_cut(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let scene = &bench.scene;
+    let near = [scene.directors[holder].lan, scene.clients[0].1];
+    let far = scene.lan_without(holder, &near);
+    let mut seen = cut(bench, PARTITION, |bench| bench.scene.lan.cut(&near, &far, Kind::Any))?;
+    seen.blind = Some(0);
+    Ok(seen)
+}
+
+pub fn mesh_cut_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (own, others) = mesh_sides(bench, bench.holder()?);
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any))
+}
+
+pub fn mesh_cut_leader(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let leader = bench.leader()?;
+    let bound = if leader == bench.holder()? { PARTITION } else { NOTHING };
+    let (own, others) = mesh_sides(bench, leader);
+    let mut seen = cut(bench, bound, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any))?;
+    seen.bite += &format!(", leader was {}", bench.cluster.name(leader));
+    Ok(seen)
+}
+
+pub fn one_way_from_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (own, others) = mesh_sides(bench, bench.holder()?);
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut_one_way(&own, &others, Kind::Any))
+}
+
+pub fn one_way_to_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (own, others) = mesh_sides(bench, bench.holder()?);
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut_one_way(&others, &own, Kind::Any))
+}
+
+/// The holder and one other node, each of them in turn.
+pub fn pair_cut(bench: &mut Bench, number: u32) -> Result<Seen> {
+    let (own, others) = mesh_sides(bench, bench.holder()?);
+    let turn = usize::try_from(number).unwrap_or(0) % others.len();
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&own, &others[turn..=turn], Kind::Any))
+}
+
+fn mesh_sides(bench: &Bench, node: usize) -> (Vec<Port>, Vec<Port>) {
+    (vec![bench.scene.mesh_port(node)], bench.scene.mesh_without(node))
+}
+
+fn cut(bench: &mut Bench, bound: Duration, make: impl FnOnce(&Bench) -> Cut) -> Result<Seen> {
+    let lasting = bench.lasting(8);
+    let from = Instant::now();
+    let cut = make(bench);
+    sleep(lasting);
+    let dropped = cut.harmed();
+    ensure!(dropped > 0, "the cut took no frame");
+    drop(cut);
+    let measure = if bound == NOTHING { Measure::Gap } else { Measure::Again };
+    Ok(healed(from, Instant::now(), measure, bound, format!("{dropped} frames cut")))
+}
+
+pub fn loss(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let lasting = if bench.short { Duration::from_secs(8) } else { Duration::from_secs(40) };
+    let ports: Vec<Port> = (0..=WITNESS).map(|node| bench.scene.mesh_port(node)).collect();
+    let from = Instant::now();
+    let loss = bench.scene.mesh.lossy(&ports, 300);
+    sleep(lasting);
+    let dropped = loss.harmed();
+    ensure!(dropped > 0, "no frame was lost");
+    drop(loss);
+    Ok(healed(from, Instant::now(), Measure::Gap, PARTITION, format!("{dropped} frames lost")))
+}
+
+fn harmed(bench: &mut Bench, what: &str, bound: Duration, make: impl FnOnce(&Bench) -> Vec<Cut>) -> Result<Seen> {
+    let lasting = bench.lasting(40);
+    let from = Instant::now();
+    let harms = make(bench);
+    sleep(lasting);
+    let count: u64 = harms.iter().map(Cut::harmed).sum();
+    ensure!(count > 0, "no frame was {what}");
+    drop(harms);
+    Ok(healed(from, Instant::now(), Measure::Gap, bound, format!("{count} frames {what}")))
+}
+
+/// A backup is alone; the holder is with the others.
+pub fn mesh_cut_backup(bench: &mut Bench, number: u32) -> Result<Seen> {
+    let backup = (bench.holder()? + 1 + usize::try_from(number).unwrap_or(0) % 2) % 3;
+    let (own, others) = mesh_sides(bench, backup);
+    cut(bench, NOTHING, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any))
+}
+
+pub fn witness_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let from = Instant::now();
+    bench.cluster.kill(WITNESS)?;
+    sleep(bench.lasting(8));
+    Ok(seen(from, Measure::Gap, NOTHING, "killed".to_owned()))
+}
+
+/// As a dead member of a link aggregate does it: some pairs of nodes are cut, others are not.
+pub fn half_the_flows(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let ports = bench.scene.mesh_ports();
+    cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&ports, &ports, Kind::EverySecondFlow))
+}
+
+pub fn loss_10(bench: &mut Bench, _: u32) -> Result<Seen> {
+    harmed(bench, "lost", NOTHING, |bench| vec![bench.scene.mesh.lossy(&bench.scene.mesh_ports(), 100)])
+}
+
+/// Late, out of order, twice, and now and then with a bit turned.
+pub fn far_and_wild(bench: &mut Bench, _: u32) -> Result<Seen> {
+    harmed(bench, "late, twice or spoilt", NOTHING, |bench| {
+        let ports = bench.scene.mesh_ports();
+        let harms = [Harm::Repeat(50), Harm::Flip(10), Harm::Delay(FAR.0, FAR.1)];
+        harms.map(|harm| bench.scene.mesh.harm(&ports, &ports, Kind::Any, harm)).into()
+    })
+}
+
+/// Every node has a thin line.
+pub fn thin(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let lasting = bench.lasting(40);
+    let from = Instant::now();
+    let ports = bench.scene.mesh_ports();
+    let lines = ports.iter().map(|port| bench.scene.mesh.harm(&[*port], &ports, Kind::Any, Harm::Throttle(THIN)));
+    let lines: Vec<Cut> = lines.collect();
+    sleep(lasting);
+    let lost: u64 = lines.iter().map(Cut::harmed).sum();
+    drop(lines);
+    let bite = format!("{} kbit/s a node, {lost} frames lost in the queues", THIN * 8 / 1000);
+    Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, bite))
+}
+
+/// The LAN's switch forgets who is where, again and again.
+pub fn switch_forgets(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let end = Instant::now() + bench.lasting(10);
+    let from = Instant::now();
+    let mut times = 0;
+    while Instant::now() < end {
+        bench.scene.lan.forget();
+        times += 1;
+        sleep(Duration::from_millis(200));
+    }
+    Ok(seen(from, Measure::Gap, NOTHING, format!("forgot {times} times")))
+}
+
+pub fn link_down(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let host = bench.scene.directors[holder].host.clone();
+    let from = Instant::now();
+    host.set_up(LAN_NIC, false)?;
+    let taken = bench.wait_takeover(from, holder, Duration::from_secs(10));
+    sleep(Duration::from_secs(1));
+    host.set_up(LAN_NIC, true)?;
+    taken?;
+    Ok(seen(from, Measure::Again, CARRIER_LOST, "its cable is out".to_owned()))
+}
+
+/// A cable that is in and out every second.
+pub fn link_flaps(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let host = bench.scene.directors[holder].host.clone();
+    let lasting = bench.lasting(30);
+    let from = Instant::now();
+    while from.elapsed() < lasting {
+        for up in [false, true] {
+            host.set_up(LAN_NIC, up)?;
+            sleep(Duration::from_millis(500));
+        }
+    }
+    sleep(CRASH);
+    let bite = format!("out every second for {lasting:?}");
+    Ok(seen(from, Measure::Again, lasting + CRASH, bite))
+}
+
+/// Somebody on the LAN takes the VIP for itself. No lease moves for that.
+pub fn stranger(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let lease = lease_of(bench, holder)?;
+    let host = bench.scene.legacy.clone();
+    let from = Instant::now();
+    host.address(LAN_NIC, VIP, 32)?;
+    sleep(Duration::from_secs(2));
+    host.remove_address(LAN_NIC, VIP)?;
+    let after = lease_of(bench, holder)?;
+    ensure!(after == lease, "session and token were {lease:?} and are {after:?}");
+    sleep(Duration::from_secs(1));
+    Ok(seen(from, Measure::Again, PARTITION + PARTITION, "a stranger answered too".to_owned()))
+}
+
+/// Two of these at a time, at random.
+pub fn storm(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let lasting = if bench.short { Duration::from_secs(15) } else { Duration::from_secs(120) };
+    let from = Instant::now();
+    let mut done = Vec::new();
+    while from.elapsed() < lasting {
+        let (one, two) = (bench.random.usize(0..3), bench.random.usize(0..=WITNESS));
+        let (own, others) = mesh_sides(bench, two);
+        let cut = match bench.random.u8(0..3) {
+            0 => bench.scene.mesh.cut(&own, &others, Kind::Any),
+            1 => bench.scene.mesh.cut_one_way(&own, &others, Kind::Any),
+            _ => bench.scene.mesh.lossy(&bench.scene.mesh_ports(), 300),
+        };
+        let pause = Duration::from_millis(bench.random.u64(100..3000));
+        match bench.random.u8(0..3) {
+            0 => {
+                bench.cluster.freeze(one)?;
+                sleep(pause);
+                bench.cluster.thaw(one)?;
+            }
+            1 => {
+                bench.cluster.kill(one)?;
+                sleep(pause);
+                bench.cluster.start(one, &[])?;
+            }
+            _ => {
+                bench.cluster.process(one)?.signal(Signal::SIGUSR2)?;
+                sleep(pause);
+            }
+        }
+        drop(cut);
+        done.push(bench.cluster.name(one).to_owned());
+    }
+    let bite = format!("{} pairs of faults", done.len());
+    let end = Instant::now();
+    bench.whole()?;
+    Ok(healed(from, end, Measure::Again, lasting + PARTITION * 3, bite))
+}
