@@ -7,6 +7,7 @@ use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::router::Parameters;
 use crate::vrrp::timing::Timing;
+use crate::vrrp::unicast::Unicast;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 use hamesh_raft::command::{Definition, Family};
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +49,10 @@ pub struct VipGroup {
     pub checksum: Form,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
+    /// Where its adverts come from, instead of the interface's first address.
+    pub source: Option<IpAddr>,
+    /// To whom, instead of all VRRP routers of the LAN.
+    pub unicast: Option<Unicast>,
     /// Its delays, and its bursts of announcements.
     pub timing: Timing,
     /// What its priority depends on.
@@ -75,7 +80,7 @@ impl VipGroup {
     pub fn format(&self) -> Format {
         let Self { family, version, vrid, interval, auth, checksum, .. } = *self;
         let addresses = self.addresses.iter().map(|(address, _)| *address).collect();
-        Format { family, version, vrid, interval, auth, checksum, addresses }
+        Format { family, version, vrid, interval, auth, checksum, addresses, unicast: self.unicast.clone() }
     }
 
     /// What the virtual router is run with, sending from `source`; `None` where this node is no candidate.
@@ -107,6 +112,8 @@ pub(super) struct Draft {
     pub auth: Auth,
     pub checksum: Form,
     pub legacy_peers: LegacyPeers,
+    pub source: Option<Located<IpAddr>>,
+    pub unicast: Option<Located<Unicast>>,
     pub timing: Timing,
     pub track: Vec<Track>,
 }
@@ -145,6 +152,8 @@ impl Draft {
             auth: self.auth,
             checksum: self.checksum,
             legacy_peers: self.legacy_peers,
+            source: self.source.map(|source| source.value),
+            unicast: self.unicast.map(|unicast| unicast.value),
             timing: self.timing,
             track: self.track,
         };
@@ -184,6 +193,7 @@ pub(super) fn check(drafts: &[Draft], listen: Option<&Located<SocketAddr>>, log:
         check_virtual_mac(draft, drafts, earlier, log);
         check_interval(draft, log);
         check_family(draft, log);
+        check_unicast(draft, log);
         check_addresses(draft, earlier, listen, log);
     }
 }
@@ -283,6 +293,23 @@ fn check_family(draft: &Draft, log: &Log) {
         let message = format!("the link-local address `{}` is not the group's first address", late.value.0);
         let warning = Diagnostic::warning(&late.place, message);
         log.add(warning.help("RFC 9568 section 5.2.9 wants it first, in the same place on every router"));
+    }
+}
+
+/// Routers have the family of their group and addresses of their own.
+fn check_unicast(draft: &Draft, log: &Log) {
+    let of = draft.family();
+    let foreign = |ip: IpAddr| of.is_some_and(|of| Family::of(ip) != of);
+    let virtual_one = |ip: IpAddr| draft.addresses.iter().any(|vip| vip.value.0 == ip);
+    let peers =
+        draft.unicast.iter().flat_map(|unicast| unicast.value.peers.iter().map(|peer| (peer.address, &unicast.place)));
+    for (ip, place) in peers.chain(draft.source.iter().map(|source| (source.value, &source.place))) {
+        if foreign(ip) {
+            log.add(Diagnostic::error(place, format!("`{ip}` is of another family than the group's addresses")));
+        } else if virtual_one(ip) {
+            let error = Diagnostic::error(place, format!("`{ip}` is an address of the group itself"));
+            log.add(error.help("name the routers' own addresses"));
+        }
     }
 }
 

@@ -77,6 +77,8 @@ fn the_examples_in_deploy_are_right() {
         auth: Auth::None,
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        source: None,
+        unicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
     };

@@ -13,7 +13,9 @@ use crate::kernel::link::Link;
 use crate::net::arp::Mac;
 use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::VrrpSocket;
-use crate::vrrp::advert::{Advert, Format};
+use crate::vrrp::TTL;
+use crate::vrrp::advert::{Advert, Discard, Format, Header};
+use crate::vrrp::ah::Authentication;
 use crate::vrrp::hearing::Ear;
 use crate::vrrp::router::Router;
 use hamesh_fencing::clock::Moment;
@@ -27,6 +29,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Senders of other lists that are logged; anybody on the LAN can invent more.
+const MOST_OTHER_LISTS: usize = 16;
 /// Between two tries to remove an address.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -58,6 +62,8 @@ pub(crate) struct Served {
     pub(crate) vips: Vec<Vip>,
     pub(crate) outlet: Option<Outlet>,
     pub(crate) vrrp: Arc<VrrpSocket>,
+    /// For adverts behind an authentication header.
+    pub(crate) sealed: Option<(Authentication, Arc<VrrpSocket>)>,
     pub(crate) neighbours: Arc<NeighbourSocket>,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     pub(crate) other_lists: BTreeSet<IpAddr>,
@@ -92,18 +98,41 @@ impl Served {
 
     /// Where its adverts come from.
     pub(crate) fn own_address(&self) -> Option<IpAddr> {
-        self.link.address(self.config.family)
+        own_address(&self.config, &self.link)
+    }
+
+    /// Judges a packet for this virtual router; `ip` is the header of one that is authenticated, and empty otherwise.
+    pub(crate) fn judge(&mut self, header: &Header, ip: &[u8], payload: &[u8]) -> Result<Advert, Discard> {
+        match &mut self.sealed {
+            Some((authentication, _)) if !ip.is_empty() => {
+                let message = authentication.open(ip, payload, header)?;
+                self.format.decode(message, header)
+            }
+            None if ip.is_empty() => self.format.decode(payload, header),
+            Some(_) => Err(Discard::AuthType(0)),
+            None => Err(Discard::AuthType(2)),
+        }
     }
 
     /// A list other than ours is logged once a sender, and changes nothing (RFC 9568 section 7.1).
     pub(crate) fn notice_list(&mut self, advert: &Advert, source: IpAddr) {
         if self.format.lists_the_same(advert) {
             self.other_lists.remove(&source);
-        } else if self.other_lists.insert(source) {
+        } else if self.other_lists.len() < MOST_OTHER_LISTS && self.other_lists.insert(source) {
             tracing::warn!(group = %self.name, %source, theirs = ?advert.addresses, ours = ?self.format.addresses,
                 "an advert lists other addresses");
         }
     }
+}
+
+/// Where the adverts of a group come from: the address that is configured, if the interface has it; the one that is in the
+/// list of peers by unicast; else the interface's own.
+pub(crate) fn own_address(group: &VipGroup, link: &Link) -> Option<IpAddr> {
+    if let Some(source) = group.source {
+        return link.own.contains(&source).then_some(source);
+    }
+    let listed = group.unicast.iter().flat_map(|unicast| &unicast.peers).map(|peer| peer.address);
+    listed.into_iter().find(|peer| link.own.contains(peer)).or_else(|| link.address(group.family))
 }
 
 /// Gate, addresses, sockets and record.
@@ -244,19 +273,32 @@ impl Hands {
     }
 
     /// Sends an advert; with a priority above 0 it passes the gate only while the lease lives.
-    pub(crate) fn advert(&self, served: &Served, priority: u8) {
+    pub(crate) fn advert(&self, served: &mut Served, priority: u8) {
         let Some(source) = served.own_address() else { return };
-        let all = crate::vrrp::group(served.config.family);
-        // What says that we stop goes out by the parent: the device is shut by then.
-        let socket = match &served.outlet {
-            Some(outlet) if priority > 0 => &outlet.vrrp,
-            Some(_) | None => &*served.vrrp,
+        match served.format.unicast.clone() {
+            None => self.advert_to(served, priority, source, crate::vrrp::group(served.config.family), TTL),
+            Some(unicast) => {
+                unicast.others(source).for_each(|peer| self.advert_to(served, priority, source, peer, unicast.ttl));
+            }
+        }
+    }
+
+    fn advert_to(&self, served: &mut Served, priority: u8, source: IpAddr, to: IpAddr, ttl: u8) {
+        let message = served.format.encode(priority, source, to);
+        let sent = match (&mut served.sealed, &served.outlet, source, to) {
+            (Some((authentication, socket)), _, IpAddr::V4(source), IpAddr::V4(to)) => {
+                socket.send_packet(to, &authentication.seal(source, to, ttl, &message))
+            }
+            // What says that we stop goes out by the parent: the device is shut by then. What goes to one host does too:
+            // the device knows no neighbours.
+            (_, Some(outlet), ..) if priority > 0 && to.is_multicast() => outlet.vrrp.send(source, to, ttl, &message),
+            (_, Some(_) | None, ..) => served.vrrp.send(source, to, ttl, &message),
         };
-        match socket.send(source, all, &served.format.encode(priority, source, all)) {
+        match sent {
             Ok(()) => {}
             // The gate: the lease is over and the holder will hear of it.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => tracing::debug!(group = %served.name, "gated"),
-            Err(error) => tracing::warn!(group = %served.name, %error, "advert not sent"),
+            Err(error) => tracing::warn!(group = %served.name, %to, %error, "advert not sent"),
         }
     }
 

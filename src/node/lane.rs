@@ -125,8 +125,9 @@ impl Lane {
                     Some(input) => self.told(input).await,
                     None => return,
                 },
-                () = Director::happens(&mut self.director), if director => self.director_work().await,
+                // Before what hosts on the LAN can make happen all the time.
                 _ = ticker.tick() => self.tick().await,
+                () = Director::happens(&mut self.director), if director => self.director_work().await,
             }
         }
     }

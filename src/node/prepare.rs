@@ -5,7 +5,7 @@
 //! its session at once, because it names the gate that was found and shut.
 
 use super::balance::{Balance, Orders};
-use super::claim::{Hands, Outlet, Served};
+use super::claim::{Hands, Outlet, Served, own_address};
 use super::director::{Director, Occurred};
 use super::interfaces::Interfaces;
 use crate::config::{Config, VipGroup};
@@ -17,7 +17,9 @@ use crate::net::arp::Mac;
 use crate::net::authority::random;
 use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::{Carries, VrrpSocket};
+use crate::vrrp::Auth;
 use crate::vrrp::advert::Header;
+use crate::vrrp::ah::Authentication;
 use crate::vrrp::hearing::Ear;
 use crate::vrrp::router::Router;
 use anyhow::Context;
@@ -39,6 +41,9 @@ const QUEUE: usize = 256;
 const LARGEST: usize = 65_535;
 /// A socket of an interface that is down says so at every read.
 const DEAF_PAUSE: Duration = Duration::from_millis(200);
+/// So many packets in twice the pause are a flood: the lane has other things to do, and the kernel drops what does not wait.
+const FLOOD: u32 = 256;
+const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// Switches the gate off, for the experiment that shows what it is for.
 const NO_GATE: &str = "HAMESH_UNSAFE_NO_GATE";
 
@@ -119,18 +124,32 @@ impl Prepared {
             let (neighbours, what) = (NeighbourSocket::open(interface, family), announces(family));
             let neighbours = Arc::new(neighbours.with_context(|| format!("cannot speak {what} on {interface}"))?);
             listen(interface, &vrrp, &neighbours, &tell);
-            sockets.insert((interface, family), (link, vrrp, neighbours));
+            let authenticates = |group: &VipGroup| {
+                group.interface == *interface && matches!(group.auth, Auth::Ah(_)) && family == Family::V4
+            };
+            let sealed = if config.groups.values().any(authenticates) {
+                let sealed = VrrpSocket::open(&link.interface, family, Carries::Authenticated);
+                let sealed =
+                    Arc::new(sealed.with_context(|| format!("cannot speak authenticated VRRP on {interface}"))?);
+                hear(interface, &sealed, Carries::Authenticated, &tell);
+                Some(sealed)
+            } else {
+                None
+            };
+            sockets.insert((interface, family), (link, vrrp, sealed, neighbours));
         }
         let now = Moment::now();
         let mut groups = BTreeMap::new();
         for (name, group, priority) in served {
-            let Some((link, vrrp, neighbours)) = sockets.get(&(&group.interface, group.family)) else { continue };
+            let Some((link, vrrp, sealed, neighbours)) = sockets.get(&(&group.interface, group.family)) else {
+                continue;
+            };
             // Without one the link counts as down; what comes later is told with it.
             let none = match group.family {
                 Family::V4 => IpAddr::from([0; 4]),
                 Family::V6 => IpAddr::from([0; 16]),
             };
-            let source = link.address(group.family).unwrap_or(none);
+            let source = own_address(group, link).unwrap_or(none);
             let Some(parameters) = group.parameters(source) else { continue };
             let outlet = match (made.get(name), group.virtual_mac()) {
                 (Some(device), Some((_, mac))) => Some(outlet(device, mac, group.family)?),
@@ -154,6 +173,12 @@ impl Prepared {
                     vips: vips(group),
                     outlet,
                     vrrp: vrrp.clone(),
+                    sealed: match (group.auth, sealed) {
+                        (Auth::Ah(key), Some(socket)) => {
+                            Some((Authentication::new(key, seconds_now()), socket.clone()))
+                        }
+                        (Auth::None | Auth::Pass(_) | Auth::Ah(_), _) => None,
+                    },
                     neighbours: neighbours.clone(),
                     discarded: BTreeMap::new(),
                     other_lists: BTreeSet::new(),
@@ -318,27 +343,7 @@ fn announces(family: Family) -> &'static str {
 
 /// One task for adverts and one for neighbours. A broken socket ends its task; the link's watch says why.
 fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, neighbours: &Arc<NeighbourSocket>, tell: &mpsc::Sender<Occurred>) {
-    let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
-    tokio::spawn(async move {
-        let mut buffer = vec![0; LARGEST];
-        loop {
-            match vrrp.receive(&mut buffer).await {
-                Ok(received) => {
-                    let header =
-                        Header { source: received.source, destination: received.destination, ttl: received.ttl };
-                    let packet =
-                        Occurred::Packet { interface: name.clone(), header, payload: received.payload.to_vec() };
-                    if adverts.try_send(packet).is_err() && adverts.is_closed() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(interface = %name, %error, "no adverts can be heard");
-                    sleep(DEAF_PAUSE).await;
-                }
-            }
-        }
-    });
+    hear(interface, vrrp, Carries::Vrrp, tell);
     let (neighbours, senders, name) = (neighbours.clone(), tell.clone(), interface.to_owned());
     tokio::spawn(async move {
         loop {
@@ -356,6 +361,48 @@ fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, neighbours: &Arc<NeighbourSoc
             }
         }
     });
+}
+
+fn hear(interface: &str, vrrp: &Arc<VrrpSocket>, carries: Carries, tell: &mpsc::Sender<Occurred>) {
+    let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
+    tokio::spawn(async move {
+        let mut buffer = vec![0; LARGEST];
+        let (mut since, mut read) = (Moment::now(), 0);
+        loop {
+            read += 1;
+            if read == FLOOD {
+                if Moment::now().since(since) < FLOOD_PAUSE * 2 {
+                    sleep(FLOOD_PAUSE).await;
+                }
+                (since, read) = (Moment::now(), 0);
+            }
+            match vrrp.receive(&mut buffer).await {
+                Ok(received) => {
+                    let header =
+                        Header { source: received.source, destination: received.destination, ttl: received.ttl };
+                    let ip = match carries {
+                        Carries::Vrrp => Vec::new(),
+                        Carries::Authenticated => received.header.to_vec(),
+                    };
+                    let payload = received.payload.to_vec();
+                    let packet = Occurred::Packet { interface: name.clone(), header, ip, payload };
+                    if adverts.try_send(packet).is_err() && adverts.is_closed() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(interface = %name, %error, "no adverts can be heard");
+                    sleep(DEAF_PAUSE).await;
+                }
+            }
+        }
+    });
+}
+
+/// Where the sequence numbers of authenticated adverts begin, see [`crate::vrrp::ah`].
+fn seconds_now() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(now.as_secs()).unwrap_or_default()
 }
 
 fn watch_wall_clock(gate: &Gate, tell: mpsc::Sender<Occurred>) -> anyhow::Result<()> {

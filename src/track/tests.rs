@@ -19,6 +19,8 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         auth: Auth::None,
         checksum: crate::vrrp::checksum::Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        source: None,
+        unicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track,
     };

@@ -14,6 +14,7 @@ mod rounds;
 mod syntax;
 mod timing;
 mod track;
+mod unicast;
 
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
@@ -39,7 +40,7 @@ const UNSUPPORTED: &str = "
     virtual_server_group real_server bfd_instance SSL
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
     smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
-    default_interface         vrrp_garp_extra_if     vrrp_check_unicast_src vrrp_strict vrrp_notify_priority_changes
+    default_interface         vrrp_garp_extra_if     vrrp_strict vrrp_notify_priority_changes
     vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
     nftables_ipvs disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority
     vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
@@ -49,8 +50,7 @@ const UNSUPPORTED: &str = "
     dynamic_interfaces vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures
     vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed
     reload_check_config reload_time_file reload_repeat reload_file config_save_dir process_names
-    process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac unicast_src_ip
-    mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip
+    process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac     mcast_dst_ip
     old_unicast_checksum     garp_extra_if     timer_expired_backup strict_mode owner_ignore_adverts
     virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
     vmac_xmit_base use_ipvlan dont_track_primary track_bfd accept no_accept
@@ -97,18 +97,20 @@ struct Globals {
     checksum: Form,
     script_user: Option<String>,
     timing: timing::Given,
+    check_source: bool,
 }
 
 impl Default for Globals {
     fn default() -> Self {
         let timing = timing::Given::default();
-        Self { version: Version::V2, checksum: Form::Pseudo, script_user: None, timing }
+        Self { version: Version::V2, checksum: Form::Pseudo, script_user: None, timing, check_source: false }
     }
 }
 
 impl Globals {
     fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 6] = [
+        const KNOWN: [&str; 7] = [
+            "vrrp_check_unicast_src",
             "router_id",
             "vrrp_version",
             "v3_checksum_as_v2",
@@ -124,6 +126,7 @@ impl Globals {
                 // A name for mails, and what we do anyway: a list other than ours is never dropped, and what others can
                 // change is never run as root.
                 "router_id" | "vrrp_skip_check_adv_addr" | "enable_script_security" => {}
+                "vrrp_check_unicast_src" => self.check_source = flag(line, log),
                 keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),
                 _ => unknown(&line.keyword, &[&KNOWN[..], &timing::GLOBAL].concat(), log),
             }
@@ -148,6 +151,7 @@ struct Instance {
     addresses: Vec<Located<(IpAddr, u8)>>,
     devices: Vec<Located<String>>,
     virtual_mac: Option<Located<String>>,
+    unicast: unicast::Given,
     timing: timing::Given,
     track: Vec<Track>,
 }
@@ -203,8 +207,9 @@ impl Instance {
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
                 "use_vmac" => instance.virtual_mac = virtual_mac(line, log),
                 "skip_check_adv_addr" => {}
+                _ if unicast::KNOWN.contains(&keyword) => instance.unicast.read(line, log),
                 _ if timing::INSTANCE.contains(&keyword) => instance.timing.read(line, log),
-                _ => unknown(&line.keyword, &[&Self::KNOWN[..], &timing::INSTANCE].concat(), log),
+                _ => unknown(&line.keyword, &[&Self::KNOWN[..], &unicast::KNOWN, &timing::INSTANCE].concat(), log),
             }
             check_leaf(line, &timing::INSTANCE, log);
             if keyword != "authentication" && !Self::LISTS.contains(&keyword) {
@@ -271,6 +276,8 @@ impl Instance {
                 Form::Pseudo
             },
             legacy_peers: LegacyPeers::Any,
+            source: self.unicast.source.clone(),
+            unicast: self.unicast.build(globals.check_source, log),
             timing: self.timing.build(&globals.timing, family, never, log),
             track: self.track,
             name,
@@ -454,23 +461,22 @@ fn authentication(statement: &Statement, log: &Log) -> Option<Located<Auth>> {
         log.add(Diagnostic::error(&place, "`authentication` needs `auth_type` and `auth_pass`"));
         return None;
     };
+    let mut authenticated = false;
     match kind.value.as_str() {
         "PASS" => {}
-        "AH" => {
-            log.add(Diagnostic::error(&kind.place, "`auth_type AH` is not supported by this version"));
-            return None;
-        }
+        "AH" => authenticated = true,
         _ => {
-            let error = Diagnostic::error(&kind.place, "`auth_type` is PASS");
-            log.add(error.did_you_mean(nearest(&kind.value, ["PASS"])));
+            let error = Diagnostic::error(&kind.place, "`auth_type` is PASS or AH");
+            log.add(error.did_you_mean(nearest(&kind.value, ["PASS", "AH"])));
             return None;
         }
     }
     if pass.value.len() > Password::MAX {
-        let message = format!("only the first {} bytes of `auth_pass` are sent, as by keepalived", Password::MAX);
+        let message = format!("only the first {} bytes of `auth_pass` are used, as by keepalived", Password::MAX);
         log.add(Diagnostic::warning(&pass.place, message));
     }
-    Some(Located { value: Auth::Pass(Password::cut(&pass.value)), place })
+    let password = Password::cut(&pass.value);
+    Some(Located { value: if authenticated { Auth::Ah(password) } else { Auth::Pass(password) }, place })
 }
 
 fn unknown(word: &Word, known: &[&'static str], log: &Log) {
