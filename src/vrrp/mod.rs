@@ -15,6 +15,9 @@ pub mod schedule;
 pub mod timing;
 pub mod unicast;
 
+#[cfg(test)]
+mod rfc_tests;
+
 use hamesh_raft::command::Family;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
