@@ -17,6 +17,7 @@ mod convert;
 mod duration;
 mod keepalived;
 mod reader;
+mod timing;
 
 pub use convert::convert;
 use diagnostic::{Diagnostic, Errors, Log, Place, Source};

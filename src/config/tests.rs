@@ -77,6 +77,7 @@ fn the_examples_in_deploy_are_right() {
         auth: Auth::None,
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));

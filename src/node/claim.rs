@@ -4,6 +4,7 @@
 //! then the priority-0 advert, the record, the Release. What counts is the shut gate: an address that cannot be removed is tried
 //! again and shown.
 
+use super::announce::{Announcer, Burst};
 use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
 use crate::config::VipGroup;
@@ -26,8 +27,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Announcements of one burst (keepalived's `garp_master_repeat`).
-const ANNOUNCEMENTS: usize = 5;
 /// Between two tries to remove an address.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -36,7 +35,7 @@ pub(crate) struct Outlet {
     pub(crate) device: Interface,
     pub(crate) mac: Mac,
     pub(crate) vrrp: VrrpSocket,
-    pub(crate) neighbours: NeighbourSocket,
+    pub(crate) neighbours: Arc<NeighbourSocket>,
 }
 
 /// A VIP group that this director serves.
@@ -72,7 +71,7 @@ impl Served {
 
     /// This node's wish for the group.
     pub(crate) fn candidate(&self) -> Candidate {
-        let (priority, preempt) = (self.priority(), !self.config.nopreempt);
+        let (priority, preempt) = (self.priority(), self.router.status().preempts);
         Candidate { definition: self.definition.clone(), priority, preempt }
     }
 
@@ -122,6 +121,7 @@ pub(crate) struct Hands {
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
     /// The devices with virtual MACs.
     devices: Vec<String>,
+    announcer: Announcer,
     retried: Option<Moment>,
     trouble: Option<String>,
 }
@@ -147,6 +147,7 @@ impl Hands {
             held,
             leftovers: BTreeMap::new(),
             devices,
+            announcer: Announcer::default(),
             retried: None,
             trouble: None,
         }
@@ -259,23 +260,16 @@ impl Hands {
         }
     }
 
-    /// A burst of gratuitous ARP or neighbour advertisements: round by round over all addresses, as keepalived does.
-    pub(crate) fn announce(&self, served: &Served) {
-        let (mac, neighbours) = match (&served.outlet, served.link.mac) {
+    /// A burst of gratuitous ARP or neighbour advertisements.
+    pub(crate) fn announce(&mut self, served: &Served, rounds: u8) {
+        let (mac, socket) = match (&served.outlet, served.link.mac) {
             (Some(outlet), _) => (outlet.mac, &outlet.neighbours),
-            (None, Some(mac)) => (mac, &*served.neighbours),
+            (None, Some(mac)) => (mac, &served.neighbours),
             (None, None) => return,
         };
-        for _ in 0..ANNOUNCEMENTS {
-            for (address, _) in &served.config.addresses {
-                match neighbours.announce(mac, *address, served.link.router) {
-                    Ok(()) => {}
-                    // A packet socket hears of a shut gate in this way.
-                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return,
-                    Err(error) => tracing::warn!(group = %served.name, %address, %error, "announcement not sent"),
-                }
-            }
-        }
+        let addresses = served.config.addresses.iter().map(|(address, _)| *address).collect();
+        let burst = Burst { socket: socket.clone(), mac, addresses, router: served.link.router, rounds };
+        self.announcer.announce(&served.config.interface, burst, served.config.timing.garp.interval);
     }
 
     /// Asks by ARP or neighbour discovery who is there.

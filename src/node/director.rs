@@ -391,7 +391,7 @@ impl Director {
                 }
                 router::Action::SendAdvert => self.hands.advert(served, served.priority()),
                 router::Action::Resign => self.hands.advert(served, 0),
-                router::Action::Announce => self.hands.announce(served),
+                router::Action::Announce(rounds) => self.hands.announce(served, rounds),
             }
         }
     }

@@ -8,6 +8,7 @@
 //! The lane never waits for the rest. What it wants proposed goes through a bounded queue; what the log has decided comes
 //! back as the applied state. The voter stands under one lock that both sides take for microseconds (H9).
 
+mod announce;
 mod balance;
 mod claim;
 mod core;

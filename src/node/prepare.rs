@@ -253,7 +253,7 @@ async fn make_devices(
 fn outlet(device: &Interface, mac: Mac, family: Family) -> anyhow::Result<Outlet> {
     let what = || format!("cannot speak on {}", device.name);
     let vrrp = VrrpSocket::outward(device, family).with_context(what)?;
-    let neighbours = NeighbourSocket::open(&device.name, family).with_context(what)?;
+    let neighbours = Arc::new(NeighbourSocket::open(&device.name, family).with_context(what)?);
     Ok(Outlet { device: device.clone(), mac, vrrp, neighbours })
 }
 
