@@ -3,7 +3,7 @@
 use super::*;
 
 /// Files after the features of keepalived's own examples, as far as this version serves them.
-const EXAMPLES: [&str; 7] = [
+const EXAMPLES: &[&str] = &[
     // The plainest.
     "vrrp_instance VI_1 {\n state MASTER\n interface eth0\n virtual_router_id 51\n priority 100\n advert_int 1\n \
      virtual_ipaddress {\n 192.168.200.16\n 192.168.200.17/24\n }\n}\n",
