@@ -231,7 +231,7 @@ fn a_file_that_cannot_be_read_is_named() {
 fn a_node_that_joins_needs_no_cluster_file_yet() {
     let (config, dir) = within(&[("hamesh.toml", NODE)], |dir| load_for_join(&dir.join("hamesh.toml")));
     let config = config.unwrap();
-    let file = ClusterFile { path: Path::new(&dir).join("cluster.toml"), present: false };
+    let file = ClusterFile { path: Path::new(&dir).join("cluster.toml"), text: None };
     assert_eq!(config.cluster, Some(file));
     assert!(config.groups.is_empty());
     let there = [("hamesh.toml", NODE), ("cluster.toml", "[vip.web]\n")];

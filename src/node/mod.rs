@@ -18,8 +18,10 @@ mod health;
 mod interfaces;
 mod lan;
 mod lane;
+mod lans;
 mod members;
 mod prepare;
+mod reload;
 mod requests;
 mod restart;
 mod service;
@@ -28,6 +30,7 @@ mod track;
 
 pub(crate) use core::Core;
 pub use daemon::{Ending, mark_founding, run};
+pub(crate) use reload::reload;
 pub use restart::Running;
 pub use status::Picture;
 pub(crate) use status::number;

@@ -22,7 +22,7 @@ const LONGEST_FOLLOWED: u32 = 3;
 /// The priority of an owner of the addresses (RFC 9568 section 6.1).
 const OWNER: u8 = 255;
 
-/// What does not change while the router runs.
+/// What a router is configured with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
     /// The protocol's version.
@@ -221,6 +221,11 @@ impl Router {
     /// The address our adverts come from has changed.
     pub fn speak_from(&mut self, source: IpAddr) {
         self.parameters.source = source;
+    }
+
+    /// Goes by other parameters from now on, in the state that it is in. Timers that run keep their ends.
+    pub fn reconfigure(&mut self, parameters: Parameters) {
+        self.parameters = parameters;
     }
 
     /// From now on this is its priority, 1 to 255; what runs is not begun anew.

@@ -515,3 +515,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn other_parameters_change_no_state_and_no_running_timer() {
+    let faster = Parameters { priority: 210, interval: SECOND / 2, ..parameters() };
+    for state in ["init", "listening", "claiming", "master"] {
+        let mut router = router(state, parameters());
+        let before = (router.status(), router.next_deadline());
+        router.reconfigure(faster.clone());
+        assert_eq!((router.status(), router.next_deadline()), before, "{state}");
+    }
+    let mut router = router("master", parameters());
+    router.reconfigure(faster);
+    assert_eq!(router.handle(at(11_000), Event::Tick), [SendAdvert]);
+    assert_eq!(router.next_deadline(), Some(at(11_500)));
+}
