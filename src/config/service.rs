@@ -17,8 +17,8 @@ pub struct Server {
     pub weight: u32,
     /// How packets get there.
     pub forwarding: Forwarding,
-    /// How it is watched, if it is.
-    pub check: Option<Check>,
+    /// How it is watched, if it is. It is up while all say so.
+    pub checks: Vec<Check>,
     /// While it is down it stays with weight 0, and keeps its connections.
     pub inhibit_on_failure: bool,
     /// From so many connections on it gets no new ones; 0 is without limit.
@@ -85,7 +85,7 @@ pub(super) struct Draft {
 /// What the servers of a service have in common.
 struct Common {
     forwarding: Option<Forwarding>,
-    check: Option<Check>,
+    checks: Vec<Check>,
     inhibit_on_failure: bool,
 }
 
@@ -113,7 +113,7 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
     let schedulers = SCHEDULERS.map(|name| (name, name));
     let common = Common {
         forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
-        check: check::read(&section, log),
+        checks: check::read(&section, log).unwrap_or_default(),
         inhibit_on_failure: section.get("inhibit_on_failure").and_then(Value::boolean).is_some_and(|v| v.value),
     };
     let sorry_server: Option<Located<SocketAddr>> =
@@ -145,7 +145,7 @@ fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Serv
         let inhibit = section.get("inhibit_on_failure").and_then(Value::boolean).map(|v| v.value);
         let limit = |key| section.get(key).and_then(|v| v.integer(0..=1_000_000_000)).map(|v| v.value);
         let (upper, lower) = (limit("upper").unwrap_or(0), limit("lower").unwrap_or(0));
-        let check = check::read(&section, log).or_else(|| common.check.clone());
+        let checks = check::read(&section, log).unwrap_or_else(|| common.checks.clone());
         if lower > upper {
             log.add(Diagnostic::error(section.place(), format!("`lower`, {lower}, is above `upper`, {upper}")));
         }
@@ -156,7 +156,7 @@ fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Serv
             weight: weight?,
             // Without one the service's own line is an error already.
             forwarding: forwarding.or(common.forwarding).unwrap_or(Forwarding::Nat),
-            check,
+            checks,
             inhibit_on_failure: inhibit.unwrap_or(common.inhibit_on_failure),
             upper,
             lower,

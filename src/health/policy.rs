@@ -5,6 +5,15 @@ use crate::config::service::Server;
 use crate::ipvs;
 use hamesh_gossip::observation::Seen;
 
+/// What is known of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// `None` while nobody knows.
+    pub(super) seen: Option<Seen>,
+    /// Its share, which a check may have changed.
+    pub(super) weight: u32,
+}
+
 /// A service's memory: whether it has its quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
@@ -22,27 +31,24 @@ impl Policy {
     }
 
     /// The service as IPVS is to have it. A server that nobody knows of is taken to be up: it was not seen to fail.
-    /// `seen` is of its servers, in their order.
-    pub(super) fn table(&mut self, service: &Service, seen: &[Option<Seen>]) -> ipvs::Service {
-        let servers = || service.servers.iter().zip(seen).map(|(server, seen)| (server, *seen != Some(Seen::Down)));
-        let up = || servers().filter_map(|(server, up)| up.then_some(server));
+    /// `looks` are at its servers, in their order.
+    pub(super) fn table(&mut self, service: &Service, looks: &[Look]) -> ipvs::Service {
+        let servers =
+            || service.servers.iter().zip(looks).map(|(server, look)| (server, look, look.seen != Some(Seen::Down)));
+        let up = || servers().filter_map(|(_, look, up)| up.then_some(look));
         // Better to ask servers that look dead than none: when so many fail at once it is the look that is wrong.
         let spared = up().count() < service.min_up;
-        let weight: u32 = up().map(|server| server.weight).sum();
-        self.quorum = spared
-            || if self.quorum {
-                weight + service.hysteresis >= service.quorum
-            } else {
-                weight >= service.quorum + service.hysteresis
-            };
+        let weight: u64 = up().map(|look| u64::from(look.weight)).sum();
+        let (quorum, hysteresis) = (u64::from(service.quorum), u64::from(service.hysteresis));
+        self.quorum = spared || if self.quorum { weight + hysteresis >= quorum } else { weight >= quorum + hysteresis };
         let mut table = ipvs::Service { settings: settings(service), servers: [].into() };
         if let Some((sorry, forwarding)) = service.sorry_server.filter(|_| !self.quorum) {
             table.servers.insert(sorry.into(), ipvs::Server::new(forwarding, 1));
             return table;
         }
-        for (server, up) in servers() {
+        for (server, look, up) in servers() {
             let weight = match (spared || up, server.inhibit_on_failure) {
-                (true, _) => server.weight,
+                (true, _) => look.weight,
                 (false, true) => 0,
                 (false, false) => continue,
             };
@@ -69,7 +75,7 @@ mod tests {
             address: ([10, 0, 5, n], 80).into(),
             weight: u32::from(n),
             forwarding: ipvs::Forwarding::Nat,
-            check: None,
+            checks: Vec::new(),
             inhibit_on_failure: false,
             upper: 0,
             lower: 0,
@@ -94,9 +100,12 @@ mod tests {
             std::net::IpAddr::V4(ip) => ip.octets()[3],
             std::net::IpAddr::V6(_) => panic!("{ip}"),
         };
-        let seen = |server: &Server| down.contains(&last(server.address.ip())).then_some(Seen::Down);
-        let seen: Vec<_> = service.servers.iter().map(seen).collect();
-        let table = policy.table(service, &seen);
+        let look = |server: &Server| Look {
+            seen: down.contains(&last(server.address.ip())).then_some(Seen::Down),
+            weight: server.weight,
+        };
+        let looks: Vec<_> = service.servers.iter().map(look).collect();
+        let table = policy.table(service, &looks);
         let server = |(at, server): (&ipvs::Endpoint, &ipvs::Server)| format!("{}x{}", last(at.ip), server.weight);
         table.servers.iter().map(server).collect::<Vec<_>>().join(" ")
     }

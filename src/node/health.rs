@@ -34,10 +34,9 @@ async fn run(core: Arc<Core>) {
         let actions = lock(&core.health).handle(Moment::now(), event);
         for action in actions {
             match action {
-                Action::Ask(id, target) => drop(asked.spawn(async move {
-                    let check = &target.check;
-                    (id, probe::ask(target.address, &check.probe, check.timeout).await)
-                })),
+                Action::Ask(id, target) => {
+                    drop(asked.spawn(async move { (id, probe::ask(target.address, &target.check).await) }));
+                }
                 Action::Say(key, Some(value)) => core.gossip.set_fact(key, value),
                 Action::Say(key, None) => core.gossip.remove_fact(key),
                 Action::Want(wanted) => core.balance.order(Order::Want(wanted)),

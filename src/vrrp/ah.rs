@@ -10,7 +10,6 @@
 
 use super::advert::{Discard, Header};
 use super::{PROTOCOL, Password};
-use md5::{Digest, Md5};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The IP protocol number.
@@ -117,9 +116,13 @@ impl Authentication {
             block
         };
         let (before, after) = payload.split_at(LENGTH - DIGEST);
-        let inner = Md5::new().chain_update(pad(0x36)).chain_update(&ip).chain_update(before);
-        let inner = inner.chain_update([0; DIGEST]).chain_update(&after[DIGEST..]).finalize();
-        let outer = Md5::new().chain_update(pad(0x5c)).chain_update(inner).finalize();
+        let md5 = |parts: &[&[u8]]| {
+            let mut context = md5::Context::new();
+            parts.iter().for_each(|part| context.consume(part));
+            context.finalize().0
+        };
+        let inner = md5(&[&pad(0x36), &ip, before, &[0; DIGEST], &after[DIGEST..]]);
+        let outer = md5(&[&pad(0x5c), &inner]);
         let mut digest = [0; DIGEST];
         digest.copy_from_slice(&outer[..DIGEST]);
         digest

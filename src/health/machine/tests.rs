@@ -1,7 +1,8 @@
 //! Several directors' minds with a gossip between them that loses nothing, and servers that do as they are told.
 
+use super::super::Said;
 use super::*;
-use crate::config::check::Probe;
+use crate::config::check::Way;
 use crate::ipvs::{Forwarding, Protocol};
 
 const STEP: Duration = Duration::from_millis(50);
@@ -9,12 +10,13 @@ const STEP: Duration = Duration::from_millis(50);
 /// One service of `servers` servers behind web, asked every second; three failures in a row make one down.
 fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
     let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(1));
-    let check = Check { probe: Probe::Tcp, interval, again: interval, timeout, fall: 3, rise: 2 };
+    let (probe, way, again, warmup) = (Probe::Tcp, Way::default(), interval, interval);
+    let check = Check { probe, way, interval, again, timeout, warmup, fall: 3, rise: 2 };
     let server = |n| Server {
         address: ([10, 0, 5, n], 80).into(),
         weight: 1,
         forwarding: Forwarding::Nat,
-        check: Some(check.clone()),
+        checks: vec![check.clone()],
         inhibit_on_failure: false,
         upper: 0,
         lower: 0,
@@ -69,7 +71,8 @@ impl Mesh {
                         *self.asked.entry(node).or_default() += 1;
                         let std::net::IpAddr::V4(ip) = target.address.ip() else { panic!() };
                         let up = answers(node, ip.octets()[3]);
-                        events.push(Event::Answered(id, if up { Ok(()) } else { Err("refused".to_owned()) }));
+                        let said = if up { Said::Up(Share::Configured) } else { Said::Down("refused".to_owned()) };
+                        events.push(Event::Answered(id, Answer { said, took: Duration::from_millis(1) }));
                     }
                     Action::Say(key, Some(value)) => drop(self.facts.entry(node).or_default().insert(key, value)),
                     Action::Say(key, None) => drop(self.facts.entry(node).or_default().remove(&key)),
