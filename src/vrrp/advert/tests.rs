@@ -216,7 +216,7 @@ fn a_password_is_not_printed() {
 fn any_format() -> impl Strategy<Value = Format> {
     let auth = prop_oneof![Just(Auth::None), "[a-z]{1,12}".prop_map(|text| pass(&text))];
     let form = prop_oneof![Just(Form::Pseudo), Just(Form::Plain)];
-    let addresses = prop::collection::vec(any::<[u8; 16]>(), 0..=MAX_ADDRESSES);
+    let addresses = prop::collection::vec(any::<[u8; 16]>(), 1..=MAX_ADDRESSES);
     (any::<bool>(), any::<bool>(), any::<u8>(), 1..=4095u64, auth, form, addresses).prop_map(
         |(new, six, vrid, step, auth, checksum, addresses)| {
             let family = if new && six { Family::V6 } else { Family::V4 };
