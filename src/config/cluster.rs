@@ -108,6 +108,10 @@ fn read_group(
         version,
         interval: interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() }),
         addresses,
+        excluded: section
+            .get("excluded_addresses")
+            .and_then(|value| read_list_of_addresses(value, log))
+            .unwrap_or_default(),
         priority: read_priority(&section, &name.value, director, log),
         nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
         auth: section.get("authentication").and_then(|value| read_auth(value, version, log)).unwrap_or_default(),
@@ -129,11 +133,14 @@ fn read_group(
 const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
 
 fn read_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(IpAddr, u8)>>> {
-    let place = value.place.clone();
-    let items = value.list()?;
-    if items.is_empty() {
-        log.add(Diagnostic::error(&place, "a VIP group needs at least one address"));
+    if value.is_empty_list() {
+        log.add(Diagnostic::error(&value.place, "a VIP group needs at least one address"));
     }
+    read_list_of_addresses(value, log)
+}
+
+fn read_list_of_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(IpAddr, u8)>>> {
+    let items = value.list()?;
     let parse = |item: Value<'_>| {
         let text = item.string()?;
         match group::address(&text.value) {

@@ -16,6 +16,7 @@ use crate::vrrp::{Auth, Version};
 use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -83,6 +84,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         version,
         interval,
         addresses,
+        excluded,
         priority,
         nopreempt,
         auth,
@@ -94,12 +96,18 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         track,
         virtual_mac,
     } = group;
-    let addresses: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();
+    let list = |addresses: &[(IpAddr, u8)]| {
+        let texts: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();
+        texts.join(", ")
+    };
     let mut text = format!("\n[vip.{}]\ninterface = {}\nvrid = {vrid}\n", key(name), quoted(interface));
     let mut line = |line: String| text += &(line + "\n");
     line(format!("version = {}", version.number()));
     line(format!("advertisement_interval = {}", seconds(*interval)));
-    line(format!("addresses = [{}]", addresses.join(", ")));
+    line(format!("addresses = [{}]", list(addresses)));
+    if !excluded.is_empty() {
+        line(format!("excluded_addresses = [{}]", list(excluded)));
+    }
     if let Some(priority) = priority {
         line(format!("priority = {{ {} = {priority} }}", key(node)));
     }

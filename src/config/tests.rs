@@ -72,6 +72,7 @@ fn the_examples_in_deploy_are_right() {
         version: Version::V3,
         interval: Duration::from_secs(1),
         addresses: vec![(IpAddr::from([203, 0, 113, 10]), 24)],
+        excluded: Vec::new(),
         priority: Some(200),
         nopreempt: false,
         auth: Auth::None,

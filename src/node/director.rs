@@ -4,11 +4,12 @@
 
 mod turning;
 
-use super::claim::{Hands, Served};
+use super::claim::Hands;
 use super::lan::{FACT, Hears, Neighbours, Place};
 use super::lane::{GateStatus, GroupStatus, LaneOutput, LaneStatus};
 use super::lans::Lans;
 use super::reload::Fresh;
+use super::served::Served;
 use crate::config::Config;
 use crate::kernel::link::Link;
 use crate::track::Effect;
@@ -271,6 +272,7 @@ impl Director {
                 open: live && self.hands.holds(&served.definition),
                 link_up: served.link_is_up(),
                 discarded: served.discarded.clone(),
+                last_discard: served.last_discard,
                 leftovers: self.hands.leftovers(name),
             };
             (name.clone(), status)
@@ -304,7 +306,7 @@ impl Director {
                         let heard = router::Event::Heard { advert, source: header.source, member };
                         self.queue.push_back(Happened::Router(served.name.clone(), heard));
                     }
-                    Err(discard) => *served.discarded.entry(discard.name()).or_default() += 1,
+                    Err(discard) => served.discard(now, header.source, discard),
                 }
             }
             Occurred::Neighbour { interface, sender } => {

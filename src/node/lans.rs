@@ -47,7 +47,11 @@ pub(super) type Lans = BTreeMap<LanName, Lan>;
 
 /// The LANs of `config`, of groups that are served here or not.
 pub(super) fn names(config: &Config) -> BTreeSet<LanName> {
-    config.groups.values().map(|group| (group.interface.clone(), group.family)).collect()
+    let of = |group: &VipGroup| {
+        let families: BTreeSet<Family> = group.all().map(|(address, _)| Family::of(address)).collect();
+        families.into_iter().map(|family| (group.interface.clone(), family)).collect::<Vec<_>>()
+    };
+    config.groups.values().flat_map(of).collect()
 }
 
 /// Their interfaces.
@@ -57,7 +61,14 @@ pub(super) fn interfaces(config: &Config) -> BTreeSet<String> {
 
 /// Every VIP of `config`: nobody's own address.
 pub(super) fn vips(config: &Config) -> BTreeSet<IpAddr> {
-    config.groups.values().flat_map(|group| group.addresses.iter().map(|(address, _)| *address)).collect()
+    config.groups.values().flat_map(|group| group.all().map(|(address, _)| address)).collect()
+}
+
+/// What announces the addresses of the group that are not of its own family, where it has some.
+pub(super) fn beyond_family(lans: &Lans, group: &VipGroup) -> Option<Arc<NeighbourSocket>> {
+    let other =
+        group.excluded.iter().map(|(address, _)| Family::of(*address)).find(|family| *family != group.family)?;
+    lans.get(&(group.interface.clone(), other)).map(|lan| lan.neighbours.clone())
 }
 
 /// Opens the LANs of `config` that are not `known`. What is heard there goes to `tell`.

@@ -3,11 +3,11 @@
 //! What is new is looked up and opened first, on the lane's thread but not in its way; then the director takes all of it over
 //! in one go. So whatever is wrong, in a file or on the machine, changes nothing.
 
-use super::claim::Served;
 use super::core::{Core, lock};
 use super::director::Occurred;
 use super::lane::LaneInput;
 use super::lans::{self, LanName};
+use super::served::Served;
 use crate::config::{self, Config, VipGroup};
 use crate::vrrp::Auth;
 use hamesh_raft::command::{Definition, GroupName, Role};
@@ -94,6 +94,10 @@ fn wishes(config: &Config) -> BTreeMap<String, String> {
         wish("version", group.version.number().to_string());
         wish("advertisement_interval", format!("{:?}", group.interval));
         wish("addresses", addresses.join(" "));
+        if !group.excluded.is_empty() {
+            let excluded: Vec<String> = group.excluded.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect();
+            wish("excluded_addresses", excluded.join(" "));
+        }
     }
     wishes
 }

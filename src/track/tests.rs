@@ -14,6 +14,7 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         version: Version::V3,
         interval: Duration::from_secs(1),
         addresses: vec![(IpAddr::from([192, 0, 2, 1]), 24)],
+        excluded: Vec::new(),
         priority: Some(priority),
         nopreempt: false,
         auth: Auth::None,

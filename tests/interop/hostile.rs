@@ -49,6 +49,8 @@ pub fn judged(dialect: Dialect, seconds: u64, dir: &Path) -> Result<String> {
     let (begun, counted, from) = (stage.stands()?, stage.counters(0)?, Instant::now());
     let sent = stage.shoot(&shots, Duration::from_secs(seconds))?;
     let to = Instant::now();
+    let said = stage.cluster.command(0, &["status"])?;
+    ensure!(said.contains("is discarded: "), "status shows no stranger: {said}");
     stage.undisturbed(from, to)?;
     ensure!(stage.stands()? == begun, "the lease or a state has moved: {begun:?} became {:?}", stage.stands()?);
     sleep(Duration::from_secs(2));

@@ -52,6 +52,7 @@ const HOSTILE: [(&str, Dialect); 4] = [
     ("v2 PASS", Dialect { auth: Auth::Pass, ..Dialect::V2 }),
     ("v2 AH", Dialect { auth: Auth::Ah, ..Dialect::V2 }),
 ];
+const EXCLUDED: [&str; 2] = ["10.77.0.101/24", "fd77::101/64"];
 const BELOW: u8 = 50;
 const ABOVE: u8 = 250;
 const ADVERT: Duration = Duration::from_secs(ADVERT_SECONDS as u64);
@@ -115,7 +116,16 @@ struct Stage {
 
 fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
     let keepalived = legacy::keepalived().context("keepalived is not installed")?;
-    let mut stage = Stage::set(dialect, &cluster_toml(dialect, &PRIORITIES), dir)?;
+    let mut toml = cluster_toml(dialect, &PRIORITIES);
+    // keepalived drops an advert whose list is not its own: what is excluded is not in it.
+    if dialect == Dialect::V3 {
+        let excluded = EXCLUDED.map(|address| format!("\"{address}\""));
+        toml += &format!("excluded_addresses = [{}]\n", excluded.join(", "));
+    }
+    let mut stage = Stage::set(dialect, &toml, dir)?;
+    if dialect == Dialect::V3 {
+        stage.has_excluded(0, true)?;
+    }
 
     // A weaker keepalived keeps quiet, and serves when there is no hamesh.
     let weak = legacy::start(&stage.scene.legacy, &keepalived, dialect, BELOW, None)?;
@@ -125,6 +135,7 @@ fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
         stage.cluster.stop(node)?;
     }
     stage.owned_by("legacy").context("with every director stopped")?;
+    stage.has_excluded(0, false)?;
     let backed_up = stage.scene.observer.longest_gap(from, Instant::now());
 
     // hamesh preempts it by priority.
@@ -194,6 +205,16 @@ impl Stage {
                 .with_context(|| format!("after a cut, with equal priorities and a peer at {source}"))?;
             end(other)?;
             self.owned_by("lb1")?;
+        }
+        Ok(())
+    }
+
+    /// Whether a director has all of the excluded addresses, or none.
+    fn has_excluded(&self, director: usize, wanted: bool) -> Result<()> {
+        let host = &self.scene.directors[director].host;
+        let list = host.output(Path::new("/sbin/ip"), &["addr", "show", "dev", LAN_NIC], PATIENCE)?;
+        for address in EXCLUDED {
+            ensure!(list.contains(address) == wanted, "of {address} on {}: {list}", host.name());
         }
         Ok(())
     }

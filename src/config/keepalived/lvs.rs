@@ -92,7 +92,7 @@ pub(super) fn virtual_server(
 
 /// The VIP group with the address: hamesh balances only what it holds.
 fn behind(listen: &Located<SocketAddr>, groups: &[group::Draft], log: &Log) -> Option<Located<String>> {
-    let has = |group: &&group::Draft| group.addresses.iter().any(|address| address.value.0 == listen.value.ip());
+    let has = |group: &&group::Draft| group.all().any(|address| address.value.0 == listen.value.ip());
     let group = groups.iter().find(has);
     if group.is_none() {
         let message = format!("`{}` is no virtual_ipaddress of a vrrp_instance", listen.value.ip());

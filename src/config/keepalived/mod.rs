@@ -7,6 +7,7 @@
 //! look healthy. Each `vrrp_instance NAME` is the VIP group NAME, each
 //! `virtual_server IP PORT` the service IP:PORT/protocol.
 
+mod authentication;
 mod checks;
 mod expand;
 mod include;
@@ -23,7 +24,7 @@ use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::service;
 use super::track::{Script, Track};
 use crate::vrrp::checksum::Form;
-use crate::vrrp::{Auth, LegacyPeers, Password, Version};
+use crate::vrrp::{Auth, LegacyPeers, Version};
 pub(super) use expand::Setting;
 use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
@@ -53,7 +54,7 @@ const UNSUPPORTED: &str = "
     reload_check_config reload_time_file reload_repeat reload_file config_save_dir process_names
     process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac     mcast_dst_ip
     old_unicast_checksum     garp_extra_if     timer_expired_backup strict_mode owner_ignore_adverts
-    virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
+    no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
     vmac_xmit_base use_ipvlan dont_track_primary track_bfd accept no_accept
     promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
     notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
@@ -153,6 +154,7 @@ struct Instance {
     checksum: Option<Form>,
     nopreempt: Option<Place>,
     addresses: Vec<Located<(IpAddr, u8)>>,
+    excluded: Vec<Located<(IpAddr, u8)>>,
     devices: Vec<Located<String>>,
     virtual_mac: Option<Located<String>>,
     unicast: unicast::Given,
@@ -162,8 +164,8 @@ struct Instance {
 
 impl Instance {
     /// Blocks that add up.
-    const LISTS: [&str; 3] = ["virtual_ipaddress", "track_interface", "track_script"];
-    const KNOWN: [&str; 16] = [
+    const LISTS: [&str; 4] = ["virtual_ipaddress", "virtual_ipaddress_excluded", "track_interface", "track_script"];
+    const KNOWN: [&str; 17] = [
         "use_vmac",
         "state",
         "interface",
@@ -174,6 +176,7 @@ impl Instance {
         "vrrp_version",
         "authentication",
         "virtual_ipaddress",
+        "virtual_ipaddress_excluded",
         "track_interface",
         "track_script",
         "preempt",
@@ -203,8 +206,8 @@ impl Instance {
                 "priority" => instance.priority = number(line, log).map(|priority| priority.value),
                 "advert_int" => instance.interval = interval(line, log),
                 "version" | "vrrp_version" => instance.version = version(line, log),
-                "authentication" => instance.auth = authentication(line, log),
-                "virtual_ipaddress" => instance.read_addresses(line, log),
+                "authentication" => instance.auth = authentication::read(line, log),
+                "virtual_ipaddress" | "virtual_ipaddress_excluded" => instance.read_addresses(line, log),
                 "track_interface" | "track_script" => track::list(line, scripts, &mut instance.track, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
@@ -270,6 +273,7 @@ impl Instance {
             version,
             interval: sendable(interval, version, log),
             addresses: self.addresses,
+            excluded: self.excluded,
             priority: Some(priority),
             nopreempt,
             auth,
@@ -292,12 +296,14 @@ impl Instance {
     fn read_addresses(&mut self, statement: &Statement, log: &Log) {
         const KNOWN: [&str; 3] = ["dev", "scope", "label"];
         let lines = block(statement, log);
-        if lines.is_empty() {
+        let excluded = statement.keyword.text == "virtual_ipaddress_excluded";
+        let list = if excluded { &mut self.excluded } else { &mut self.addresses };
+        if lines.is_empty() && !excluded {
             log.add(Diagnostic::error(&statement.keyword.place, "a VIP group needs at least one address"));
         }
         for line in lines {
             match group::address(&line.keyword.text) {
-                Ok(value) => self.addresses.push(Located { value, place: line.keyword.place.clone() }),
+                Ok(value) => list.push(Located { value, place: line.keyword.place.clone() }),
                 Err(reason) => log.add(Diagnostic::error(&line.keyword.place, reason)),
             }
             let mut words = line.arguments.iter();
@@ -447,40 +453,6 @@ fn flag(statement: &Statement, log: &Log) -> bool {
             false
         }
     }
-}
-
-fn authentication(statement: &Statement, log: &Log) -> Option<Located<Auth>> {
-    const KNOWN: [&str; 2] = ["auth_type", "auth_pass"];
-    let (mut kind, mut pass) = (None, None);
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "auth_type" => kind = argument(line, log),
-            "auth_pass" => pass = argument(line, log),
-            _ => unknown(&line.keyword, &KNOWN, log),
-        }
-        check_leaf(line, &KNOWN, log);
-    }
-    let place = statement.keyword.place.clone();
-    let (Some(kind), Some(pass)) = (kind, pass) else {
-        log.add(Diagnostic::error(&place, "`authentication` needs `auth_type` and `auth_pass`"));
-        return None;
-    };
-    let mut authenticated = false;
-    match kind.value.as_str() {
-        "PASS" => {}
-        "AH" => authenticated = true,
-        _ => {
-            let error = Diagnostic::error(&kind.place, "`auth_type` is PASS or AH");
-            log.add(error.did_you_mean(nearest(&kind.value, ["PASS", "AH"])));
-            return None;
-        }
-    }
-    if pass.value.len() > Password::MAX {
-        let message = format!("only the first {} bytes of `auth_pass` are used, as by keepalived", Password::MAX);
-        log.add(Diagnostic::warning(&pass.place, message));
-    }
-    let password = Password::cut(&pass.value);
-    Some(Located { value: if authenticated { Auth::Ah(password) } else { Auth::Pass(password) }, place })
 }
 
 fn unknown(word: &Word, known: &[&'static str], log: &Log) {

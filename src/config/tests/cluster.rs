@@ -129,6 +129,17 @@ fn delays_and_bursts_of_a_group() {
 }
 
 #[test]
+fn a_service_may_stand_behind_an_excluded_address() {
+    let lines = "excluded_addresses = [\"203.0.113.11/24\", \"2001:db8::11/64\"]\n";
+    let service = "[service.dns]\nvip = \"web\"\nlisten = \"[2001:db8::11]:53\"\nprotocol = \"udp\"\nforwarding = \"nat\"\n\
+         server = [{ address = \"[2001:db8::5]:53\" }]\n";
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}{service}"))]);
+    let web = &config.groups["web"];
+    assert_eq!((web.excluded.len(), web.format().addresses.len(), web.definition().addresses.len()), (2, 1, 3));
+    assert!(group_faults("excluded_addresses = [\"203.0.113.10/24\"]").contains("`203.0.113.10` is listed twice"));
+}
+
+#[test]
 fn unicast_and_the_source_of_a_group() {
     use crate::vrrp::unicast::{Peer, Unicast};
     let ip = |last| IpAddr::from([10, 0, 0, last]);

@@ -54,7 +54,7 @@ const EXAMPLES: &[&str] = &[
      10.0.0.13 min_ttl 3 max_ttl 250\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      vrrp_instance old.one { interface eth0\n virtual_router_id 2\n mcast_src_ip 10.0.0.11\n authentication { auth_type AH\n \
      auth_pass secret\n }\n virtual_ipaddress { 10.0.0.2/24 } }\n\
-     vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n unicast_peer { 2001:db8::12 }\n virtual_ipaddress { 2001:db8::2/64 } }\n",
+     vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n virtual_ipaddress_excluded { 10.0.9.1/24 }\n unicast_peer { 2001:db8::12 }\n virtual_ipaddress { 2001:db8::2/64 } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",

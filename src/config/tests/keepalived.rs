@@ -68,6 +68,7 @@ vrrp_instance VI_2 {
         version: Version::V2,
         interval: Duration::from_secs(2),
         addresses: vec![(IpAddr::from([192, 168, 200, 17]), 24), (IpAddr::from([192, 168, 200, 16]), 32)],
+        excluded: Vec::new(),
         priority: Some(150),
         nopreempt: true,
         auth: Auth::Pass(Password::cut("1111")),
@@ -567,4 +568,14 @@ fn an_authentication_header_has_the_password_for_its_key() {
     let (given, warnings) = group("authentication {\nauth_type AH\nauth_pass averylongpassword\n}");
     assert_eq!(given.auth, Auth::Ah(Password::cut("averylon")));
     assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are used, as by keepalived"]);
+}
+
+#[test]
+fn excluded_addresses_move_along_and_are_not_advertised() {
+    let (given, warnings) = group("virtual_ipaddress_excluded {\n10.0.0.101/24\n2001:db8::1/64 dev eth0\n}");
+    assert_eq!((given.addresses.len(), given.excluded.len(), warnings), (1, 2, vec![]));
+    assert_eq!(given.format().addresses, [IpAddr::from([10, 0, 0, 100])]);
+    assert_eq!(given.definition().addresses.len(), 3, "all of them are guarded, and the cluster compares all");
+    let twice = refused(&format!("{INSTANCE}virtual_ipaddress_excluded {{\n10.0.0.100\n}}\n}}\n"));
+    assert!(twice.contains("`10.0.0.100` is listed twice"), "{twice}");
 }
