@@ -135,6 +135,19 @@ pub struct Check {
     pub fall: u8,
     /// Successes in a row that make it up, 1 to 100.
     pub rise: u8,
+    /// An answer that takes longer counts as a failure.
+    pub slow: Option<Duration>,
+    /// Too many failures among the last answers make it down too.
+    pub loss: Option<Loss>,
+}
+
+/// How many failures are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Of so many last answers, 2 to 100. Before there are as many nothing is judged.
+    pub of: u8,
+    /// More than so many failures make it down, 1 to `of` - 1.
+    pub most: u8,
 }
 
 const KINDS: &str = "`tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file` and `process`";
@@ -196,8 +209,22 @@ fn read_one(section: Section<'_>, log: &Log) -> Option<Check> {
         }
     };
     let way = read_way(&section);
+    let slow = time("slow");
+    let loss = section.get("loss").and_then(Value::table).and_then(|loss| read_loss(loss, log));
     section.close();
-    Some(Check { probe: probe?, way, interval, again, timeout, warmup, fall, rise })
+    Some(Check { probe: probe?, way, interval, again, timeout, warmup, fall, rise, slow, loss })
+}
+
+fn read_loss(section: Section<'_>, log: &Log) -> Option<Loss> {
+    let number = |key| section.required(key).and_then(|v| v.integer(1..=100u8)).map(|v| v.value);
+    let (of, most) = (number("of"), number("most"));
+    let place = section.place().clone();
+    section.close();
+    let loss = Loss { of: of?, most: most? };
+    if loss.most >= loss.of {
+        log.add(Diagnostic::error(&place, format!("there are never more than {} failures of {}", loss.most, loss.of)));
+    }
+    Some(loss)
 }
 
 fn read_way(section: &Section<'_>) -> Way {

@@ -6,10 +6,10 @@
 
 use super::check::{Check, Http, Probe, RECORDS, VERSIONS, Way};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
-use super::service::Server;
+use super::service::{Notify, Server};
 use super::track::{Script, Track, Tracked};
 use super::{Service, VipGroup, group, keepalived, service, unreadable};
-use crate::ipvs::{Forwarding, Tunnel};
+use crate::ipvs::{Forwarding, Granularity, Tunnel};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
 use crate::vrrp::{Auth, Version};
@@ -180,8 +180,10 @@ fn forwarding(forwarding: Forwarding) -> Option<&'static str> {
 }
 
 fn show_service(name: &str, service: &Service) -> String {
-    let Service { vip, listen, protocol, scheduler, servers, persistence, sorry_server, quorum, hysteresis, min_up } =
-        service;
+    let Service {
+        vip, listen, protocol, scheduler, flags, one_packet, servers, persistence, granularity, engine, ..
+    } = service;
+    let Service { drain, slow_start, quorum_up, quorum_down, sorry_server, quorum, hysteresis, min_up, .. } = service;
     let common = sorry_server.map(|sorry| sorry.1).or(servers.first().map(|server| server.forwarding));
     let common = common.unwrap_or(Forwarding::Nat);
     // Said once where it is the same for all.
@@ -194,6 +196,34 @@ fn show_service(name: &str, service: &Service) -> String {
     line(format!("forwarding = {}", quoted(forwarding(common).unwrap_or_default())));
     if let Some(persistence) = persistence {
         line(format!("persistence = {}", seconds(*persistence)));
+    }
+    let set = [("flag-1", flags.first), ("flag-2", flags.second), ("flag-3", flags.third)];
+    let set: Vec<_> = set.into_iter().filter(|(_, set)| *set).map(|(name, _)| quoted(name)).collect();
+    if !set.is_empty() {
+        line(format!("scheduler_flags = [{}]", set.join(", ")));
+    }
+    if *one_packet {
+        line("one_packet = true".to_owned());
+    }
+    if let Some(granularity) = granularity {
+        let text = match granularity {
+            Granularity::Netmask(mask) => mask.to_string(),
+            Granularity::Prefix(length) => length.to_string(),
+        };
+        line(format!("persistence_granularity = {}", quoted(text)));
+    }
+    if let Some(engine) = engine {
+        line(format!("persistence_engine = {}", quoted(engine)));
+    }
+    for (key, time) in [("drain", drain.unwrap_or_default()), ("slow_start", *slow_start)] {
+        if !time.is_zero() {
+            line(format!("{key} = {}", seconds(time)));
+        }
+    }
+    for (key, notify) in [("quorum_up", quorum_up), ("quorum_down", quorum_down)] {
+        if let Some(notify) = notify {
+            line(format!("{key} = {}", show_notify(notify)));
+        }
     }
     if let Some((sorry, _)) = sorry_server {
         line(format!("sorry_server = {}", quoted(sorry)));
@@ -218,7 +248,8 @@ fn show_service(name: &str, service: &Service) -> String {
 }
 
 fn show_server(server: &Server, common: Forwarding, same_checks: bool) -> String {
-    let Server { address, weight, forwarding: way, checks, inhibit_on_failure, upper, lower } = server;
+    let Server { address, weight, forwarding: way, checks, inhibit_on_failure, upper, lower, .. } = server;
+    let Server { alpha, notify_up, notify_down, .. } = server;
     let mut text = format!("{{ address = {}, weight = {weight}", quoted(address));
     let mut part = |part: String| text += &format!(", {part}");
     if *way != common {
@@ -235,7 +266,21 @@ fn show_server(server: &Server, common: Forwarding, same_checks: bool) -> String
             part(format!("{key} = {value}"));
         }
     }
+    if *alpha {
+        part("alpha = true".to_owned());
+    }
+    for (key, notify) in [("notify_up", notify_up), ("notify_down", notify_down)] {
+        if let Some(notify) = notify {
+            part(format!("{key} = {}", show_notify(notify)));
+        }
+    }
     text + " }"
+}
+
+fn show_notify(Notify { command, user }: &Notify) -> String {
+    let command: Vec<_> = command.iter().map(quoted).collect();
+    let user = user.as_ref().map(|user| format!(", user = {}", quoted(user))).unwrap_or_default();
+    format!("{{ command = [{}]{user} }}", command.join(", "))
 }
 
 fn show_checks(checks: &[Check]) -> String {
@@ -245,7 +290,7 @@ fn show_checks(checks: &[Check]) -> String {
     }
 }
 
-fn show_check(Check { probe, way, interval, again, timeout, warmup, fall, rise }: &Check) -> String {
+fn show_check(Check { probe, way, interval, again, timeout, warmup, fall, rise, slow, loss }: &Check) -> String {
     let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let probe = match probe {
         Probe::Tcp => "tcp = {}".to_owned(),
@@ -280,7 +325,9 @@ fn show_check(Check { probe, way, interval, again, timeout, warmup, fall, rise }
         // Writing to a String does not fail.
         write!(text, ", {key} = {}", seconds(*duration)).unwrap_or_default();
     }
-    text + &format!(", fall = {fall}, rise = {rise} }}")
+    let slow = slow.map(|slow| format!(", slow = {}", seconds(slow))).unwrap_or_default();
+    let loss = loss.map(|loss| format!(", loss = {{ of = {}, most = {} }}", loss.of, loss.most)).unwrap_or_default();
+    text + &format!(", fall = {fall}, rise = {rise}{slow}{loss} }}")
 }
 
 fn show_http(Http { path, host, version, status, digest, regex, no_regex, tls }: &Http) -> String {

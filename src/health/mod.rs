@@ -9,7 +9,7 @@ mod policy;
 mod verdict;
 mod watch;
 
-pub use machine::{Action, Event, Health, Holdings, Target, Wanted};
+pub use machine::{Action, Event, Health, Holdings, Orders, Target, Wanted};
 
 use hamesh_gossip::observation::Seen;
 use hamesh_raft::command::NodeId;
@@ -78,6 +78,8 @@ pub struct ServerStatus {
     pub weight: u32,
     /// `up`, `down`, or `unknown`: not asked yet, or not checked at all. It is served then.
     pub state: String,
+    /// What people have ordered of it.
+    pub order: Option<String>,
     /// Why this director sees it down.
     pub why: Option<String>,
     /// How long its last good answer took; of several checks the slowest.

@@ -1,7 +1,7 @@
 //! One target, as this director sees it: answers in, an observation out. Times are those since the machine's start.
 
 use super::{Answer, Said, Share};
-use crate::config::check::Check;
+use crate::config::check::{Check, Loss};
 use hamesh_gossip::observation::Seen;
 use std::time::Duration;
 
@@ -20,19 +20,46 @@ pub(super) struct Watch {
     why: Option<String>,
     share: Share,
     took: Option<Duration>,
+    slow: Option<Duration>,
+    loss: Option<Loss>,
+    /// The last answers, the latest in the lowest bit: 1 is a failure.
+    failures: u128,
+    answers: u8,
 }
 
 impl Watch {
     /// Asked first at `first`.
     pub(super) fn new(check: &Check, first: Duration) -> Self {
-        let Check { interval, again, fall, rise, .. } = *check;
-        let (seen, asked, why, took) = (None, None, None, None);
-        Self { interval, again, fall, rise, seen, against: 0, asked, next: first, why, share: Share::Configured, took }
+        let Check { interval, again, fall, rise, slow, loss, .. } = *check;
+        Self {
+            interval,
+            again,
+            fall,
+            rise,
+            seen: None,
+            against: 0,
+            asked: None,
+            next: first,
+            why: None,
+            share: Share::Configured,
+            took: None,
+            slow,
+            loss,
+            failures: 0,
+            answers: 0,
+        }
     }
 
-    /// What is seen, once there were enough answers: one that is right, or `fall` that are not.
+    /// What is seen, once there were enough answers: one that is right, or `fall` that are not; or too many among the last.
     pub(super) fn seen(&self) -> Option<Seen> {
-        self.seen
+        if self.lost().is_some() { Some(Seen::Down) } else { self.seen }
+    }
+
+    /// How many of the last answers were failures, when they are too many.
+    fn lost(&self) -> Option<(u32, u8)> {
+        let Loss { of, most } = self.loss?;
+        let lost = (self.failures & !(u128::MAX << of)).count_ones();
+        (self.answers >= of && lost > u32::from(most)).then_some((lost, of))
     }
 
     /// What was wrong with the last answer.
@@ -62,8 +89,13 @@ impl Watch {
 
     /// It has answered, or not as it should. Whether what is seen has changed.
     pub(super) fn answered(&mut self, now: Duration, answer: Answer) -> bool {
-        let share = self.share;
-        let (says, enough) = match answer.said {
+        let (share, seen) = (self.share, self.seen());
+        let slow = self.slow.filter(|slow| answer.took > *slow);
+        let said = match (answer.said, slow) {
+            (Said::Up(_), Some(slow)) => Said::Down(format!("answered after {:?}, more than {slow:?}", answer.took)),
+            (said, _) => said,
+        };
+        let (says, enough) = match said {
             Said::Up(share) => {
                 (self.why, self.share, self.took) = (None, share, Some(answer.took));
                 (Seen::Up, if self.seen.is_none() { 1 } else { self.rise })
@@ -78,13 +110,17 @@ impl Watch {
                 return false;
             }
         };
+        self.failures = self.failures << 1 | u128::from(says == Seen::Down);
+        self.answers = self.answers.saturating_add(1);
+        if let Some((lost, of)) = self.lost().filter(|_| says == Seen::Up) {
+            self.why = Some(format!("{lost} of the last {of} answers were failures"));
+        }
         self.against = if self.seen == Some(says) { 0 } else { self.against + 1 };
-        let changed = self.against >= enough;
-        if changed {
+        if self.against >= enough {
             (self.seen, self.against) = (Some(says), 0);
         }
         self.again_after(now, if self.against > 0 { self.again } else { self.interval });
-        changed || share != self.share
+        seen != self.seen() || share != self.share
     }
 
     /// From question to question, however long the answer took: a pause of this machine is not caught up.
@@ -106,7 +142,8 @@ mod tests {
         let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
         let again = Duration::from_millis(500);
         let (probe, way, warmup) = (Probe::Tcp, Way::default(), interval);
-        Watch::new(&Check { probe, way, interval, again, timeout, warmup, fall: 3, rise: 2 }, at(0))
+        let (slow, loss) = (Some(at(800)), None);
+        Watch::new(&Check { probe, way, interval, again, timeout, warmup, fall: 3, rise: 2, slow, loss }, at(0))
     }
 
     fn good() -> Answer {
@@ -151,6 +188,27 @@ mod tests {
         watch.ask(at(2_600));
         watch.answered(at(9_000), good());
         assert_eq!((watch.next(), watch.why()), (Some(at(9_000)), None));
+    }
+
+    #[test]
+    fn too_many_failures_among_the_last_are_down_though_never_three_in_a_row() {
+        let mut watch = Watch { loss: Some(Loss { of: 6, most: 2 }), ..watch() };
+        assert_eq!(play(&mut watch, "+-+-+-"), "uuuuud", "three of six");
+        assert_eq!(watch.why(), Some("refused"));
+        assert_eq!(play(&mut watch, "+"), "d", "two of six, and still three of the last six");
+        assert_eq!(watch.why(), Some("3 of the last 6 answers were failures"));
+        assert_eq!(play(&mut watch, "++"), "uu");
+    }
+
+    #[test]
+    fn a_slow_answer_is_a_failure() {
+        let mut watch = watch();
+        for _ in 0..3 {
+            watch.answered(at(0), Answer { took: at(801), ..good() });
+        }
+        assert_eq!((watch.seen(), watch.why()), (Some(Seen::Down), Some("answered after 801ms, more than 800ms")));
+        watch.answered(at(0), Answer { took: at(800), ..good() });
+        assert_eq!(watch.why(), None);
     }
 
     #[test]

@@ -81,8 +81,18 @@ mod tests {
     async fn this_machine_answers_itself_and_an_address_of_nobody_does_not() {
         let interval = Duration::from_secs(1);
         let (way, timeout) = (Way::default(), Duration::from_millis(500));
-        let check =
-            Check { probe: Probe::Ping, way, interval, again: interval, timeout, warmup: interval, fall: 1, rise: 1 };
+        let check = Check {
+            probe: Probe::Ping,
+            way,
+            interval,
+            again: interval,
+            timeout,
+            warmup: interval,
+            fall: 1,
+            rise: 1,
+            slow: None,
+            loss: None,
+        };
         let ask = async |ip: &str| super::super::ask(SocketAddr::new(ip.parse().unwrap(), 0), &check).await.said;
         for own in ["127.0.0.1", "127.9.9.9", "::1"] {
             assert!(matches!(ask(own).await, Said::Up(_)), "{own}");

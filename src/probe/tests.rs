@@ -26,7 +26,7 @@ async fn ask(address: SocketAddr, probe: &Probe, timeout: Duration) -> Result<()
 async fn ask_by(address: SocketAddr, probe: &Probe, way: &Way, timeout: Duration) -> Result<(), String> {
     let interval = Duration::from_secs(10);
     let (probe, way, again, warmup) = (probe.clone(), way.clone(), interval, interval);
-    let check = Check { probe, way, interval, again, timeout, warmup, fall: 1, rise: 1 };
+    let check = Check { probe, way, interval, again, timeout, warmup, fall: 1, rise: 1, slow: None, loss: None };
     match super::ask(address, &check).await.said {
         Said::Up(_) => Ok(()),
         Said::Down(why) => Err(why),

@@ -52,8 +52,17 @@ pub(super) struct Asking {
 /// Of a service, a server and a check.
 pub(super) const TIMES: [&str; 5] = ["delay_loop", "retry", "delay_before_retry", "connect_timeout", "warmup"];
 /// Of a check alone.
-const WAYS: [&str; 8] =
-    ["connect_ip", "connect_port", "bindto", "bind_if", "bind_port", "fwmark", "nb_get_retry", "log_all_failures"];
+const WAYS: [&str; 9] = [
+    "alpha",
+    "connect_ip",
+    "connect_port",
+    "bindto",
+    "bind_if",
+    "bind_port",
+    "fwmark",
+    "nb_get_retry",
+    "log_all_failures",
+];
 
 impl Asking {
     pub(super) fn new() -> Self {
@@ -92,8 +101,8 @@ impl Asking {
             "bind_if" => way.interface = argument(line, log).map(|name| name.value),
             "fwmark" => way.mark = number::<NonZeroU32>(line, "a mark", log),
             "nb_get_retry" => self.retry = count(line, 99, log).and_then(|retry| u8::try_from(retry).ok()),
-            // Every failure is shown by `service show`, and logged at debug.
-            "log_all_failures" => {}
+            // Every failure is shown by `service show`; and `alpha` is the server's.
+            "log_all_failures" | "alpha" => {}
             _ => return self.read(line, log),
         }
         true
@@ -115,6 +124,8 @@ impl Asking {
             warmup: self.warmup.unwrap_or(self.delay_loop),
             fall: self.retry.unwrap_or(1) + 1,
             rise: 1,
+            slow: None,
+            loss: None,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! `virtual_server` and `real_server`, with keepalived's defaults: each is a service behind the VIP group that has its address.
 
-use super::super::service::{self, Server};
+use super::super::service::{self, Notify, Server};
 use super::checks::{self, Asking, CHECKERS, Elsewhere, TIMES};
 use super::syntax::Statement;
-use super::{argument, block, check_leaf, unknown};
+use super::{argument, block, check_leaf, track, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
 use crate::config::duration;
 use crate::config::group;
-use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, Tunnel};
+use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
@@ -22,7 +22,14 @@ pub(super) fn virtual_server(
     elsewhere: &Elsewhere<'_>,
     log: &Log,
 ) -> Option<service::Draft> {
-    const KNOWN: [&str; 13] = [
+    const KNOWN: [&str; 20] = [
+        "alpha",
+        "ops",
+        "persistence_granularity",
+        "persistence_engine",
+        "quorum_up",
+        "quorum_down",
+        "sorry_server_lvs_method",
         "protocol",
         "lvs_sched",
         "lb_algo",
@@ -42,6 +49,8 @@ pub(super) fn virtual_server(
     let (mut protocol, mut scheduler, mut forwarding) = (None, "wlc", Forwarding::Nat);
     let (mut persistence, mut quorum, mut hysteresis, mut sorry) = (None, 1, 0, None);
     let (mut inhibit, mut host, mut asking) = (false, None, Asking::new());
+    let (mut flags, mut one_packet, mut granularity, mut engine) = (SchedulerFlags::default(), false, None, None);
+    let (mut alpha, mut quorum_up, mut quorum_down, mut sorry_method) = (false, None, None, None);
     let lines = block(statement, log);
     for line in lines.iter().filter(|line| line.keyword.text != "real_server") {
         match line.keyword.text.as_str() {
@@ -55,6 +64,18 @@ pub(super) fn virtual_server(
             "quorum" => quorum = count(line, 1_000_000_000, log).unwrap_or(quorum),
             "hysteresis" => hysteresis = count(line, 1_000_000_000, log).unwrap_or(hysteresis),
             "sorry_server" => sorry = endpoint(line, log),
+            "sorry_server_lvs_method" => sorry_method = method(line, log),
+            "alpha" => alpha = checks::truth(line, log),
+            "ops" => one_packet = true,
+            "persistence_granularity" => {
+                granularity = argument(line, log).and_then(|text| service::granularity(&text, log));
+            }
+            "persistence_engine" => engine = choice(line, &service::ENGINES, log),
+            "quorum_up" => quorum_up = notify(line, elsewhere.user, log),
+            "quorum_down" => quorum_down = notify(line, elsewhere.user, log),
+            flag if service::FLAGS.iter().any(|(name, _)| *name == flag) => {
+                service::FLAGS.iter().filter(|(name, _)| *name == flag).for_each(|(_, set)| set(&mut flags));
+            }
             "inhibit_on_failure" => inhibit = true,
             "virtualhost" => host = argument(line, log).map(|host| host.value),
             "ip_family" => drop(choice(line, &[("inet", ()), ("inet6", ())], log)),
@@ -68,7 +89,7 @@ pub(super) fn virtual_server(
         log.add(Diagnostic::warning(&statement.keyword.place, message));
         Protocol::Udp
     });
-    let inherited = Inherited { forwarding, inhibit, host, asking };
+    let inherited = Inherited { forwarding, inhibit, alpha, host, asking };
     let servers = lines.iter().filter(|line| line.keyword.text == "real_server");
     let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, elsewhere, log)).collect();
     let vip = behind(&listen, groups, log);
@@ -81,9 +102,17 @@ pub(super) fn virtual_server(
         listen: Some(listen),
         protocol,
         scheduler,
+        flags,
+        one_packet,
         servers: service::distinct(servers.into_iter(), log),
         persistence,
-        sorry_server: sorry.map(|sorry| (sorry.value, forwarding)),
+        granularity,
+        engine,
+        drain: None,
+        slow_start: Duration::ZERO,
+        quorum_up,
+        quorum_down,
+        sorry_server: sorry.map(|sorry| (sorry.value, sorry_method.unwrap_or(forwarding))),
         quorum,
         hysteresis,
         min_up: 0,
@@ -106,6 +135,7 @@ fn behind(listen: &Located<SocketAddr>, groups: &[group::Draft], log: &Log) -> O
 struct Inherited {
     forwarding: Forwarding,
     inhibit: bool,
+    alpha: bool,
     host: Option<String>,
     asking: Asking,
 }
@@ -116,10 +146,21 @@ fn real_server(
     elsewhere: &Elsewhere<'_>,
     log: &Log,
 ) -> Option<Located<Server>> {
-    const KNOWN: [&str; 7] =
-        ["weight", "inhibit_on_failure", "uthreshold", "lthreshold", "lvs_method", "lb_kind", "virtualhost"];
+    const KNOWN: [&str; 10] = [
+        "alpha",
+        "notify_up",
+        "notify_down",
+        "weight",
+        "inhibit_on_failure",
+        "uthreshold",
+        "lthreshold",
+        "lvs_method",
+        "lb_kind",
+        "virtualhost",
+    ];
     let address = endpoint(statement, log)?;
-    let Inherited { mut forwarding, mut inhibit, .. } = *inherited;
+    let Inherited { mut forwarding, mut inhibit, mut alpha, .. } = *inherited;
+    let (mut notify_up, mut notify_down) = (None, None);
     let (mut host, mut asking) = (inherited.host.clone(), inherited.asking.clone());
     let (mut weight, mut upper, mut lower) = (1, 0, 0);
     let mut checks = Vec::new();
@@ -127,11 +168,15 @@ fn real_server(
         match line.keyword.text.as_str() {
             "weight" => weight = count(line, 65_535, log).unwrap_or(weight),
             "inhibit_on_failure" => inhibit = true,
+            "alpha" => alpha = checks::truth(line, log),
+            "notify_up" => notify_up = notify(line, elsewhere.user, log),
+            "notify_down" => notify_down = notify(line, elsewhere.user, log),
             "uthreshold" => upper = count(line, 1_000_000_000, log).unwrap_or(upper),
             "lthreshold" => lower = count(line, 1_000_000_000, log).unwrap_or(lower),
             "lvs_method" | "lb_kind" => forwarding = method(line, log).unwrap_or(forwarding),
             "virtualhost" => host = argument(line, log).map(|host| host.value),
             checker if CHECKERS.contains(&checker) => {
+                alpha |= line.block.iter().flatten().any(|line| line.keyword.text == "alpha");
                 checks.push(line);
                 continue;
             }
@@ -150,8 +195,17 @@ fn real_server(
         inhibit_on_failure: inhibit,
         upper,
         lower: lower.min(upper),
+        alpha,
+        notify_up,
+        notify_down,
     };
     Some(Located { value: server, place: address.place })
+}
+
+/// A command, as a script's, and whom it runs as: `script_user`.
+fn notify(line: &Statement, user: Option<&str>, log: &Log) -> Option<Notify> {
+    let command = track::read_command(line, log)?;
+    Some(Notify { command, user: user.map(str::to_owned) })
 }
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];

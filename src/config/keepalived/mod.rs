@@ -42,7 +42,7 @@ const UNSUPPORTED: &str = "
     virtual_server_group real_server bfd_instance
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
     smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
-    default_interface         vrrp_garp_extra_if     vrrp_strict vrrp_notify_priority_changes
+    default_interface vrrp_garp_extra_if vrrp_strict vrrp_notify_priority_changes
     vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
     nftables_ipvs disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority
     vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
@@ -52,15 +52,13 @@ const UNSUPPORTED: &str = "
     dynamic_interfaces vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures
     vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed
     reload_check_config reload_time_file reload_repeat reload_file config_save_dir process_names
-    process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac     mcast_dst_ip
-    old_unicast_checksum     garp_extra_if     timer_expired_backup strict_mode owner_ignore_adverts
+    process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac mcast_dst_ip
+    old_unicast_checksum garp_extra_if timer_expired_backup strict_mode owner_ignore_adverts
     no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
     vmac_xmit_base use_ipvlan dont_track_primary track_bfd accept no_accept
     promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
     notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
-    persistence_granularity persistence_engine ops flag-1 flag-2 flag-3 sh-port sh-fallback mh-port mh-fallback
-    sorry_server_inhibit sorry_server_lvs_method quorum_up quorum_down alpha omega ha_suspend snmp_name hashed
-    notify_up notify_down BFD_CHECK fwmark
+    sorry_server_inhibit omega ha_suspend snmp_name hashed BFD_CHECK fwmark
     brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft";
 
 /// Groups, services, and the scripts that groups track.

@@ -38,7 +38,9 @@ const EXAMPLES: &[&str] = &[
      MISC_CHECK {\n misc_path \"/bin/test -e '/run/a b'\"\n misc_timeout 2\n misc_dynamic\n user nobody\n }\n\
      PING_CHECK { retry 4\n }\n FILE_CHECK { track_file load\n }\n\
      UDP_CHECK {\n payload 00ff\n require_reply 0fXX\n min_reply_length 2\n max_reply_length 9\n } }\n\
-     real_server 10.1.0.2 443 {\n UDP_CHECK { }\n HTTP_GET { url { path /\n } }\n SMTP_CHECK { host { connect_port 2525\n }\n host { connect_ip 10.1.0.3\n } } } }\n",
+     alpha\n quorum_up \"/bin/echo up\"\n quorum_down /bin/false\n lvs_sched mh\n mh-port\n flag-3\n persistence_timeout 9\n \
+     persistence_granularity 255.255.255.0\n persistence_engine sip\n real_server 10.1.0.2 443 {\n notify_up \"/bin/echo a b\"\n \
+     notify_down /bin/echo\n UDP_CHECK { }\n HTTP_GET { url { path /\n } }\n SMTP_CHECK { host { connect_port 2525\n }\n host { connect_ip 10.1.0.3\n } } } }\n",
     // What is tracked.
     "global_defs {\n script_user root\n enable_script_security\n}\n\
      vrrp_script chk {\n script \"/bin/test -e '/run/a b'\"\n interval 2\n timeout 1\n rise 3\n fall 2\n weight -20\n init_fail\n}\n\

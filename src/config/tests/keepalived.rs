@@ -318,12 +318,14 @@ fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
     });
     let (interval, again, timeout) = (Duration::from_secs(6), Duration::from_secs(3), Duration::from_secs(3));
     let (way, warmup) = (Way::default(), interval);
-    let check = Check { probe, way: way.clone(), interval, again, timeout, warmup, fall: 3, rise: 1 };
+    let check =
+        Check { probe, way: way.clone(), interval, again, timeout, warmup, fall: 3, rise: 1, slow: None, loss: None };
     assert_eq!(first.checks, [check]);
     let tunnel = Forwarding::Tunnel(Tunnel::Gue { port: 5555, checksum: Checksum::Full });
     assert_eq!((second.weight, second.forwarding), (1, tunnel));
     let (again, timeout) = (Duration::from_millis(500), Duration::from_secs(1));
-    let check = Check { probe: Probe::Tcp, way, interval, again, timeout, warmup, fall: 2, rise: 1 };
+    let check =
+        Check { probe: Probe::Tcp, way, interval, again, timeout, warmup, fall: 2, rise: 1, slow: None, loss: None };
     assert_eq!(second.checks, [check]);
     assert_eq!((third.weight, third.checks.len()), (0, 0), "not checked, as in keepalived");
     assert_eq!(config.warnings, []);
@@ -347,11 +349,25 @@ fn name_and_mail_servers_are_checked_with_keepaliveds_defaults() {
     let dns = Probe::Dns { name: "example.org".to_owned(), record: Record::A };
     let timeout = Duration::from_secs(5);
     let (way, warmup) = (Way::default(), interval);
-    let check = Check { probe: dns, way: way.clone(), interval, again: interval, timeout, warmup, fall: 4, rise: 1 };
+    let check = Check {
+        probe: dns,
+        way: way.clone(),
+        interval,
+        again: interval,
+        timeout,
+        warmup,
+        fall: 4,
+        rise: 1,
+        slow: None,
+        loss: None,
+    };
     assert_eq!(servers[0].checks, [check]);
     let smtp = Probe::Smtp { helo: "lb.example.org".to_owned() };
     let (again, timeout) = (Duration::from_secs(1), Duration::from_secs(2));
-    assert_eq!(servers[1].checks, [Check { probe: smtp, way, interval, again, timeout, warmup, fall: 2, rise: 1 }]);
+    assert_eq!(
+        servers[1].checks,
+        [Check { probe: smtp, way, interval, again, timeout, warmup, fall: 2, rise: 1, slow: None, loss: None }]
+    );
 }
 
 #[test]
@@ -372,7 +388,7 @@ fn what_is_wrong_with_a_virtual_server() {
  lb_algo wrrr
  lb_kind TUN type gue
  protokol TCP
- alpha
+ ha_suspend
  protocol TCP
  real_server 10.0.5.11 80 {
   weight -1
@@ -388,7 +404,7 @@ fn what_is_wrong_with_a_virtual_server() {
         "k.conf:9:10: `lb_algo` is one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf, twos / did you mean `wrr`?\n\
          k.conf:10:10: a tunnel is `TUN [type ipip|gue port N|gre] [nocsum|csum|remcsum]`\n\
          k.conf:11:2: unknown keyword `protokol` / did you mean `protocol`?\n\
-         k.conf:12:2: `alpha` is not supported by this version\n\
+         k.conf:12:2: `ha_suspend` is not supported by this version\n\
          k.conf:15:10: `weight` must be between 0 and 65535\n\
          k.conf:17:15: unknown keyword `connect_porc` / did you mean `connect_port`?\n\
          k.conf:19:14: server `10.0.5.11:80` is listed twice\n\

@@ -3,7 +3,7 @@
 use super::super::Said;
 use super::*;
 use crate::config::check::Way;
-use crate::ipvs::{Forwarding, Protocol};
+use crate::ipvs::{Forwarding, Protocol, SchedulerFlags};
 
 const STEP: Duration = Duration::from_millis(50);
 
@@ -11,7 +11,7 @@ const STEP: Duration = Duration::from_millis(50);
 fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
     let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(1));
     let (probe, way, again, warmup) = (Probe::Tcp, Way::default(), interval, interval);
-    let check = Check { probe, way, interval, again, timeout, warmup, fall: 3, rise: 2 };
+    let check = Check { probe, way, interval, again, timeout, warmup, fall: 3, rise: 2, slow: None, loss: None };
     let server = |n| Server {
         address: ([10, 0, 5, n], 80).into(),
         weight: 1,
@@ -20,12 +20,23 @@ fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
         inhibit_on_failure: false,
         upper: 0,
         lower: 0,
+        alpha: false,
+        notify_up: None,
+        notify_down: None,
     };
     let service = Service {
         vip: "web".to_owned(),
         listen: ([203, 0, 113, 10], 80).into(),
         protocol: Protocol::Tcp,
         scheduler: "rr",
+        flags: SchedulerFlags::default(),
+        one_packet: false,
+        granularity: None,
+        engine: None,
+        drain: Some(10 * SECOND),
+        slow_start: Duration::ZERO,
+        quorum_up: None,
+        quorum_down: None,
         servers: (1..=servers).map(server).collect(),
         persistence: None,
         sorry_server: None,
@@ -77,6 +88,7 @@ impl Mesh {
                     Action::Say(key, Some(value)) => drop(self.facts.entry(node).or_default().insert(key, value)),
                     Action::Say(key, None) => drop(self.facts.entry(node).or_default().remove(&key)),
                     Action::Want(wanted) => drop(self.wanted.insert(node, wanted)),
+                    Action::Tell(notify) => panic!("nobody is to be told: {notify:?}"),
                     Action::Short(_, true) => assert!(self.short.insert(node)),
                     Action::Short(_, false) => assert!(self.short.remove(&node)),
                 }
@@ -193,6 +205,27 @@ fn observations_of_a_director_that_is_gone_or_hung_count_no_more() {
     mesh.now = mesh.now + 17 * SECOND;
     mesh.event(NodeId(4), Event::Tick, &|_, _| true);
     assert_eq!(known(&mesh), 0);
+}
+
+#[test]
+fn an_order_holds_everywhere_and_its_time_runs_out_by_itself() {
+    let mut mesh = Mesh::new(3, 4, 0);
+    mesh.pass(5 * SECOND, |_, _| true);
+    let drain = Orders::from([(("web".to_owned(), ([10, 0, 5, 2], 80).into()), ServerOrder::Drain)]);
+    mesh.event(NodeId(1), Event::Orders(drain), &|_, _| true);
+    let weight = |mesh: &Mesh| {
+        let table = mesh.wanted[&NodeId(1)]["web"].values().next().unwrap().servers.clone();
+        table.iter().find(|(at, _)| at.ip == std::net::IpAddr::from([10, 0, 5, 2])).map(|(_, server)| server.weight)
+    };
+    assert_eq!(weight(&mesh), Some(0));
+    mesh.pass(9 * SECOND, |_, _| true);
+    assert_eq!(weight(&mesh), Some(0));
+    mesh.pass(2 * SECOND, |_, _| true);
+    assert_eq!(weight(&mesh), None, "its connections had their time");
+    let status = mesh.minds[&NodeId(1)].status(&Names::new());
+    assert_eq!(status[0].servers[1].order.as_deref(), Some("drained by order"));
+    mesh.event(NodeId(1), Event::Orders(Orders::new()), &|_, _| true);
+    assert_eq!(weight(&mesh), Some(1));
 }
 
 #[test]
