@@ -72,11 +72,14 @@ fn the_examples_in_deploy_are_right() {
         version: Version::V3,
         interval: Duration::from_secs(1),
         addresses: vec![(IpAddr::from([203, 0, 113, 10]), 24)],
+        excluded: Vec::new(),
         priority: Some(200),
         nopreempt: false,
         auth: Auth::None,
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        source: None,
+        unicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
     };
@@ -103,7 +106,7 @@ fn the_examples_are_right_with_every_commented_line_too() {
     assert_eq!(web.legacy_peers, LegacyPeers::Only(vec![IpAddr::from([10, 0, 0, 21])]));
     let service = &config.services["web"];
     assert_eq!((service.servers.len(), service.scheduler), (2, "wrr"));
-    assert_eq!(service.servers[1].check.as_ref().unwrap().fall, 3);
+    assert_eq!(service.servers[1].checks[0].fall, 3);
     assert_eq!(config.health, HealthMesh { observers: 3, agree: 2 });
     assert_eq!(config.warnings, []);
 }

@@ -80,7 +80,7 @@ struct Keepaliveds<'a> {
 impl Keepaliveds<'_> {
     fn start(&mut self, number: usize) -> Result<()> {
         let (host, priority) = (&self.scene.directors[number].host, self.setting.priorities[number]);
-        let process = legacy::start_every(host, self.program, Dialect::V3, priority, self.setting.interval)?;
+        let process = legacy::start_every(host, self.program, Dialect::V3, priority, None, self.setting.interval)?;
         self.processes[number] = Some(process);
         Ok(())
     }

@@ -1,73 +1,38 @@
 //! `virtual_server` and `real_server`, with keepalived's defaults: each is a service behind the VIP group that has its address.
-//!
-//! A check that fails is repeated `retry` times, `delay_before_retry` apart, and one that succeeds makes a server up:
-//! `fall` is `retry` + 1, `rise` is 1. Two things differ: keepalived counts the time between two checks from the end of the
-//! first, and takes a server out at the first failure after its own start. And an answer is not waited for beyond the next check.
 
-use super::super::check::{self, Check, Probe, Record};
-use super::super::duration;
-use super::super::service::{self, Server};
+use super::super::ipvs::{Ipvs, Sync, Timeouts};
+use super::super::service::{self, Notify, Server};
+use super::checks::{self, Asking, CHECKERS, Elsewhere, Entrances, TIMES};
 use super::syntax::{Statement, Word};
-use super::{argument, block, check_leaf, unknown};
+use super::{argument, block, check_leaf, track, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
+use crate::config::duration;
 use crate::config::group;
-use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, Tunnel};
-use std::net::{IpAddr, SocketAddr};
+use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
+use hamesh_raft::command::Family;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What keepalived persists for where a service asks for it without a time.
 const PERSISTENCE: Duration = Duration::from_secs(360);
 
-/// The times of checks, which servers and checks inherit.
-#[derive(Clone, Copy)]
-struct Times {
-    delay_loop: Duration,
-    retry: Option<u8>,
-    before_retry: Option<Duration>,
-    connect: Duration,
-}
-
-const TIMES: [&str; 5] = ["delay_loop", "retry", "delay_before_retry", "connect_timeout", "warmup"];
-
-impl Times {
-    const DEFAULT: Self =
-        Self { delay_loop: Duration::from_secs(60), retry: None, before_retry: None, connect: Duration::from_secs(5) };
-
-    /// Takes a line, if it is about times.
-    fn read(&mut self, line: &Statement, log: &Log) -> bool {
-        match line.keyword.text.as_str() {
-            "delay_loop" => self.delay_loop = positive(line, log).unwrap_or(self.delay_loop),
-            "retry" => self.retry = count(line, 99, log).and_then(|retry| u8::try_from(retry).ok()),
-            "delay_before_retry" => self.before_retry = seconds(line, log),
-            "connect_timeout" => self.connect = positive(line, log).unwrap_or(self.connect),
-            // First checks are spread over the interval in any case.
-            "warmup" => drop(seconds(line, log)),
-            _ => return false,
-        }
-        true
-    }
-
-    fn check(&self, probe: Probe, before_retry: Duration, place: &Place, log: &Log) -> Check {
-        if self.connect > self.delay_loop {
-            let (asked, used) = (duration::show(self.connect), duration::show(self.delay_loop));
-            let message = format!("a check every {used} does not wait {asked} for an answer: {used} is its timeout");
-            log.add(Diagnostic::warning(place, message));
-        }
-        let again = self.before_retry.unwrap_or(before_retry).min(self.delay_loop);
-        Check {
-            probe,
-            interval: self.delay_loop,
-            again: if again.is_zero() { Duration::from_millis(10).min(self.delay_loop) } else { again },
-            timeout: self.connect.min(self.delay_loop),
-            fall: self.retry.unwrap_or(1) + 1,
-            rise: 1,
-        }
-    }
-}
-
 /// Reads `virtual_server IP PORT { ... }`; `None` when it has no name.
-pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log: &Log) -> Option<service::Draft> {
-    const KNOWN: [&str; 13] = [
+pub(super) fn virtual_server(
+    statement: &Statement,
+    groups: &[group::Draft],
+    elsewhere: &Elsewhere<'_>,
+    log: &Log,
+) -> Option<service::Draft> {
+    const KNOWN: [&str; 20] = [
+        "alpha",
+        "ops",
+        "persistence_granularity",
+        "persistence_engine",
+        "quorum_up",
+        "quorum_down",
+        "sorry_server_lvs_method",
         "protocol",
         "lvs_sched",
         "lb_algo",
@@ -82,11 +47,14 @@ pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log
         "ip_family",
         "real_server",
     ];
-    let listen = endpoint(statement, log)?;
+    let (name, mut entrances) = entrances(statement, elsewhere, log)?;
     // The historic default; UDP services are few, so it is said.
     let (mut protocol, mut scheduler, mut forwarding) = (None, "wlc", Forwarding::Nat);
     let (mut persistence, mut quorum, mut hysteresis, mut sorry) = (None, 1, 0, None);
-    let (mut inhibit, mut host, mut times) = (false, None, Times::DEFAULT);
+    let (mut inhibit, mut host, mut asking) = (false, None, Asking::new());
+    let (mut flags, mut one_packet, mut granularity, mut engine) = (SchedulerFlags::default(), false, None, None);
+    let mut six = None;
+    let (mut alpha, mut quorum_up, mut quorum_down, mut sorry_method) = (false, None, None, None);
     let lines = block(statement, log);
     for line in lines.iter().filter(|line| line.keyword.text != "real_server") {
         match line.keyword.text.as_str() {
@@ -100,63 +68,293 @@ pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log
             "quorum" => quorum = count(line, 1_000_000_000, log).unwrap_or(quorum),
             "hysteresis" => hysteresis = count(line, 1_000_000_000, log).unwrap_or(hysteresis),
             "sorry_server" => sorry = endpoint(line, log),
+            "sorry_server_lvs_method" => sorry_method = method(line, log),
+            "alpha" => alpha = checks::truth(line, log),
+            "ops" => one_packet = true,
+            "persistence_granularity" => {
+                granularity = argument(line, log).and_then(|text| service::granularity(&text, log));
+            }
+            "persistence_engine" => engine = choice(line, &service::ENGINES, log),
+            "quorum_up" => quorum_up = notify(line, elsewhere.user, log),
+            "quorum_down" => quorum_down = notify(line, elsewhere.user, log),
+            flag if service::FLAGS.iter().any(|(name, _)| *name == flag) => {
+                service::FLAGS.iter().filter(|(name, _)| *name == flag).for_each(|(_, set)| set(&mut flags));
+            }
             "inhibit_on_failure" => inhibit = true,
             "virtualhost" => host = argument(line, log).map(|host| host.value),
-            "ip_family" => drop(choice(line, &[("inet", ()), ("inet6", ())], log)),
-            _ if times.read(line, log) => {}
+            "ip_family" => six = choice(line, &FAMILIES, log),
+            _ if asking.read(line, log) => {}
             _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
         }
         check_leaf(line, &KNOWN, log);
     }
     let protocol = protocol.unwrap_or_else(|| {
+        if entrances.listen.is_empty() {
+            return Protocol::Tcp;
+        }
         let message = "without `protocol` this is a UDP service, as in keepalived";
         log.add(Diagnostic::warning(&statement.keyword.place, message));
         Protocol::Udp
     });
-    let inherited = Inherited { forwarding, inhibit, host, times };
+    let inherited = Inherited { forwarding, inhibit, alpha, host, asking };
     let servers = lines.iter().filter(|line| line.keyword.text == "real_server");
-    let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, log)).collect();
-    let vip = behind(&listen, groups, log);
+    let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, elsewhere, log)).collect();
+    if entrances.listen.iter().any(|at| at.value.port() == 0) {
+        persistence = persistence.or(Some(PERSISTENCE));
+    }
+    if let (Some(six), true) = (six, entrances.listen.is_empty()) {
+        entrances.mark.iter_mut().for_each(|mark| mark.value.1 = Some(six));
+    }
+    let vip = behind(&entrances, &name.place, groups, log);
     Some(service::Draft {
         name: Located {
-            value: format!("{}/{}", listen.value, protocol.to_string().to_lowercase()),
-            place: listen.place.clone(),
+            value: match entrances.mark.is_empty() {
+                true => format!("{}/{}", name.value, protocol.to_string().to_lowercase()),
+                false => name.value,
+            },
+            place: name.place,
         },
         vip,
-        listen: Some(listen),
+        listen: entrances.listen,
+        mark: entrances.mark,
         protocol,
         scheduler,
+        flags,
+        one_packet,
         servers: service::distinct(servers.into_iter(), log),
         persistence,
-        sorry_server: sorry.map(|sorry| (sorry.value, forwarding)),
+        granularity,
+        engine,
+        drain: None,
+        slow_start: Duration::ZERO,
+        quorum_up,
+        quorum_down,
+        sorry_server: sorry.map(|sorry| (sorry.value, sorry_method.unwrap_or(forwarding))),
         quorum,
         hysteresis,
         min_up: 0,
     })
 }
 
-/// The VIP group with the address: hamesh balances only what it holds.
-fn behind(listen: &Located<SocketAddr>, groups: &[group::Draft], log: &Log) -> Option<Located<String>> {
-    let has = |group: &&group::Draft| group.addresses.iter().any(|address| address.value.0 == listen.value.ip());
-    let group = groups.iter().find(has);
-    if group.is_none() {
-        let message = format!("`{}` is no virtual_ipaddress of a vrrp_instance", listen.value.ip());
-        let help = "hamesh balances only behind an address that it holds: give it to a vrrp_instance";
-        log.add(Diagnostic::error(&listen.place, message).help(help));
+/// The VIP group with the addresses: hamesh balances only what it holds. Marked packets are for the one group there is.
+fn behind(entrances: &Entrances, place: &Place, groups: &[group::Draft], log: &Log) -> Option<Located<String>> {
+    let with = |ip: IpAddr| groups.iter().find(|group| group.all().any(|address| address.value.0 == ip));
+    let Some(first) = entrances.listen.first() else {
+        let [only] = groups else {
+            let message = "which vrrp_instance marked packets go with is not clear: there is not just one";
+            let help = "cluster.toml has `mark` and `vip` of a service";
+            log.add(Diagnostic::error(place, message).help(help));
+            return None;
+        };
+        return Some(only.name.clone());
+    };
+    let group = with(first.value.ip());
+    for at in &entrances.listen {
+        match with(at.value.ip()) {
+            None => {
+                let message = format!("`{}` is no virtual_ipaddress of a vrrp_instance", at.value.ip());
+                let help = "hamesh balances only behind an address that it holds: give it to a vrrp_instance";
+                log.add(Diagnostic::error(&at.place, message).help(help));
+            }
+            Some(other) if group.is_some_and(|group| group.name.value != other.name.value) => {
+                let message = format!("`{}` and `{}` move apart", first.value.ip(), at.value.ip());
+                let help = "give the addresses of one virtual server to one vrrp_instance";
+                log.add(Diagnostic::error(&at.place, message).help(help));
+            }
+            Some(_) => {}
+        }
     }
     group.map(|group| group.name.clone())
+}
+
+/// `IP [PORT]`, `fwmark N` or `group NAME`, and what it is called.
+fn entrances(statement: &Statement, elsewhere: &Elsewhere<'_>, log: &Log) -> Option<(Located<String>, Entrances)> {
+    let named = |value: String, place: &Place| Located { value, place: place.clone() };
+    match statement.arguments.as_slice() {
+        [kind, name] if kind.text == "group" => {
+            let Some(found) = elsewhere.ranges.get(&name.text) else {
+                let error = Diagnostic::error(&name.place, format!("there is no `virtual_server_group {}`", name.text));
+                log.add(error.did_you_mean(nearest(&name.text, elsewhere.ranges.keys().map(String::as_str))));
+                return None;
+            };
+            Some((named(name.text.clone(), &name.place), found.clone()))
+        }
+        [kind, number] if kind.text == "fwmark" => {
+            let mark = mark(number, None, log)?;
+            let name = named(format!("fwmark {}", mark.value.0), &number.place);
+            Some((name, Entrances { listen: Vec::new(), mark: vec![mark] }))
+        }
+        _ => {
+            let at = endpoint(statement, log)?;
+            let name = named(at.value.to_string(), &at.place);
+            Some((name, Entrances { listen: vec![at], mark: Vec::new() }))
+        }
+    }
+}
+
+const FAMILIES: [(&str, Family); 2] = [("inet", Family::V4), ("inet6", Family::V6)];
+
+fn mark(word: &Word, family: Option<Family>, log: &Log) -> Option<Located<service::Mark>> {
+    let number = word.text.parse::<NonZeroU32>().ok();
+    if number.is_none() {
+        log.add(Diagnostic::error(&word.place, format!("`{}` is not a mark", word.text)));
+    }
+    Some(Located { value: (number?, family), place: word.place.clone() })
+}
+
+/// The most addresses of one range.
+const LONGEST_RANGE: u128 = 4096;
+
+/// Reads `virtual_server_group NAME { ... }`: addresses, ranges of them, marks.
+pub(super) fn server_group(statement: &Statement, log: &Log) -> Option<(String, Entrances)> {
+    let name = argument(statement, log)?;
+    let mut all = Entrances::default();
+    for line in block(statement, log) {
+        let port = |word: Option<&Word>| word.map_or(Some(0), |word| word.text.parse::<u16>().ok());
+        match (line.keyword.text.as_str(), line.arguments.as_slice()) {
+            ("fwmark", [number]) => all.mark.extend(mark(number, None, log)),
+            ("fwmark", [number, family]) => {
+                let known = FAMILIES.iter().find(|(name, _)| *name == family.text).map(|(_, family)| *family);
+                if known.is_none() {
+                    log.add(Diagnostic::error(&family.place, "the family is inet or inet6"));
+                }
+                all.mark.extend(mark(number, known, log));
+            }
+            (range, arguments @ ([] | [_])) if port(arguments.first()).is_some() => {
+                let port = port(arguments.first()).unwrap_or_default();
+                match addresses(range) {
+                    Some(found) => {
+                        let at = |ip| Located { value: SocketAddr::new(ip, port), place: line.keyword.place.clone() };
+                        all.listen.extend(found.into_iter().map(at));
+                    }
+                    None => {
+                        let message = format!("`{range}` is neither an address nor a range of up to {LONGEST_RANGE}");
+                        log.add(Diagnostic::error(&line.keyword.place, message).help("for example 10.0.0.3-10"));
+                    }
+                }
+            }
+            _ => log
+                .add(Diagnostic::error(&line.keyword.place, "a line is `IP[-LAST] [PORT]` or `fwmark N [inet|inet6]`")),
+        }
+        check_leaf(line, &[line.keyword.text.as_str()], log);
+    }
+    Some((name.value, all))
+}
+
+/// `10.0.0.3`, `10.0.0.3-10`, `2001:db8::2-9`, or two whole addresses.
+fn addresses(range: &str) -> Option<Vec<IpAddr>> {
+    let Some((first, last)) = range.split_once('-') else { return Some(vec![range.parse().ok()?]) };
+    let first: IpAddr = first.parse().ok()?;
+    let last: IpAddr = match (first, last.parse()) {
+        (_, Ok(last)) => last,
+        (IpAddr::V4(first), Err(_)) => {
+            let [a, b, c, _] = first.octets();
+            [a, b, c, last.parse().ok()?].into()
+        }
+        (IpAddr::V6(first), Err(_)) => {
+            let mut parts = first.segments();
+            parts[7] = u16::from_str_radix(last, 16).ok()?;
+            parts.into()
+        }
+    };
+    let fits = |first: u128, last: u128| (first..=last).contains(&last) && last - first < LONGEST_RANGE;
+    match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            let (first, last) = (first.to_bits(), last.to_bits());
+            fits(first.into(), last.into())
+                .then(|| (first..=last).map(|bits| Ipv4Addr::from_bits(bits).into()).collect())
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            let (first, last) = (first.to_bits(), last.to_bits());
+            fits(first, last).then(|| (first..=last).map(|bits| Ipv6Addr::from_bits(bits).into()).collect())
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
+    }
+}
+
+/// Of `global_defs`.
+pub(super) const GLOBAL: [&str; 4] = ["lvs_sync_daemon", "lvs_timeouts", "lvs_flush", "lvs_flush_on_stop"];
+
+/// A line of `global_defs` that is IPVS's.
+pub(super) fn global(line: &Statement, ipvs: &mut Ipvs, log: &Log) {
+    check_leaf(line, &GLOBAL, log);
+    match line.keyword.text.as_str() {
+        "lvs_flush" => ipvs.flush = checks::truth(line, log),
+        "lvs_timeouts" => ipvs.timeouts = timeouts(line, log),
+        "lvs_sync_daemon" => ipvs.sync = sync_daemon(line, log),
+        // What is ours is removed at a stop in any case, and nothing of anybody else.
+        _ => {}
+    }
+}
+
+/// `[tcp N] [tcpfin N] [udp N]`.
+fn timeouts(line: &Statement, log: &Log) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    for pair in line.arguments.chunks(2) {
+        let time = pair.get(1).and_then(|word| word.text.parse().ok()).map(Duration::from_secs);
+        match (pair[0].text.as_str(), time) {
+            ("tcp", Some(time)) => timeouts.tcp = time,
+            ("tcpfin", Some(time)) => timeouts.tcp_fin = time,
+            ("udp", Some(time)) => timeouts.udp = time,
+            _ => log.add(Diagnostic::error(&pair[0].place, "a timeout is `tcp`, `tcpfin` or `udp`, and whole seconds")),
+        }
+    }
+    timeouts
+}
+
+/// `INTERFACE [[inst] INSTANCE] [id N] [maxlen N] [port N] [ttl N] [group IP]`.
+fn sync_daemon(line: &Statement, log: &Log) -> Option<Sync> {
+    const KNOWN: [&str; 6] = ["inst", "id", "maxlen", "port", "ttl", "group"];
+    let Some((interface, words)) = line.arguments.split_first() else {
+        log.add(Diagnostic::error(&line.keyword.place, "`lvs_sync_daemon` needs an interface"));
+        return None;
+    };
+    let (interface, vip) = (interface.text.clone(), None);
+    let mut sync = Sync { interface, vip, id: 0, longest: None, group: None, port: None, ttl: None };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if !KNOWN.contains(&word.text.as_str()) {
+            sync.vip = Some(word.text.clone());
+            continue;
+        }
+        let value = words.next().map_or("", |value| value.text.as_str());
+        let whole = match word.text.as_str() {
+            "inst" => {
+                sync.vip = Some(value.to_owned()).filter(|name| !name.is_empty());
+                sync.vip.is_some()
+            }
+            "id" => value.parse().map(|id| sync.id = id).is_ok(),
+            "maxlen" => value.parse().map(|longest| sync.longest = Some(longest)).is_ok(),
+            "port" => value.parse().map(|port| sync.port = Some(port)).is_ok(),
+            "ttl" => value.parse().map(|ttl| sync.ttl = Some(ttl)).is_ok(),
+            _ => value.parse().map(|group| sync.group = Some(group)).is_ok(),
+        };
+        if !whole {
+            log.add(Diagnostic::error(&word.place, format!("`{}` has no value that fits", word.text)));
+        }
+    }
+    Some(sync)
 }
 
 /// What servers have from their service.
 struct Inherited {
     forwarding: Forwarding,
     inhibit: bool,
+    alpha: bool,
     host: Option<String>,
-    times: Times,
+    asking: Asking,
 }
 
-fn real_server(statement: &Statement, inherited: &Inherited, log: &Log) -> Option<Located<Server>> {
-    const KNOWN: [&str; 11] = [
+fn real_server(
+    statement: &Statement,
+    inherited: &Inherited,
+    elsewhere: &Elsewhere<'_>,
+    log: &Log,
+) -> Option<Located<Server>> {
+    const KNOWN: [&str; 10] = [
+        "alpha",
+        "notify_up",
+        "notify_down",
         "weight",
         "inhibit_on_failure",
         "uthreshold",
@@ -164,155 +362,55 @@ fn real_server(statement: &Statement, inherited: &Inherited, log: &Log) -> Optio
         "lvs_method",
         "lb_kind",
         "virtualhost",
-        "TCP_CHECK",
-        "HTTP_GET",
-        "SMTP_CHECK",
-        "DNS_CHECK",
     ];
     let address = endpoint(statement, log)?;
-    let Inherited { mut forwarding, mut inhibit, mut host, mut times } =
-        Inherited { host: inherited.host.clone(), ..*inherited };
+    let Inherited { mut forwarding, mut inhibit, mut alpha, .. } = *inherited;
+    let (mut notify_up, mut notify_down) = (None, None);
+    let (mut host, mut asking) = (inherited.host.clone(), inherited.asking.clone());
     let (mut weight, mut upper, mut lower) = (1, 0, 0);
     let mut checks = Vec::new();
     for line in block(statement, log) {
         match line.keyword.text.as_str() {
             "weight" => weight = count(line, 65_535, log).unwrap_or(weight),
             "inhibit_on_failure" => inhibit = true,
+            "alpha" => alpha = checks::truth(line, log),
+            "notify_up" => notify_up = notify(line, elsewhere.user, log),
+            "notify_down" => notify_down = notify(line, elsewhere.user, log),
             "uthreshold" => upper = count(line, 1_000_000_000, log).unwrap_or(upper),
             "lthreshold" => lower = count(line, 1_000_000_000, log).unwrap_or(lower),
             "lvs_method" | "lb_kind" => forwarding = method(line, log).unwrap_or(forwarding),
             "virtualhost" => host = argument(line, log).map(|host| host.value),
-            "TCP_CHECK" | "HTTP_GET" | "SMTP_CHECK" | "DNS_CHECK" => {
+            checker if CHECKERS.contains(&checker) => {
+                alpha |= line.block.iter().flatten().any(|line| line.keyword.text == "alpha");
                 checks.push(line);
                 continue;
             }
-            _ if times.read(line, log) => {}
-            _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
+            _ if asking.read(line, log) => {}
+            _ => unknown(&line.keyword, &[KNOWN.as_slice(), &TIMES, &CHECKERS].concat(), log),
         }
         check_leaf(line, &KNOWN, log);
     }
-    if let [_, second, ..] = checks.as_slice() {
-        let message = "a second check of one server is not supported by this version";
-        log.add(Diagnostic::error(&second.keyword.place, message));
-    }
-    let check = checks.first().and_then(|line| match line.keyword.text.as_str() {
-        "TCP_CHECK" => tcp_check(line, times, log),
-        "SMTP_CHECK" => smtp_check(line, times, log),
-        "DNS_CHECK" => dns_check(line, times, log),
-        _ => http_get(line, times, host, log),
-    });
+    let all = checks.iter().flat_map(|line| checks::read(line, asking.clone(), host.as_deref(), elsewhere, log));
+    let checks = all.collect();
     let server = Server {
         address: address.value,
         weight,
         forwarding,
-        check,
+        checks,
         inhibit_on_failure: inhibit,
         upper,
         lower: lower.min(upper),
+        alpha,
+        notify_up,
+        notify_down,
     };
     Some(Located { value: server, place: address.place })
 }
 
-fn tcp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
-    for line in block(statement, log) {
-        if !times.read(line, log) {
-            unknown(&line.keyword, &TIMES, log);
-        }
-    }
-    Some(times.check(Probe::Tcp, Duration::from_secs(1), &statement.keyword.place, log))
-}
-
-fn smtp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
-    let mut helo = Some("smtpchecker.keepalived.org".to_owned());
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "helo_name" => helo = argument(line, log).and_then(|name| check::helo_name(name, log)),
-            _ if times.read(line, log) => {}
-            _ => unknown(&line.keyword, &[["helo_name"].as_slice(), TIMES.as_slice()].concat(), log),
-        }
-    }
-    Some(times.check(Probe::Smtp { helo: helo? }, Duration::from_secs(1), &statement.keyword.place, log))
-}
-
-/// Three retries, and none sooner than the next check would be.
-fn dns_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
-    const KNOWN: [&str; 2] = ["type", "name"];
-    let (mut name, mut record) = (Some(".".to_owned()), Record::Soa);
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "type" => record = choice(line, &check::RECORDS, log).unwrap_or(record),
-            "name" => name = argument(line, log).and_then(|name| check::domain(name, log)),
-            _ if times.read(line, log) => {}
-            _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
-        }
-    }
-    times.retry = times.retry.or(Some(3));
-    Some(times.check(Probe::Dns { name: name?, record }, times.delay_loop, &statement.keyword.place, log))
-}
-
-fn http_get(statement: &Statement, mut times: Times, mut host: Option<String>, log: &Log) -> Option<Check> {
-    const KNOWN: [&str; 3] = ["url", "http_protocol", "virtualhost"];
-    let mut urls = Vec::new();
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "url" => urls.push(line),
-            // Ours is always 1.1, which every server that speaks 1.0 understands.
-            "http_protocol" => drop(choice(line, &[("1.0", ()), ("1.0C", ()), ("1.1", ())], log)),
-            "virtualhost" => host = argument(line, log).map(|host| host.value),
-            _ if times.read(line, log) => {}
-            _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
-        }
-    }
-    match urls.as_slice() {
-        [] => {
-            log.add(Diagnostic::error(&statement.keyword.place, "`HTTP_GET` needs a `url`"));
-            None
-        }
-        [url] => {
-            let probe = read_url(url, host, log)?;
-            Some(times.check(probe, Duration::from_secs(3), &statement.keyword.place, log))
-        }
-        [_, second, ..] => {
-            let message = "a second `url` of one check is not supported by this version";
-            log.add(Diagnostic::error(&second.keyword.place, message));
-            None
-        }
-    }
-}
-
-fn read_url(statement: &Statement, mut host: Option<String>, log: &Log) -> Option<Probe> {
-    const KNOWN: [&str; 3] = ["path", "status_code", "virtualhost"];
-    let (mut path, mut status) = (None, vec![200..=299]);
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "path" => path = argument(line, log),
-            "virtualhost" => host = argument(line, log).map(|host| host.value),
-            "status_code" => {
-                let range = |word: &Word| {
-                    let range = check::status_range(&word.text);
-                    if range.is_none() {
-                        let message = format!("`{}` is no range of HTTP status codes", word.text);
-                        log.add(Diagnostic::error(&word.place, message).help("for example 200 or 200-299"));
-                    }
-                    range
-                };
-                status = line.arguments.iter().filter_map(range).collect();
-                if line.arguments.is_empty() {
-                    log.add(Diagnostic::error(&line.keyword.place, "`status_code` needs a value"));
-                }
-            }
-            _ => unknown(&line.keyword, &KNOWN, log),
-        }
-        check_leaf(line, &KNOWN, log);
-    }
-    let Some(path) = path else {
-        log.add(Diagnostic::error(&statement.keyword.place, "`url` needs a `path`"));
-        return None;
-    };
-    if !path.value.starts_with('/') {
-        log.add(Diagnostic::error(&path.place, "the path of an HTTP check begins with `/`"));
-    }
-    Some(Probe::Http { path: path.value, host, status })
+/// A command, as a script's, and whom it runs as: `script_user`.
+fn notify(line: &Statement, user: Option<&str>, log: &Log) -> Option<Notify> {
+    let command = track::read_command(line, log)?;
+    Some(Notify { command, user: user.map(str::to_owned) })
 }
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
@@ -356,15 +454,18 @@ fn method(statement: &Statement, log: &Log) -> Option<Forwarding> {
     Some(forwarding)
 }
 
-/// `IP PORT`.
+/// `IP [PORT]`.
 fn endpoint(statement: &Statement, log: &Log) -> Option<Located<SocketAddr>> {
     let keyword = &statement.keyword;
     match statement.arguments.as_slice() {
-        [kind, ..] if matches!(kind.text.as_str(), "fwmark" | "group") => {
-            let message = format!("`{} {}` is not supported by this version", keyword.text, kind.text);
-            log.add(Diagnostic::error(&kind.place, message));
-            None
-        }
+        // Every port of a persistent service, or that of the packet.
+        [ip] => match ip.text.parse::<IpAddr>() {
+            Ok(address) => Some(Located { value: (address, 0).into(), place: ip.place.clone() }),
+            Err(_) => {
+                log.add(Diagnostic::error(&ip.place, format!("`{}` is not an IP address", ip.text)));
+                None
+            }
+        },
         [ip, port] => match (ip.text.parse::<IpAddr>(), port.text.parse::<u16>()) {
             (Ok(address), Ok(port)) => Some(Located { value: (address, port).into(), place: ip.place.clone() }),
             (Err(_), _) => {
@@ -383,7 +484,7 @@ fn endpoint(statement: &Statement, log: &Log) -> Option<Located<SocketAddr>> {
     }
 }
 
-fn choice<T: Copy>(statement: &Statement, among: &[(&'static str, T)], log: &Log) -> Option<T> {
+pub(super) fn choice<T: Copy>(statement: &Statement, among: &[(&'static str, T)], log: &Log) -> Option<T> {
     let word = argument(statement, log)?;
     let found = among.iter().find(|(name, _)| *name == word.value);
     if found.is_none() {
@@ -395,7 +496,7 @@ fn choice<T: Copy>(statement: &Statement, among: &[(&'static str, T)], log: &Log
     found.map(|(_, value)| *value)
 }
 
-fn count(statement: &Statement, most: u32, log: &Log) -> Option<u32> {
+pub(super) fn count(statement: &Statement, most: u32, log: &Log) -> Option<u32> {
     let word = argument(statement, log)?;
     let number = word.value.parse().ok().filter(|number| *number <= most);
     if number.is_none() {
@@ -404,7 +505,17 @@ fn count(statement: &Statement, most: u32, log: &Log) -> Option<u32> {
     number
 }
 
-fn seconds(statement: &Statement, log: &Log) -> Option<Duration> {
+/// An address, a port, or another thing that a word says.
+pub(super) fn number<T: FromStr>(statement: &Statement, what: &str, log: &Log) -> Option<T> {
+    let word = argument(statement, log)?;
+    let value = word.value.parse().ok();
+    if value.is_none() {
+        log.add(Diagnostic::error(&word.place, format!("`{}` is not {what}", word.value)));
+    }
+    value
+}
+
+pub(super) fn seconds(statement: &Statement, log: &Log) -> Option<Duration> {
     let word = argument(statement, log)?;
     let seconds = duration::seconds(&word.value);
     if let Err(reason) = &seconds {
@@ -424,7 +535,7 @@ fn whole(statement: &Statement, log: &Log) -> Option<Duration> {
     duration
 }
 
-fn positive(statement: &Statement, log: &Log) -> Option<Duration> {
+pub(super) fn positive(statement: &Statement, log: &Log) -> Option<Duration> {
     let seconds = seconds(statement, log);
     if seconds.is_some_and(|seconds| seconds.is_zero()) {
         let message = format!("`{}` must be above 0", statement.keyword.text);

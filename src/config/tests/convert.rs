@@ -3,7 +3,7 @@
 use super::*;
 
 /// Files after the features of keepalived's own examples, as far as this version serves them.
-const EXAMPLES: [&str; 7] = [
+const EXAMPLES: &[&str] = &[
     // The plainest.
     "vrrp_instance VI_1 {\n state MASTER\n interface eth0\n virtual_router_id 51\n priority 100\n advert_int 1\n \
      virtual_ipaddress {\n 192.168.200.16\n 192.168.200.17/24\n }\n}\n",
@@ -17,7 +17,7 @@ const EXAMPLES: [&str; 7] = [
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      virtual_server 10.0.0.1 80 {\n delay_loop 6\n lb_algo wrr\n lb_kind NAT\n protocol TCP\n persistence_timeout 50\n \
      quorum 3\n hysteresis 1\n virtualhost www\n sorry_server 10.1.0.9 80\n\
-     real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=\"d e\"\n \
+     real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=\"d_e\"\n \
      status_code 200 301-302\n }\n connect_timeout 3\n retry 2\n delay_before_retry 1.5\n } }\n\
      real_server 10.1.0.2 8080 {\n inhibit_on_failure\n TCP_CHECK { connect_timeout 3 } }\n\
      real_server 10.1.0.3 80 {\n lvs_method DR\n } }\n",
@@ -27,6 +27,28 @@ const EXAMPLES: [&str; 7] = [
      virtual_server 10.0.0.1 53 {\n delay_loop 2\n lvs_method TUN\n real_server 10.1.0.1 53 { TCP_CHECK { } }\n \
      real_server 10.1.0.2 53 { DNS_CHECK {\n type A\n name x.org\n } }\n real_server 10.1.0.3 53 { SMTP_CHECK { } } }\n\
      virtual_server 2001:db8::2 443 {\n protocol TCP\n persistence_timeout\n inhibit_on_failure\n real_server 2001:db8:1::1 443 { } }\n",
+    // Every checker with all that it knows.
+    "global_defs { script_user root\n }\nSSL { ca /etc/x.pem\n }\nvrrp_track_file load { file /run/load\n weight -2\n }\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     virtual_server 10.0.0.1 443 {\n protocol TCP\n delay_loop 5\n warmup 2\n real_server 10.1.0.1 443 {\n virtualhost www.x.org\n \
+     SSL_GET {\n enable_sni\n http_protocol 1.1\n connect_ip 10.1.0.7\n connect_port 8443\n bindto 10.1.0.2\n bind_port 3000\n \
+     bind_if eth1\n fwmark 7\n url { path /\n digest 0123456789abcdef0123456789ABCDEF\n status_code 200\n }\n \
+     url { path /b\n virtualhost b.x.org\n regex \"is\\\\s+well\"\n regex_options caseless dotall\n regex_min_offset 3\n \
+     regex_max_offset 40\n regex_no_match\n } }\n\
+     MISC_CHECK {\n misc_path \"/bin/test -e '/run/a b'\"\n misc_timeout 2\n misc_dynamic\n user nobody\n }\n\
+     PING_CHECK { retry 4\n }\n FILE_CHECK { track_file load\n }\n\
+     UDP_CHECK {\n payload 00ff\n require_reply 0fXX\n min_reply_length 2\n max_reply_length 9\n } }\n\
+     alpha\n quorum_up \"/bin/echo up\"\n quorum_down /bin/false\n lvs_sched mh\n mh-port\n flag-3\n persistence_timeout 9\n \
+     persistence_granularity 255.255.255.0\n persistence_engine sip\n real_server 10.1.0.2 443 {\n notify_up \"/bin/echo a b\"\n \
+     notify_down /bin/echo\n UDP_CHECK { }\n HTTP_GET { url { path /\n } }\n SMTP_CHECK { host { connect_port 2525\n }\n host { connect_ip 10.1.0.3\n } } } }\n",
+    // Ranges, marks, every port, and the directors' common matters.
+    "global_defs {\n lvs_sync_daemon eth1 inst v id 9 maxlen 1400 port 8850 ttl 2 group 224.0.0.82\n \
+     lvs_timeouts tcp 900 udp 30\n lvs_flush\n lvs_flush_on_stop VS\n }\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.3\n 10.0.0.4\n 10.0.0.5 } }\n\
+     virtual_server_group all {\n 10.0.0.3-5 80\n 10.0.0.3 443\n }\n\
+     virtual_server group all {\n protocol TCP\n real_server 10.1.0.1 80 { TCP_CHECK { } } }\n\
+     virtual_server fwmark 7 {\n real_server 10.1.0.1 { TCP_CHECK { connect_port 22\n } } }\n\
+     virtual_server 10.0.0.4 {\n protocol UDP\n real_server 10.1.0.1 { } }\n",
     // What is tracked.
     "global_defs {\n script_user root\n enable_script_security\n}\n\
      vrrp_script chk {\n script \"/bin/test -e '/run/a b'\"\n interval 2\n timeout 1\n rise 3\n fall 2\n weight -20\n init_fail\n}\n\
@@ -37,6 +59,12 @@ const EXAMPLES: [&str; 7] = [
     "global_defs {\n vrrp_garp_interval 0.0005\n vrrp_startup_delay 3\n vrrp_garp_master_refresh 0\n}\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n preempt_delay 4.5\n down_timer_adverts 6\n lower_prio_no_advert\n \
      higher_prio_send_advert\n garp_lower_prio_repeat 0\n virtual_ipaddress { 10.0.0.1/24 } }\n",
+    // Unicast, and an authentication header.
+    "vrrp_instance v { interface eth0\n virtual_router_id 1\n unicast_src_ip 10.0.0.11\n unicast_ttl 9\n unicast_peer {\n 10.0.0.12\n \
+     10.0.0.13 min_ttl 3 max_ttl 250\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     vrrp_instance old.one { interface eth0\n virtual_router_id 2\n mcast_src_ip 10.0.0.11\n authentication { auth_type AH\n \
+     auth_pass secret\n }\n virtual_ipaddress { 10.0.0.2/24 } }\n\
+     vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n virtual_ipaddress_excluded { 10.0.9.1/24 }\n unicast_peer { 2001:db8::12 }\n virtual_ipaddress { 2001:db8::2/64 } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",
@@ -59,6 +87,7 @@ fn what_is_converted_means_the_same() {
         assert_eq!(old.groups, new.groups, "{converted}");
         assert_eq!(old.services, new.services, "{converted}");
         assert_eq!(old.scripts, new.scripts, "{converted}");
+        assert_eq!(old.ipvs, new.ipvs, "{converted}");
         assert!(!old.groups.is_empty());
     }
 }
@@ -78,6 +107,6 @@ fn what_cluster_toml_cannot_say_is_not_lost_but_refused() {
     let (errors, _) = within(&[("k.conf", &text)], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
     assert!(errors.to_string().contains("cluster.toml has no gue or gre tunnels"), "{errors}");
     let (errors, _) =
-        within(&[("k.conf", "vrrp_track_file x { }")], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
-    assert!(errors.to_string().contains("vrrp_track_file"), "{errors}");
+        within(&[("k.conf", "vrrp_track_bfd x { }")], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
+    assert!(errors.to_string().contains("vrrp_track_bfd"), "{errors}");
 }

@@ -68,11 +68,14 @@ vrrp_instance VI_2 {
         version: Version::V2,
         interval: Duration::from_secs(2),
         addresses: vec![(IpAddr::from([192, 168, 200, 17]), 24), (IpAddr::from([192, 168, 200, 16]), 32)],
+        excluded: Vec::new(),
         priority: Some(150),
         nopreempt: true,
         auth: Auth::Pass(Password::cut("1111")),
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        source: None,
+        unicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
     };
@@ -119,7 +122,7 @@ fn what_keepalived_bends_is_bent_with_a_warning() {
     assert_eq!(warnings, ["an advert_int of 15ms is rounded up to 20ms, as by keepalived"]);
     let (cut, warnings) = group("authentication {\nauth_type PASS\nauth_pass averylongpassword\n}");
     assert_eq!(cut.auth, Auth::Pass(Password::cut("averylon")));
-    assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are sent, as by keepalived"]);
+    assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are used, as by keepalived"]);
     let (new, warnings) = group("version 3\nauthentication {\nauth_type PASS\nauth_pass x\n}");
     assert_eq!(new.auth, Auth::None);
     assert_eq!(warnings, ["VRRP version 3 has no authentication: it is ignored, as by keepalived"]);
@@ -167,8 +170,7 @@ vrrp_instance VI_1 {
         refused(text),
         "k.conf:2:5: `vrrp_strict` is not supported by this version\n\
          k.conf:3:5: unknown keyword `ruter_id` / did you mean `router_id`?\n\
-         k.conf:5:1: `track_file` is not supported by this version\n\
-         k.conf:8:1: `virtual_server_group` is not supported by this version\n\
+         k.conf:8:33: `virtual_server_group` takes one value\n\
          k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\
          k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
          k.conf:18:5: `track_bfd` is not supported by this version\n\
@@ -208,8 +210,8 @@ fn what_is_wrong_with_a_value_is_said_at_the_value() {
         let faults = instance(line);
         assert!(faults.contains(&format!("k.conf:7:{expected}\n")), "{line}: {faults}");
     }
-    let ah = instance("authentication {\nauth_type AH\nauth_pass x\n}");
-    assert_eq!(ah, "k.conf:8:11: `auth_type AH` is not supported by this version\n");
+    let typo = instance("authentication {\nauth_type A\nauth_pass x\n}");
+    assert_eq!(typo, "k.conf:8:11: `auth_type` is PASS or AH / did you mean `AH`?\n");
     assert_eq!(
         refused("vrrp_instance VI_1 {\n}\n"),
         "k.conf:1:15: `vrrp_instance VI_1` needs `interface`\n\
@@ -293,7 +295,7 @@ const BALANCED: &str = "virtual_server 10.0.0.100 443 {
 
 #[test]
 fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
-    use crate::config::check::{Check, Probe};
+    use crate::config::check::{Check, Http, HttpVersion, Probe, Way};
     use crate::ipvs::{Checksum, Forwarding, Protocol, Tunnel};
     let config = read(&format!("{BALANCED}{INSTANCE}}}\n"));
     assert_eq!(config.services.keys().collect::<Vec<_>>(), ["10.0.0.100:443/tcp"]);
@@ -304,24 +306,34 @@ fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
     let [first, second, third] = service.servers.as_slice() else { panic!("{service:?}") };
     assert_eq!((first.weight, first.inhibit_on_failure, first.upper), (3, true, 1000));
     assert_eq!(first.forwarding, Forwarding::Direct);
-    let probe = Probe::Http {
+    let probe = Probe::Http(Http {
         path: "/healthz".to_owned(),
         host: Some("www.example.org".to_owned()),
+        version: HttpVersion::Old,
         status: vec![200..=200, 204..=204, 300..=302],
-    };
+        digest: None,
+        regex: None,
+        no_regex: None,
+        tls: None,
+    });
     let (interval, again, timeout) = (Duration::from_secs(6), Duration::from_secs(3), Duration::from_secs(3));
-    assert_eq!(first.check, Some(Check { probe, interval, again, timeout, fall: 3, rise: 1 }));
+    let (way, warmup) = (Way::default(), interval);
+    let check =
+        Check { probe, way: way.clone(), interval, again, timeout, warmup, fall: 3, rise: 1, slow: None, loss: None };
+    assert_eq!(first.checks, [check]);
     let tunnel = Forwarding::Tunnel(Tunnel::Gue { port: 5555, checksum: Checksum::Full });
     assert_eq!((second.weight, second.forwarding), (1, tunnel));
     let (again, timeout) = (Duration::from_millis(500), Duration::from_secs(1));
-    assert_eq!(second.check, Some(Check { probe: Probe::Tcp, interval, again, timeout, fall: 2, rise: 1 }));
-    assert_eq!((third.weight, &third.check), (0, &None), "not checked, as in keepalived");
+    let check =
+        Check { probe: Probe::Tcp, way, interval, again, timeout, warmup, fall: 2, rise: 1, slow: None, loss: None };
+    assert_eq!(second.checks, [check]);
+    assert_eq!((third.weight, third.checks.len()), (0, 0), "not checked, as in keepalived");
     assert_eq!(config.warnings, []);
 }
 
 #[test]
 fn name_and_mail_servers_are_checked_with_keepaliveds_defaults() {
-    use crate::config::check::{Check, Probe, Record};
+    use crate::config::check::{Check, Probe, Record, Way};
     let servers = "virtual_server 10.0.0.100 53 {
     delay_loop 6
     protocol UDP
@@ -336,11 +348,26 @@ fn name_and_mail_servers_are_checked_with_keepaliveds_defaults() {
     let interval = Duration::from_secs(6);
     let dns = Probe::Dns { name: "example.org".to_owned(), record: Record::A };
     let timeout = Duration::from_secs(5);
-    let check = Check { probe: dns, interval, again: interval, timeout, fall: 4, rise: 1 };
-    assert_eq!(servers[0].check, Some(check));
+    let (way, warmup) = (Way::default(), interval);
+    let check = Check {
+        probe: dns,
+        way: way.clone(),
+        interval,
+        again: interval,
+        timeout,
+        warmup,
+        fall: 4,
+        rise: 1,
+        slow: None,
+        loss: None,
+    };
+    assert_eq!(servers[0].checks, [check]);
     let smtp = Probe::Smtp { helo: "lb.example.org".to_owned() };
     let (again, timeout) = (Duration::from_secs(1), Duration::from_secs(2));
-    assert_eq!(servers[1].check, Some(Check { probe: smtp, interval, again, timeout, fall: 2, rise: 1 }));
+    assert_eq!(
+        servers[1].checks,
+        [Check { probe: smtp, way, interval, again, timeout, warmup, fall: 2, rise: 1, slow: None, loss: None }]
+    );
 }
 
 #[test]
@@ -352,8 +379,9 @@ fn what_is_wrong_with_a_virtual_server() {
          hamesh balances only behind an address that it holds: give it to a vrrp_instance\n"
     );
     assert_eq!(
-        faults("virtual_server fwmark 1 {\n}\n"),
-        "k.conf:8:16: `virtual_server fwmark` is not supported by this version\n"
+        faults("virtual_server group x {\n}\nvirtual_server_group y {\n 10.0.0.9-3 80\n}\n"),
+        "k.conf:8:22: there is no `virtual_server_group x` / did you mean `y`?\n\
+         k.conf:11:2: `10.0.0.9-3` is neither an address nor a range of up to 4096 / for example 10.0.0.3-10\n"
     );
     assert_eq!(
         faults(
@@ -361,12 +389,12 @@ fn what_is_wrong_with_a_virtual_server() {
  lb_algo wrrr
  lb_kind TUN type gue
  protokol TCP
- alpha
+ ha_suspend
  protocol TCP
  real_server 10.0.5.11 80 {
   weight -1
   SSL_GET { url { path / } }
-  TCP_CHECK { connect_port 81 }
+  TCP_CHECK { connect_porc 81 }
  }
  real_server 10.0.5.11 80 {
   HTTP_GET { url { status_code 99 } }
@@ -377,10 +405,9 @@ fn what_is_wrong_with_a_virtual_server() {
         "k.conf:9:10: `lb_algo` is one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf, twos / did you mean `wrr`?\n\
          k.conf:10:10: a tunnel is `TUN [type ipip|gue port N|gre] [nocsum|csum|remcsum]`\n\
          k.conf:11:2: unknown keyword `protokol` / did you mean `protocol`?\n\
-         k.conf:12:2: `alpha` is not supported by this version\n\
+         k.conf:12:2: `ha_suspend` is not supported by this version\n\
          k.conf:15:10: `weight` must be between 0 and 65535\n\
-         k.conf:16:3: `SSL_GET` is not supported by this version\n\
-         k.conf:17:15: `connect_port` is not supported by this version\n\
+         k.conf:17:15: unknown keyword `connect_porc` / did you mean `connect_port`?\n\
          k.conf:19:14: server `10.0.5.11:80` is listed twice\n\
          k.conf:20:14: `url` needs a `path`\n\
          k.conf:20:32: `99` is no range of HTTP status codes / for example 200 or 200-299\n"
@@ -516,4 +543,56 @@ fn what_is_wrong_with_delays_and_bursts() {
         let found = refused(&format!("{INSTANCE}{line}\n}}\n"));
         assert!(found.contains(fault), "{line}: {found}");
     }
+}
+
+#[test]
+fn unicast_and_the_source_of_adverts_are_keepaliveds() {
+    use crate::vrrp::unicast::{Peer, Unicast};
+    let ip = |last| IpAddr::from([10, 0, 0, last]);
+    let (given, warnings) = group("unicast_src_ip 10.0.0.1\nunicast_peer {\n10.0.0.2\n10.0.0.3\n}");
+    let peers = vec![Peer::from(ip(2)), Peer::from(ip(3))];
+    let unicast = Unicast { peers, check_source: false, ttl: 255 };
+    assert_eq!((given.source, given.unicast, warnings), (Some(ip(1)), Some(unicast.clone()), vec![]));
+    let (bounded, _) = group("unicast_ttl 64\nunicast_peer {\n10.0.0.2 min_ttl 250 max_ttl 254\n}\ntrack_src_ip");
+    let peers = vec![Peer { address: ip(2), min_ttl: 250, max_ttl: 254 }];
+    assert_eq!(bounded.unicast, Some(Unicast { peers, check_source: true, ttl: 64 }), "bounds make it look at sources");
+    assert_eq!(bounded.source, None);
+    let checked = "unicast_peer {\n10.0.0.2\n10.0.0.3\n}\n";
+    assert!(group(&format!("{checked}check_unicast_src")).0.unicast.unwrap().check_source);
+    let globally = read(&format!("global_defs {{\nvrrp_check_unicast_src\n}}\n{INSTANCE}{checked}}}\n"));
+    assert_eq!(globally.groups["VI_1"].unicast, Some(Unicast { check_source: true, ..unicast }));
+    assert_eq!(group("mcast_src_ip 10.0.0.9").0.source, Some(ip(9)));
+    let (alone, warnings) = group("unicast_src_ip 10.0.0.1");
+    assert_eq!((alone.source, alone.unicast), (Some(ip(1)), None));
+    assert_eq!(warnings, ["without `unicast_peer` adverts go to the multicast group, as by keepalived"]);
+    for (line, fault) in [
+        ("unicast_peer", "`unicast_peer` needs a block in braces"),
+        ("unicast_peer { lb2 }", "`lb2` is not an address"),
+        ("unicast_peer { 10.0.0.2 min_ttl x }", "`min_ttl` needs a number from 0 to 255"),
+        ("unicast_peer { 10.0.0.2 min_tll 1 }", "unknown keyword `min_tll` / did you mean `min_ttl`?"),
+        ("unicast_peer { fe80::1 }", "`fe80::1` is of another family than the group's addresses"),
+        ("unicast_peer { 10.0.0.100 }", "`10.0.0.100` is an address of the group itself"),
+        ("unicast_src_ip x", "`x` is not an address"),
+        ("unicast_fault_no_peer\nunicast_src_ip 10.0.0.1", "`unicast_fault_no_peer` forbids an instance without"),
+    ] {
+        let found = refused(&format!("{INSTANCE}{line}\n}}\n"));
+        assert!(found.contains(fault), "{line}: {found}");
+    }
+}
+
+#[test]
+fn an_authentication_header_has_the_password_for_its_key() {
+    let (given, warnings) = group("authentication {\nauth_type AH\nauth_pass averylongpassword\n}");
+    assert_eq!(given.auth, Auth::Ah(Password::cut("averylon")));
+    assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are used, as by keepalived"]);
+}
+
+#[test]
+fn excluded_addresses_move_along_and_are_not_advertised() {
+    let (given, warnings) = group("virtual_ipaddress_excluded {\n10.0.0.101/24\n2001:db8::1/64 dev eth0\n}");
+    assert_eq!((given.addresses.len(), given.excluded.len(), warnings), (1, 2, vec![]));
+    assert_eq!(given.format().addresses, [IpAddr::from([10, 0, 0, 100])]);
+    assert_eq!(given.definition().addresses.len(), 3, "all of them are guarded, and the cluster compares all");
+    let twice = refused(&format!("{INSTANCE}virtual_ipaddress_excluded {{\n10.0.0.100\n}}\n}}\n"));
+    assert!(twice.contains("`10.0.0.100` is listed twice"), "{twice}");
 }
