@@ -1,6 +1,8 @@
 //! What things cost and how late they are: `bench [NAME]`. Each ends with one line that holds its figure.
 
+mod checks;
 mod gate;
+mod mesh;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -18,6 +20,13 @@ struct Options {
 enum What {
     /// How late the kernel shuts the gate of a stopped process, and what a renewal costs
     Gate(gate::Options),
+    /// What checks of servers cost: processor and memory
+    Checks(checks::Options),
+    /// What many directors with many targets cost, and how soon they agree
+    Mesh(mesh::Options),
+    /// Not for people: the servers that are checked
+    #[command(hide = true)]
+    CheckServers,
     /// Not for people: the process that is stopped
     #[command(hide = true)]
     GateHand,
@@ -27,6 +36,9 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let done = match options.what {
         What::GateHand => gate::hand().map(|()| true),
+        What::CheckServers => checks::serve().map(|()| true),
+        What::Checks(options) => sandboxed(|| checks::run(&options)),
+        What::Mesh(options) => mesh::run(&options),
         What::Gate(options) => sandboxed(|| gate::run(&options)),
     };
     match done {
