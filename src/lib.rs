@@ -6,8 +6,8 @@
 //! |---|---|---|
 //! | doors | [`cli`], [`admin`] | people and scrapers |
 //! | shell | [`node`] | tokio, tasks, the loop: wires minds to hands |
-//! | hands | [`net`], [`kernel`], [`probe`], `hamesh_fencing::gate`, `hamesh_raft::store` | sockets, netlink, checks, disk |
-//! | minds | [`vrrp`], [`health`], [`track`], [`ipvs`], [`config`], `hamesh_fencing::{holder, voter, grantor}`, `hamesh_raft::state` | decide |
+//! | hands | [`net`], [`kernel`], [`probe`], [`notify::fifo`], [`notify::mail`], `hamesh_fencing::gate`, `hamesh_raft::store` | sockets, netlink, checks, disk |
+//! | minds | [`vrrp`], [`health`], [`track`], [`notify`], [`ipvs`], [`config`], `hamesh_fencing::{holder, voter, grantor}`, `hamesh_raft::state` | decide |
 //!
 //! Beside them stands [`lab`]: the laboratory in namespaces that the demo and the fault tests run in.
 
@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod lab;
 pub mod net;
 pub mod node;
+pub mod notify;
 pub mod probe;
 pub mod track;
 pub mod vrrp;

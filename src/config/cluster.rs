@@ -4,6 +4,7 @@ use super::diagnostic::{Diagnostic, Located, Log, Source};
 use super::duration;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::ipvs;
+use super::notify::{self, Notifications};
 use super::profile::{LONGEST_TTL, LeaseProfile, PROFILES};
 use super::reader::{Section, Value, parse};
 use super::service;
@@ -25,6 +26,7 @@ pub(super) struct Cluster {
     pub health: service::HealthMesh,
     pub ipvs: ipvs::Ipvs,
     pub scripts: BTreeMap<String, Script>,
+    pub notify: Notifications,
 }
 
 /// Reads the file; `None` after syntax errors. `director` is the name of this node, if it may hold VIPs.
@@ -39,9 +41,10 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let groups = sections("vip").into_iter().map(group).collect();
     let services = sections("service").into_iter().map(|(name, section)| service::read(name, section, log)).collect();
     let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
+    let notify = root.section("notify").map(|section| notify::read(section, log)).unwrap_or_default();
     let ipvs = root.section("ipvs").map(|section| ipvs::read(section, log)).unwrap_or_default();
     root.close();
-    Some(Cluster { lease, groups, services, health, ipvs, scripts })
+    Some(Cluster { lease, groups, services, health, ipvs, scripts, notify })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
@@ -127,6 +130,7 @@ fn read_group(
         unicast: section.get("unicast").and_then(read_unicast),
         timing: timing::read(&section, log),
         track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
+        notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
         name,
     };
     section.close();

@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
 use super::service::{Notify, Server};
 use super::track::{Script, Track, Tracked};
-use super::{Service, VipGroup, group, keepalived, service, unreadable};
+use super::{Service, VipGroup, group, keepalived, notify, service, unreadable};
 use crate::ipvs::{Forwarding, Granularity, ServiceKey, Tunnel};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
@@ -34,8 +34,9 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     };
     let setting = keepalived::Setting::of_this_machine();
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
-    let (groups, services, scripts, ipvs) = keepalived::read(&source, &setting, &log);
+    let (groups, services, scripts, (told, ipvs)) = keepalived::read(&source, &setting, &log);
     group::check(&groups, None, &log);
+    group::check_mail(&groups, &told, &log);
     super::ipvs::check(&ipvs, &groups, &log);
     let services: BTreeMap<_, _> =
         services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
@@ -55,6 +56,7 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
             text += &format!("# {}:{line}:{column}: {}\n", note.place.source.path.display(), note.message);
         }
         text += "# This file is for every node: add to each `priority` what the files of the others have.\n";
+        text += &notify::show(&told, |text| quoted(text), seconds);
         groups.iter().for_each(|(name, group)| text += &show_group(name, group, &node));
         scripts.iter().for_each(|(name, script)| text += &show_script(name, script));
         services.iter().for_each(|(name, service)| text += &show_service(name, service));
@@ -97,6 +99,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         unicast,
         timing,
         track,
+        notify: told,
         virtual_mac,
     } = group;
     let list = |addresses: &[(IpAddr, u8)]| {
@@ -123,6 +126,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     if let Some(device) = virtual_mac {
         line(format!("virtual_mac = {}", quoted(device)));
     }
+    notify::show_group(told, |text| quoted(text)).into_iter().for_each(&mut line);
     if let Some(source) = source {
         line(format!("source = {{ {} = {} }}", key(node), quoted(source)));
     }

@@ -2,6 +2,7 @@
 
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::duration;
+use super::notify::{Notifications, Notify};
 use super::track::Track;
 use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
@@ -59,6 +60,8 @@ pub struct VipGroup {
     pub timing: Timing,
     /// What its priority depends on.
     pub track: Vec<Track>,
+    /// Who is told of its states.
+    pub notify: Notify,
 }
 
 impl VipGroup {
@@ -124,6 +127,7 @@ pub(super) struct Draft {
     pub unicast: Option<Located<Unicast>>,
     pub timing: Timing,
     pub track: Vec<Track>,
+    pub notify: Notify,
 }
 
 impl Draft {
@@ -170,6 +174,7 @@ impl Draft {
             unicast: self.unicast.map(|unicast| unicast.value),
             timing: self.timing,
             track: self.track,
+            notify: self.notify,
         };
         Some((self.name.value, group))
     }
@@ -349,5 +354,14 @@ fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<Soc
     }
     if let Some(beyond) = draft.addresses.get(MAX_ADDRESSES) {
         log.add(Diagnostic::error(&beyond.place, format!("an advert holds at most {MAX_ADDRESSES} addresses")));
+    }
+}
+
+/// A group whose states are to be mailed, and nobody to mail them to.
+pub(super) fn check_mail(drafts: &[Draft], notify: &Notifications, log: &Log) {
+    for draft in drafts.iter().filter(|draft| draft.notify.mail && notify.mail.is_none()) {
+        let name = &draft.name;
+        let warning = Diagnostic::warning(&name.place, format!("the states of `{}` are mailed to nobody", name.value));
+        log.add(warning.help("name somebody: `notify.mail`, in keepalived.conf `notification_email`"));
     }
 }

@@ -9,6 +9,7 @@ pub mod diagnostic;
 pub mod group;
 pub mod ipvs;
 pub mod node;
+pub mod notify;
 pub mod profile;
 pub mod service;
 pub mod track;
@@ -49,6 +50,8 @@ pub struct Config {
     pub services: BTreeMap<String, Service>,
     /// The scripts that groups track.
     pub scripts: BTreeMap<String, track::Script>,
+    /// Who is told of states.
+    pub notify: notify::Notifications,
     /// How servers are watched.
     pub health: HealthMesh,
     /// What IPVS does beside.
@@ -110,12 +113,16 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
         Kind::Node => return load(path).map(|config| config.warnings),
         Kind::Cluster => {
             let cluster = cluster::read(&source, None, &log);
-            cluster.map(|cluster| (cluster.groups, cluster.services, cluster.scripts, cluster.ipvs)).unwrap_or_default()
+            let parts = |cluster: cluster::Cluster| {
+                (cluster.groups, cluster.services, cluster.scripts, (cluster.notify, cluster.ipvs))
+            };
+            cluster.map(parts).unwrap_or_default()
         }
         Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
-    let (groups, services, _, ipvs) = groups;
+    let (groups, services, _, (notify, ipvs)) = groups;
     group::check(&groups, None, &log);
+    group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
     for service in services {
         service::build(service, &groups, &log);
@@ -146,6 +153,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
     let (mut health, mut ipvs) = (HealthMesh::default(), Ipvs::default());
     let mut scripts = BTreeMap::new();
+    let mut notify = notify::Notifications::default();
     let mut cluster_file = None;
     if let Some(file) = &draft.cluster {
         let text = Source::read(&file.value);
@@ -157,7 +165,8 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 let director = draft.name.as_ref().filter(|_| draft.role == Role::Director);
                 if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
-                    (health, scripts, ipvs) = (cluster.health, cluster.scripts, cluster.ipvs);
+                    (health, scripts, notify) = (cluster.health, cluster.scripts, cluster.notify);
+                    ipvs = cluster.ipvs;
                 }
             }
             Err(_) if !present && !complete => {}
@@ -170,7 +179,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let (mut instances, servers, more, global) =
+                let (mut instances, servers, more, (told, global)) =
                     keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
                 if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {
                     let message = format!("script `{twin}` is in cluster.toml and in keepalived.conf");
@@ -180,6 +189,12 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                     ipvs = global;
                 }
                 scripts.extend(more);
+                if notify == notify::Notifications::default() {
+                    notify = told;
+                } else if told != notify::Notifications::default() {
+                    let message = "who is told of states is in cluster.toml and in keepalived.conf";
+                    log.add(Diagnostic::error(&file.place, message).help("leave it in one of them"));
+                }
                 if draft.role == Role::Witness {
                     instances.iter_mut().for_each(|group| group.priority = None);
                 }
@@ -193,13 +208,26 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
         }
     }
     group::check(&groups, draft.listen.as_ref(), &log);
+    group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
     let services = services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
     let groups = groups.into_iter().filter_map(group::Draft::build).collect();
     let parts = draft.build();
     log.finish(|warnings| {
         let (node, admin) = parts?;
-        Some(Config { node, admin, lease, groups, services, scripts, health, ipvs, cluster: cluster_file, warnings })
+        Some(Config {
+            node,
+            admin,
+            lease,
+            groups,
+            services,
+            scripts,
+            notify,
+            health,
+            ipvs,
+            cluster: cluster_file,
+            warnings,
+        })
     })
 }
 

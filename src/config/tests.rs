@@ -82,6 +82,7 @@ fn the_examples_in_deploy_are_right() {
         unicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
+        notify: crate::config::notify::Notify::default(),
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
     assert_eq!(config.warnings, []);
@@ -310,4 +311,5 @@ fn files_are_told_apart_by_their_content() {
 mod cluster;
 mod convert;
 mod keepalived;
+mod notify;
 mod track;

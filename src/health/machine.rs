@@ -1,7 +1,7 @@
 //! The mind of the health mesh: what to ask when, what to tell the others, and what IPVS is to have.
 
 use super::policy::{Conclusion, Look, Policy};
-use super::verdict::{Verdict, verdict};
+use super::verdict::{Tally, Verdict, verdict};
 use super::watch::Watch;
 use super::{Answer, Names, ServerStatus, ServiceStatus, Share, word};
 use crate::config::check::{Check, Probe};
@@ -23,6 +23,8 @@ const BEAT: &str = "health";
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// Observations of a director whose beat has not changed for this long count no more.
 const EXPIRY: Duration = Duration::from_secs(16);
+/// What answers and observations change follows no sooner than this after the last time: many change at once.
+const PACE: Duration = Duration::from_millis(100);
 /// First questions are spread over the interval in so many steps, so that a thousand checks do not begin at once.
 const SPREAD: u32 = 64;
 
@@ -89,6 +91,9 @@ pub struct Health {
     orders: Orders,
     /// When time alone changes what IPVS is to have.
     next_turn: Option<Duration>,
+    /// Something has changed since the last conclusion, and when that was.
+    unsettled: bool,
+    concluded: Duration,
     /// Among whom, and with what held here, the targets were shared out last.
     shared: Option<(BTreeSet<NodeId>, Holdings)>,
     beat: u64,
@@ -112,12 +117,15 @@ struct Watched {
     groups: BTreeSet<GroupName>,
     /// While it is this director's to watch.
     watch: Option<Watch>,
+    /// What the other directors see.
+    others: Tally,
 }
 
 /// Another director.
 #[derive(Debug)]
 struct Peer {
-    beat: String,
+    /// As they were heard last.
+    facts: BTreeMap<String, String>,
     beaten: Duration,
     seen: BTreeMap<TargetId, Seen>,
 }
@@ -155,7 +163,12 @@ impl Health {
         for (name, service) in services {
             let mut watch = |target: Target| {
                 let id = target.id();
-                let watched = Watched { target: Arc::new(target), groups: BTreeSet::new(), watch: None };
+                let watched = Watched {
+                    target: Arc::new(target),
+                    groups: BTreeSet::new(),
+                    watch: None,
+                    others: Tally::default(),
+                };
                 targets.entry(id).or_insert(watched).groups.insert(service.vip.clone());
                 id
             };
@@ -173,6 +186,8 @@ impl Health {
             holds: Holdings::new(),
             orders: Orders::new(),
             next_turn: None,
+            unsettled: true,
+            concluded: Duration::ZERO,
             shared: None,
             beat: 0,
             next_beat: Duration::ZERO,
@@ -185,6 +200,7 @@ impl Health {
     /// What happens now.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         let now = now.since(self.started);
+        let at_once = matches!(event, Event::Holds(_) | Event::Orders(_));
         let changed = match event {
             Event::Facts(facts) => self.hear(now, &facts),
             Event::Holds(holds) => std::mem::replace(&mut self.holds, holds.clone()) != holds,
@@ -198,12 +214,15 @@ impl Health {
             Event::Tick => self.forget(now) | self.next_turn.is_some_and(|turn| now >= turn),
         };
         let mut actions = Vec::new();
+        self.unsettled |= changed;
         // Most answers change nothing, and there may be thousands a second.
-        if changed || self.wanted.is_none() {
+        let concludes = self.wanted.is_none() || self.unsettled && (at_once || now >= self.concluded + PACE);
+        if concludes {
+            (self.unsettled, self.concluded) = (false, now);
             self.share_out(now);
             self.conclude(now, &mut actions);
         }
-        self.say(now, changed, &mut actions);
+        self.say(now, concludes, &mut actions);
         self.ask(now, &mut actions);
         actions
     }
@@ -211,7 +230,9 @@ impl Health {
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Moment {
         let ask = self.agenda.first().map_or(self.next_beat, |(due, _)| *due);
-        self.started + ask.min(self.next_beat).min(self.next_turn.unwrap_or(Duration::MAX))
+        let settles = self.unsettled.then_some(self.concluded + PACE);
+        let due = [Some(ask), Some(self.next_beat), self.next_turn, settles];
+        self.started + due.into_iter().flatten().min().unwrap_or(ask)
     }
 
     /// For people.
@@ -252,39 +273,52 @@ impl Health {
     }
 
     fn hear(&mut self, now: Duration, facts: &BTreeMap<NodeId, BTreeMap<String, String>>) -> bool {
-        let before = self.peers.len();
-        self.peers.retain(|node, _| facts.get(node).is_some_and(|facts| facts.contains_key(BEAT)));
-        let mut changed = self.peers.len() < before;
-        for (node, facts) in facts.iter().filter(|(node, _)| **node != self.me) {
+        let gone = |node: &NodeId| !facts.get(node).is_some_and(|facts| facts.contains_key(BEAT));
+        let left: Vec<NodeId> = self.peers.keys().copied().filter(gone).collect();
+        let mut changed = !left.is_empty();
+        for peer in left.iter().filter_map(|node| self.peers.remove(node)).collect::<Vec<_>>() {
+            self.tally(&peer.seen, false);
+        }
+        let me = self.me;
+        for (node, facts) in facts.iter().filter(|(node, _)| **node != me) {
             let Some(beat) = facts.get(BEAT) else { continue };
-            let seen = observation::decode(facts);
-            match self.peers.get_mut(node) {
-                Some(peer) => {
-                    changed |= peer.seen != seen;
-                    peer.seen = seen;
-                    if peer.beat != *beat {
-                        // One that had expired counts again.
-                        changed |= now >= peer.beaten + EXPIRY;
-                        (peer.beat, peer.beaten) = (beat.clone(), now);
-                    }
-                }
-                None => {
-                    self.peers.insert(*node, Peer { beat: beat.clone(), beaten: now, seen });
-                    changed = true;
-                }
+            if self.peers.get(node).is_some_and(|peer| peer.facts == *facts) {
+                continue;
             }
+            let before = self.peers.remove(node);
+            let (same, beaten, old) = match before {
+                Some(peer) => (peer.facts.get(BEAT) == Some(beat), peer.beaten, Some(peer.seen)),
+                None => (false, now, None),
+            };
+            // One that had expired counts again only with a new beat.
+            let expired = same && now >= beaten + EXPIRY;
+            let seen = if expired { BTreeMap::new() } else { observation::decode(facts) };
+            if old.as_ref() != Some(&seen) {
+                self.tally(&old.unwrap_or_default(), false);
+                self.tally(&seen, true);
+                changed = true;
+            }
+            let beaten = if same { beaten } else { now };
+            self.peers.insert(*node, Peer { facts: facts.clone(), beaten, seen });
         }
         changed
     }
 
+    /// Counts what another director sees, or takes it out of the count.
+    fn tally(&mut self, seen: &BTreeMap<TargetId, Seen>, more: bool) {
+        for (id, seen) in seen {
+            if let Some(watched) = self.targets.get_mut(id) {
+                watched.others.count(*seen, more);
+            }
+        }
+    }
+
     /// Takes out the observations that have expired.
     fn forget(&mut self, now: Duration) -> bool {
-        let mut changed = false;
-        for peer in self.peers.values_mut().filter(|peer| now >= peer.beaten + EXPIRY && !peer.seen.is_empty()) {
-            peer.seen.clear();
-            changed = true;
-        }
-        changed
+        let expired = self.peers.values_mut().filter(|peer| now >= peer.beaten + EXPIRY && !peer.seen.is_empty());
+        let expired: Vec<_> = expired.map(|peer| std::mem::take(&mut peer.seen)).collect();
+        expired.iter().for_each(|seen| self.tally(seen, false));
+        !expired.is_empty()
     }
 
     /// Begins to watch what has become this director's to watch, and ends what is no more. What servers answer changes
@@ -329,7 +363,8 @@ impl Health {
             self.wanted = Some(wanted.clone());
             actions.push(Action::Want(wanted));
         }
-        let groups: BTreeSet<GroupName> = self.targets.values().flat_map(|watched| watched.groups.clone()).collect();
+        let groups: BTreeSet<&GroupName> = self.targets.values().flat_map(|watched| &watched.groups).collect();
+        let groups: Vec<GroupName> = groups.into_iter().cloned().collect();
         for group in groups {
             let is_short = self.sees_much_less(&group);
             let was_short = if is_short { !self.short.insert(group.clone()) } else { self.short.remove(&group) };
@@ -398,8 +433,8 @@ impl Health {
     }
 
     fn judge(&self, id: TargetId) -> Verdict {
-        let own = self.targets.get(&id).and_then(|watched| watched.watch.as_ref()?.seen());
-        verdict(own, &self.others(id), self.mesh.agree)
+        let Some(watched) = self.targets.get(&id) else { return verdict(None, Tally::default(), self.mesh.agree) };
+        verdict(watched.watch.as_ref().and_then(Watch::seen), watched.others, self.mesh.agree)
     }
 
     /// What other directors see. Nobody says what is true for itself alone.

@@ -6,8 +6,24 @@
 //! not a bad server.
 
 use hamesh_gossip::observation::Seen;
-use hamesh_raft::command::NodeId;
-use std::collections::BTreeMap;
+
+/// How many other directors see a target, and how many of them see it down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    known: usize,
+    down: usize,
+}
+
+impl Tally {
+    /// Counts what one sees, or takes it out again.
+    pub(super) fn count(&mut self, seen: Seen, more: bool) {
+        let step = |count: &mut usize| *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        step(&mut self.known);
+        if seen == Seen::Down {
+            step(&mut self.down);
+        }
+    }
+}
 
 /// A conclusion and where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +35,10 @@ pub(super) struct Verdict {
 }
 
 /// Of one target. `others` are the fresh observations; `agree` of them are needed to call it down, or all if there are fewer.
-pub(super) fn verdict(own: Option<Seen>, others: &BTreeMap<NodeId, Seen>, agree: usize) -> Verdict {
-    let down = others.values().filter(|seen| **seen == Seen::Down).count();
-    let theirs = match others.len() {
+pub(super) fn verdict(own: Option<Seen>, others: Tally, agree: usize) -> Verdict {
+    let theirs = match others.known {
         0 => None,
-        known if down >= agree.min(known) => Some(Seen::Down),
+        known if others.down >= agree.min(known) => Some(Seen::Down),
         _ => Some(Seen::Up),
     };
     Verdict { seen: own.or(theirs), only_here: own == Some(Seen::Down) && theirs == Some(Seen::Up) }
@@ -36,8 +51,10 @@ mod tests {
     /// `u` and `d` are what others see; of the result `!` is "only here".
     fn of(own: &str, others: &str) -> String {
         let seen = |c: char| if c == 'u' { Seen::Up } else { Seen::Down };
-        let others = (2..).map(NodeId).zip(others.chars().map(seen)).collect();
-        let Verdict { seen, only_here } = verdict(own.chars().next().map(seen), &others, 2);
+        let mut tally = Tally::default();
+        // Whoever is counted twice and taken out once is counted once.
+        others.chars().for_each(|other| [true, true, false].iter().for_each(|more| tally.count(seen(other), *more)));
+        let Verdict { seen, only_here } = verdict(own.chars().next().map(seen), tally, 2);
         let seen = match seen {
             None => "?",
             Some(Seen::Up) => "u",

@@ -2,6 +2,7 @@
 
 use super::balance::Balance;
 use super::lane::{LaneInput, LaneStatus};
+use super::notify::Notices;
 use super::requests::{Reply, Request};
 use crate::config::Config;
 use crate::health::Health;
@@ -46,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) lane_status: Arc<Mutex<LaneStatus>>,
     pub(crate) health: Mutex<Health>,
     pub(crate) tracks: Mutex<Tracks>,
+    pub(crate) notices: Notices,
     pub(crate) balance: Balance,
     /// The CA, once this node has its key.
     pub(crate) authority: Mutex<Option<Arc<Authority>>>,

@@ -8,6 +8,7 @@ use super::core::{Core, lock};
 use super::lan::Neighbours;
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
 use super::members;
+use super::notify::Notices;
 use super::prepare::Prepared;
 use super::reload::{reload, say_wishes};
 use super::requests::Request;
@@ -173,6 +174,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     };
     let authority = Mutex::new(identity.authority.clone());
     let health = Health::new(started, me, config.health, &config.services);
+    let notices = Notices::start(&config)?;
     let tracks = Tracks::new(started, &config.groups, &config.scripts);
     let core = Arc::new(Core {
         me,
@@ -189,6 +191,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         lane_status,
         health: Mutex::new(health),
         tracks: Mutex::new(tracks),
+        notices,
         balance,
         authority,
     });
@@ -218,6 +221,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let stop = until_stopped(&core, signals.ends).await;
     if let Ok(Stop::Restart) = stop {
         tracing::info!("restarting in place: the session goes on");
+        core.notices.finish(false).await;
         members::leave_leadership(&core).await;
         admin.close();
         // The others know at once that the connections are gone. The rest ends as in a crash, and the lane as the last.
@@ -229,6 +233,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     if core.lane.send(LaneInput::Stop).await.is_ok() && timeout(HAND_OVER, stopped).await.is_err() {
         tracing::warn!("not closed in time: the session ends by its promises");
     }
+    core.notices.finish(true).await;
     members::leave_leadership(&core).await;
     admin.close();
     core.mesh.close().await;
@@ -412,6 +417,7 @@ async fn serve_lane(core: Arc<Core>, mut outputs: mpsc::Receiver<LaneOutput>, st
                 }
             }
             LaneOutput::Fact(key, value) => core.gossip.set_fact(key, value),
+            LaneOutput::Notice(notice) => core.notices.tell(notice),
             LaneOutput::Retract(key) => core.gossip.remove_fact(key),
             LaneOutput::Stopped => {
                 if let Some(stopped) = stopped.take() {

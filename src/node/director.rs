@@ -12,6 +12,7 @@ use super::reload::Fresh;
 use super::served::Served;
 use crate::config::Config;
 use crate::kernel::link::Link;
+use crate::notify::{Notice, Object, What};
 use crate::track::Effect;
 use crate::vrrp::advert::{self, Header};
 use crate::vrrp::{ah, hearing, router};
@@ -85,6 +86,8 @@ pub(crate) struct Director {
     renewals: VecDeque<(BTreeSet<NodeId>, Renew)>,
     outputs: Vec<LaneOutput>,
     facts: BTreeMap<String, String>,
+    /// The stop is told once it is done, and not what it consists of.
+    stopping: bool,
 }
 
 impl Director {
@@ -108,6 +111,7 @@ impl Director {
             renewals: VecDeque::new(),
             outputs: Vec::new(),
             facts: BTreeMap::new(),
+            stopping: false,
         }
     }
 
@@ -140,6 +144,7 @@ impl Director {
         if let holder::Event::Applied(_, state, _) = &event {
             self.state = state.clone();
         }
+        self.stopping |= matches!(event, holder::Event::Stop);
         self.queue.push_back(Happened::Lease(event));
     }
 
@@ -163,8 +168,10 @@ impl Director {
     /// the LAN.
     pub(crate) fn short(&mut self, group: &GroupName, short: bool) {
         let Some(served) = self.groups.get_mut(group) else { return };
+        let before = served.priority();
         served.short = short;
         served.router.set_priority(served.priority());
+        tell_priority(served, before, &mut self.outputs);
         if served.router.status().candidate {
             self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), served.candidate())));
         }
@@ -173,12 +180,13 @@ impl Director {
     /// What a group tracks has changed: its priority, or whether it may be claimed here.
     pub(crate) fn weigh(&mut self, group: &GroupName, effect: Effect) {
         let Some(served) = self.groups.get_mut(group) else { return };
-        let was_up = served.is_up();
+        let (was_up, before, unseen) = (served.is_up(), served.priority(), std::mem::take(&mut served.unseen));
         match effect {
             Effect::Priority(priority) => (served.weighed, served.fault) = (priority, false),
             Effect::Fault => served.fault = true,
         }
         served.router.set_priority(served.priority());
+        tell_priority(served, before, &mut self.outputs);
         tracing::info!(%group, priority = served.priority(), fault = served.fault, "tracking");
         let happened = match (was_up, served.is_up()) {
             (true, false) => Happened::Router(group.clone(), router::Event::LinkDown),
@@ -186,7 +194,13 @@ impl Director {
             (true, true) if served.router.status().candidate => {
                 Happened::Lease(holder::Event::Want(group.clone(), served.candidate()))
             }
-            (true, true) | (false, false) => return,
+            (true, true) => return,
+            (false, false) => {
+                if unseen {
+                    tell(served, What::Fault, &mut self.outputs);
+                }
+                return;
+            }
         };
         self.queue.push_back(happened);
     }
@@ -373,7 +387,8 @@ impl Director {
                     }
                 }
                 holder::Action::Claim(group, token, definition) => {
-                    let Some(served) = self.groups.get(&group) else { continue };
+                    let Some(served) = self.groups.get_mut(&group) else { continue };
+                    served.token = Some(token);
                     match self.hands.claim(served, token, &definition).await {
                         Ok(()) => {
                             self.queue.push_back(Happened::Router(group.clone(), router::Event::Granted));
@@ -419,8 +434,21 @@ impl Director {
     fn route(&mut self, group: &GroupName, event: router::Event) {
         let Some(served) = self.groups.get_mut(group) else { return };
         let before = served.router.status().state;
+        // One that resumes was told before; one that starts without its link is in FAULT in a moment.
+        let starts = matches!(event, router::Event::Start { resumed } if resumed || !served.is_up());
+        let rival = matches!(&event, router::Event::Heard { advert, member: false, .. } if advert.priority > 0);
         let actions = served.router.handle(Moment::now(), event);
-        let after = served.router.status().state;
+        let status = served.router.status();
+        let after = status.state;
+        if !self.stopping && !starts && !served.unseen {
+            let is_master = |state| matches!(state, router::State::Master(_));
+            if rival && is_master(before) && is_master(after) && status.foreign.is_some_and(|foreign| foreign.obeyed) {
+                say(served, What::MasterRxLowerPri, &mut self.outputs);
+            }
+            if let Some(what) = state_to_tell(after) {
+                tell(served, what, &mut self.outputs);
+            }
+        }
         if before.to_string() != after.to_string() {
             tracing::info!(%group, from = %before, to = %after, "VRRP");
         }
@@ -440,6 +468,38 @@ impl Director {
             }
         }
     }
+}
+
+/// What keepalived calls it. One that claims has no lease yet: it is BACKUP.
+fn state_to_tell(state: router::State) -> Option<What> {
+    match state {
+        router::State::Init => None,
+        router::State::Backup { .. } | router::State::Claiming => Some(What::Backup),
+        router::State::Master(_) => Some(What::Master),
+        router::State::Fault => Some(What::Fault),
+    }
+}
+
+/// Tells a state, once.
+fn tell(served: &mut Served, what: What, outputs: &mut Vec<LaneOutput>) {
+    if served.told != Some(what) {
+        served.told = Some(what);
+        say(served, what, outputs);
+    }
+}
+
+fn tell_priority(served: &Served, before: u8, outputs: &mut Vec<LaneOutput>) {
+    match served.router.status().state {
+        _ if served.priority() == before => {}
+        router::State::Master(_) => say(served, What::MasterPriority, outputs),
+        router::State::Backup { .. } | router::State::Claiming => say(served, What::BackupPriority, outputs),
+        router::State::Init | router::State::Fault => {}
+    }
+}
+
+fn say(served: &Served, what: What, outputs: &mut Vec<LaneOutput>) {
+    let (object, token) = (Object::Instance(served.name.clone()), served.token.map(super::number));
+    outputs.push(LaneOutput::Notice(Notice { object, what, priority: served.priority(), token }));
 }
 
 /// The first events of a group's router.

@@ -8,6 +8,7 @@ use super::director::Director;
 use super::lan::Neighbours;
 use super::reload::Fresh;
 use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
+use crate::notify::Notice;
 use crate::track::Effect;
 use crate::vrrp::advert::Discard;
 use bytes::Bytes;
@@ -56,6 +57,8 @@ pub(crate) enum LaneOutput {
     AskToMove(NodeId, GroupName, Token, Sid),
     /// Spread a fact.
     Fact(String, String),
+    /// Tell whoever wants to know.
+    Notice(Notice),
     /// Take a fact back.
     Retract(String),
     /// The director has handed over and closed.

@@ -1,7 +1,8 @@
 //! The shell: one running node. It owns tokio, tasks and time, and wires minds to hands.
 //!
-//! Three threads of control, apart from each other (L4):
+//! Four threads of control, apart from each other (L4):
 //! - the **lane**, one real-time thread: lease plane, voter's answers, grantor, holder, VRRP and gate;
+//! - the **notices**, one thread for scripts, FIFOs and mail, which nothing waits for;
 //! - the **interfaces**, one thread for addresses and links, which the lane waits for in a claim only;
 //! - everything else on tokio's workers: the mesh, Raft and its disk, gossip, admin.
 //!
@@ -20,6 +21,7 @@ mod lan;
 mod lane;
 mod lans;
 mod members;
+mod notify;
 mod prepare;
 mod reload;
 mod requests;

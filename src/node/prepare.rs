@@ -110,6 +110,7 @@ impl Prepared {
             served.beyond_family = lans::beyond_family(&lans, group);
             // What goes on is not interrupted.
             served.fault &= !keeps(name);
+            served.unseen = served.fault;
             groups.insert(name.clone(), served);
         }
         let interfaces = Interfaces::start(names, all, tell.clone()).await?;

@@ -67,6 +67,8 @@ async fn changed(core: &Core) -> Result<String, String> {
             Err(_) => return Err(format!("the director has not answered within {PATIENCE:?}")),
         }
     }
+    // Not before the director: what is given up is told as it was wished before.
+    core.notices.reload(&fresh).await;
     let done = differences(&running.groups, &fresh.groups);
     *lock(&core.current) = fresh;
     say_wishes(core, Some(&running));
@@ -117,6 +119,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("[service]", running.services != fresh.services),
         ("[ipvs]", running.ipvs != fresh.ipvs),
         ("[track_script]", running.scripts != fresh.scripts),
+        ("[notify]", running.notify != fresh.notify),
         ("a group that tracks something", tracking(running) != tracking(fresh)),
         ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),
         ("a group with an authentication header", authenticated(running) != authenticated(fresh)),

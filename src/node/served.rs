@@ -7,13 +7,14 @@ use crate::kernel::link::Link;
 use crate::net::arp::Mac;
 use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::VrrpSocket;
+use crate::notify::What;
 use crate::vrrp::Auth;
 use crate::vrrp::advert::{Advert, Discard, Format, Header};
 use crate::vrrp::ah::Authentication;
 use crate::vrrp::hearing::Ear;
 use crate::vrrp::router::{Parameters, Router};
 use hamesh_fencing::clock::Moment;
-use hamesh_raft::command::{Definition, Family, GroupName};
+use hamesh_raft::command::{Definition, Family, GroupName, Token};
 use hamesh_raft::state::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -43,6 +44,12 @@ pub(crate) struct Served {
     pub(crate) weighed: u8,
     /// What the group tracks forbids it here.
     pub(crate) fault: bool,
+    /// What the group tracks was not looked at yet: that it is in FAULT is told to nobody.
+    pub(crate) unseen: bool,
+    /// The token of the last claim.
+    pub(crate) token: Option<Token>,
+    /// What others were told last.
+    pub(crate) told: Option<What>,
     /// It sees much less of the servers than other directors do.
     pub(crate) short: bool,
     pub(crate) format: Format,
@@ -75,6 +82,9 @@ impl Served {
             weighed: config.priority?,
             // Until all that it tracks was looked at.
             fault: !config.track.is_empty(),
+            unseen: !config.track.is_empty(),
+            token: None,
+            told: None,
             short: false,
             format: config.format(),
             router,

@@ -6,7 +6,7 @@ mod http;
 mod local;
 mod ping;
 pub mod script;
-mod smtp;
+pub(crate) mod smtp;
 mod socket;
 mod udp;
 

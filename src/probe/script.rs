@@ -26,6 +26,39 @@ pub async fn run(script: &Script) -> Result<(), String> {
 /// # Errors
 /// In words for people: it could not be run, or took too long.
 pub async fn status(command: &[String], user: Option<&str>, patience: Duration) -> Result<ExitStatus, String> {
+    status_in(command, user, &[], patience).await
+}
+
+/// As [`status`], with these variables beside hamesh's own.
+///
+/// # Errors
+/// As [`status`].
+pub async fn status_in(
+    command: &[String],
+    user: Option<&str>,
+    variables: &[(&str, String)],
+    patience: Duration,
+) -> Result<ExitStatus, String> {
+    let mut child = start(command, user, variables, patience).await?;
+    let Ok(ended) = timeout(patience, child.wait()).await else {
+        kill_group(&child, Signal::KILL);
+        // Killed, so it ends; what hangs in the kernel is left to be reaped by tokio.
+        timeout(patience, child.wait()).await.ok();
+        return Err(format!("killed: it took longer than {patience:?}"));
+    };
+    ended.map_err(|error| format!("cannot be waited for: {error}"))
+}
+
+/// Starts a command. It is killed when the child is dropped.
+///
+/// # Errors
+/// In words for people: it could not be run.
+pub async fn start(
+    command: &[String],
+    user: Option<&str>,
+    variables: &[(&str, String)],
+    patience: Duration,
+) -> Result<Child, String> {
     let (command, user) = (command.to_vec(), user.map(str::to_owned));
     // Names and paths may be looked up on a network.
     let prepared = spawn_blocking(move || prepare(&command, user.as_deref()));
@@ -35,23 +68,17 @@ pub async fn status(command: &[String], user: Option<&str>, patience: Duration) 
         Ok(Err(error)) => return Err(format!("cannot be prepared: {error}")),
         Err(_) => return Err(format!("its user and path were not found out within {patience:?}")),
     };
-    let mut child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
-    let Ok(ended) = timeout(patience, child.wait()).await else {
-        kill_group(&child);
-        // Killed, so it ends; what hangs in the kernel is left to be reaped by tokio.
-        timeout(patience, child.wait()).await.ok();
-        return Err(format!("killed: it took longer than {patience:?}"));
-    };
-    ended.map_err(|error| format!("cannot be waited for: {error}"))
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command.spawn().map_err(|error| format!("cannot be run: {error}"))
 }
 
-/// The child leads a group of its own and is not reaped yet, so the number is still its own.
-fn kill_group(child: &Child) {
+/// Signals the child and what it has started. The child leads a group of its own and is not reaped yet, so the number is still its own.
+pub fn kill_group(child: &Child, signal: Signal) {
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(group) = group
-        && let Err(error) = kill_process_group(group, Signal::KILL)
+        && let Err(error) = kill_process_group(group, signal)
     {
-        tracing::warn!(%error, "a script that takes too long was not killed");
+        tracing::warn!(%error, "a script was not signalled");
     }
 }
 
@@ -86,7 +113,7 @@ fn find_program(name: &str) -> Result<PathBuf, String> {
     found.ok_or_else(|| format!("{name} is in no directory of PATH"))
 }
 
-fn find_user(name: &str) -> Result<User, String> {
+pub(crate) fn find_user(name: &str) -> Result<User, String> {
     match User::from_name(name) {
         Ok(Some(user)) => Ok(user),
         Ok(None) => Err(format!("there is no user {name}")),

@@ -19,7 +19,8 @@ pub(super) async fn greet(address: SocketAddr, way: &Way, helo: &str) -> Result<
     Ok(expect(&mut stream, "QUIT", 221).await?)
 }
 
-async fn expect(stream: &mut TcpStream, after: &str, code: u16) -> Result<(), String> {
+/// Reads a reply, all its lines: its code has to be `code`.
+pub(crate) async fn expect(stream: &mut TcpStream, after: &str, code: u16) -> Result<(), String> {
     let mut reply = Vec::new();
     loop {
         let mut more = [0; 512];

@@ -24,6 +24,7 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         unicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track,
+        notify: crate::config::notify::Notify::default(),
     };
     BTreeMap::from([("web".to_owned(), group)])
 }

@@ -1,7 +1,9 @@
 //! What things cost and how late they are: `bench [NAME]`. Each ends with one line that holds its figure.
 
+mod checks;
 mod failover;
 mod gate;
+mod mesh;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -21,6 +23,13 @@ enum What {
     Gate(gate::Options),
     /// How long nobody answers when the MASTER stops or dies, beside keepalived in the same run
     Failover(failover::Options),
+    /// What checks of servers cost: processor and memory
+    Checks(checks::Options),
+    /// What many directors with many targets cost, and how soon they agree
+    Mesh(mesh::Options),
+    /// Not for people: the servers that are checked
+    #[command(hide = true)]
+    CheckServers,
     /// Not for people: the process that is stopped
     #[command(hide = true)]
     GateHand,
@@ -31,6 +40,9 @@ fn main() -> ExitCode {
     let done = match options.what {
         What::GateHand => gate::hand().map(|()| true),
         What::Failover(options) => sandboxed(|| failover::run(&options)),
+        What::CheckServers => checks::serve().map(|()| true),
+        What::Checks(options) => sandboxed(|| checks::run(&options)),
+        What::Mesh(options) => mesh::run(&options),
         What::Gate(options) => sandboxed(|| gate::run(&options)),
     };
     match done {

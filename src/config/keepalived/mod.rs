@@ -4,14 +4,16 @@
 //! meaning.
 //!
 //! What this version cannot do is an error and never skipped: a director that ignored half of its configuration would
-//! look healthy. Each `vrrp_instance NAME` is the VIP group NAME, each
+//! look healthy. [`keywords`] has the reason for each. Each `vrrp_instance NAME` is the VIP group NAME, each
 //! `virtual_server IP PORT` the service IP:PORT/protocol.
 
 mod authentication;
 mod checks;
 mod expand;
 mod include;
+mod keywords;
 mod lvs;
+mod notify;
 mod rounds;
 mod syntax;
 mod timing;
@@ -22,6 +24,7 @@ use super::Ipvs;
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
+use super::notify::{Notifications, Notify};
 use super::service;
 use super::track::{Script, Track};
 use crate::vrrp::checksum::Form;
@@ -34,36 +37,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use syntax::{Statement, Word};
 
-/// keepalived's words that this version has no use for, at the top, in `global_defs` and in `vrrp_instance`: told
-/// apart from misspelled ones.
-const UNSUPPORTED: &str = "
-    net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time
-    interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group
-    vrrp_track_process track_process static_ipaddress static_routes static_rules
-    real_server bfd_instance
-    notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
-    smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
-    default_interface vrrp_garp_extra_if vrrp_strict vrrp_notify_priority_changes
-    vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
-    nftables_ipvs disable_local_igmp vrrp_priority
-    vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
-    max_auto_priority min_auto_priority_delay use_symlink_paths startup_script
-    shutdown_script notify_fifo vrrp_notify_fifo lvs_notify_fifo notify_fifo_script vrrp_notify_fifo_script
-    enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_traps snmp_socket enable_dbus dbus_service_name
-    dynamic_interfaces vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures
-    vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed
-    reload_check_config reload_time_file reload_repeat reload_file config_save_dir process_names
-    process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac mcast_dst_ip
-    old_unicast_checksum garp_extra_if timer_expired_backup strict_mode owner_ignore_adverts
-    no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
-    vmac_xmit_base use_ipvlan dont_track_primary track_bfd accept no_accept
-    promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
-    notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
-    sorry_server_inhibit omega ha_suspend snmp_name hashed BFD_CHECK fwmark
-    brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft";
-
-/// Groups, services, and the scripts that groups track.
-pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, Ipvs);
+/// Groups, services, the scripts that groups track, and who is told of states and what IPVS does beside.
+pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, (Notifications, Ipvs));
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
@@ -109,13 +84,14 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let elsewhere = checks::Elsewhere { user, own, files, ranges };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
-    (groups, services, scripts, globals.ipvs)
+    (groups, services, scripts, (globals.notify.build(log), globals.ipvs))
 }
 
 struct Globals {
     version: Version,
     checksum: Form,
     script_user: Option<String>,
+    notify: notify::Globals,
     timing: timing::Given,
     check_source: bool,
     ipvs: Ipvs,
@@ -123,16 +99,23 @@ struct Globals {
 
 impl Default for Globals {
     fn default() -> Self {
-        let (timing, ipvs) = (timing::Given::default(), Ipvs::default());
-        Self { version: Version::V2, checksum: Form::Pseudo, script_user: None, timing, check_source: false, ipvs }
+        let (timing, notify, ipvs) = (timing::Given::default(), notify::Globals::default(), Ipvs::default());
+        Self {
+            version: Version::V2,
+            checksum: Form::Pseudo,
+            script_user: None,
+            notify,
+            timing,
+            check_source: false,
+            ipvs,
+        }
     }
 }
 
 impl Globals {
     fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 7] = [
+        const KNOWN: [&str; 6] = [
             "vrrp_check_unicast_src",
-            "router_id",
             "vrrp_version",
             "v3_checksum_as_v2",
             "vrrp_skip_check_adv_addr",
@@ -144,13 +127,19 @@ impl Globals {
                 "vrrp_version" => self.version = version(line, log).unwrap_or(self.version),
                 "v3_checksum_as_v2" => self.checksum = checksum(line, log),
                 "script_user" => self.script_user = track::read_user(line, log),
-                // A name for mails, and what we do anyway: a list other than ours is never dropped, and what others can
+                // What we do anyway: a list other than ours is never dropped, and what others can
                 // change is never run as root.
-                "router_id" | "vrrp_skip_check_adv_addr" | "enable_script_security" => {}
+                "vrrp_skip_check_adv_addr" | "enable_script_security" => {}
                 "vrrp_check_unicast_src" => self.check_source = flag(line, log),
                 keyword if lvs::GLOBAL.contains(&keyword) => lvs::global(line, &mut self.ipvs, log),
                 keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),
-                _ => unknown(&line.keyword, &[&KNOWN[..], &timing::GLOBAL, &lvs::GLOBAL].concat(), log),
+                keyword if notify::GLOBAL.contains(&keyword) => {
+                    self.notify.read(line, self.script_user.as_deref(), log);
+                }
+                _ => {
+                    let known = [&KNOWN[..], &timing::GLOBAL, &lvs::GLOBAL, &notify::GLOBAL].concat();
+                    unknown(&line.keyword, &known, log);
+                }
             }
             check_leaf(line, &KNOWN, log);
             check_leaf(line, &timing::GLOBAL, log);
@@ -177,6 +166,7 @@ struct Instance {
     unicast: unicast::Given,
     timing: timing::Given,
     track: Vec<Track>,
+    notify: Notify,
 }
 
 impl Instance {
@@ -204,7 +194,8 @@ impl Instance {
 
     fn read(statement: &Statement, globals: &Globals, scripts: &track::Scripts, log: &Log) -> Option<group::Draft> {
         let name = argument(statement, log)?;
-        let mut instance = Self::default();
+        let mut instance = Self { notify: globals.notify.instance(), ..Self::default() };
+        let user = globals.script_user.as_deref();
         let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
         for line in block(statement, log) {
             let keyword = line.keyword.text.as_str();
@@ -233,9 +224,14 @@ impl Instance {
                 "skip_check_adv_addr" => {}
                 _ if unicast::KNOWN.contains(&keyword) => instance.unicast.read(line, log),
                 _ if timing::INSTANCE.contains(&keyword) => instance.timing.read(line, log),
-                _ => unknown(&line.keyword, &[&Self::KNOWN[..], &unicast::KNOWN, &timing::INSTANCE].concat(), log),
+                _ if notify::INSTANCE.contains(&keyword) => notify::read(line, &mut instance.notify, user, log),
+                _ => {
+                    let known = [&Self::KNOWN[..], &unicast::KNOWN, &timing::INSTANCE, &notify::INSTANCE].concat();
+                    unknown(&line.keyword, &known, log);
+                }
             }
             check_leaf(line, &timing::INSTANCE, log);
+            check_leaf(line, &notify::INSTANCE, log);
             if keyword != "authentication" && !Self::LISTS.contains(&keyword) {
                 check_leaf(line, &Self::KNOWN, log);
             }
@@ -305,6 +301,7 @@ impl Instance {
             unicast: self.unicast.build(globals.check_source, log),
             timing: self.timing.build(&globals.timing, family, never, log),
             track: self.track,
+            notify: self.notify,
             name,
         }
     }
@@ -472,16 +469,9 @@ fn flag(statement: &Statement, log: &Log) -> bool {
     }
 }
 
+/// A word that is not `known` where it stands.
 fn unknown(word: &Word, known: &[&'static str], log: &Log) {
-    let text = word.text.as_str();
-    let keywords = || UNSUPPORTED.split_whitespace();
-    let error = if keywords().any(|keyword| keyword == text) {
-        Diagnostic::error(&word.place, format!("`{text}` is not supported by this version"))
-    } else {
-        let meant = nearest(text, known.iter().copied().chain(keywords()));
-        Diagnostic::error(&word.place, format!("unknown keyword `{text}`")).did_you_mean(meant)
-    };
-    log.add(error);
+    keywords::report(word, known, log);
 }
 
 #[cfg(test)]

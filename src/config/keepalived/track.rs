@@ -161,7 +161,7 @@ pub(super) fn read_command(line: &Statement, log: &Log) -> Option<Vec<String>> {
     Some(words)
 }
 
-fn split(text: &str, place: &Place, log: &Log) -> Option<Vec<String>> {
+pub(super) fn split(text: &str, place: &Place, log: &Log) -> Option<Vec<String>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in text.chars() {
         match (quote, c) {

@@ -55,6 +55,13 @@ const EXAMPLES: &[&str] = &[
      vrrp_script plain { script /bin/true }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n track_interface { eth1 weight 5 }\n track_script { chk\n plain }\n \
      use_vmac\n virtual_ipaddress { 10.0.0.1/24 } }\n",
+    // Who is told.
+    "global_defs {\n router_id R1\n notification_email {\n a@x.org\n b@x.org\n }\n notification_email_from k@x.org\n smtp_server ::1 2525\n \
+     smtp_connect_timeout 5\n smtp_helo_name me\n no_email_faults\n smtp_alert\n vrrp_notify_fifo /run/f\n notify_fifo /run/g\n \
+     script_user root\n vrrp_notify_fifo_script \"/usr/bin/reader -x 'a b'\" nobody\n vrrp_notify_priority_changes on\n}\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n notify_master \"/bin/up 1 2\" nobody\n \
+     notify_backup /bin/down\n notify_fault /bin/fault\n notify_stop /bin/stop\n notify_master_rx_lower_pri /bin/rx\n notify \"/bin/any x\"\n }\n\
+     vrrp_instance w { interface eth0\n virtual_router_id 2\n virtual_ipaddress { 10.0.0.2/24 }\n smtp_alert off\n notify_priority_changes no\n }\n",
     // Delays and bursts.
     "global_defs {\n vrrp_garp_interval 0.0005\n vrrp_startup_delay 3\n vrrp_garp_master_refresh 0\n}\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n preempt_delay 4.5\n down_timer_adverts 6\n lower_prio_no_advert\n \
@@ -87,6 +94,7 @@ fn what_is_converted_means_the_same() {
         assert_eq!(old.groups, new.groups, "{converted}");
         assert_eq!(old.services, new.services, "{converted}");
         assert_eq!(old.scripts, new.scripts, "{converted}");
+        assert_eq!(old.notify, new.notify, "{converted}");
         assert_eq!(old.ipvs, new.ipvs, "{converted}");
         assert!(!old.groups.is_empty());
     }

@@ -22,8 +22,16 @@ fn group(lines: &str) -> (VipGroup, Vec<String>) {
     (config.groups["VI_1"].clone(), config.warnings.iter().map(|w| w.message.clone()).collect())
 }
 
+/// Without the reasons why keywords are not served.
 fn refused(text: &str) -> String {
-    faults(&[("k.conf", text)])
+    let faults = faults(&[("k.conf", text)]);
+    let cut = |line: &str| {
+        let end = line
+            .find("` is not supported by this version / ")
+            .map(|at| at + "` is not supported by this version".len());
+        line[..end.unwrap_or(line.len())].to_owned() + "\n"
+    };
+    faults.lines().map(cut).collect()
 }
 
 #[test]
@@ -78,6 +86,7 @@ vrrp_instance VI_2 {
         unicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
+        notify: crate::config::notify::Notify::default(),
     };
     let second = VipGroup {
         interface: "eth1".into(),

@@ -1,12 +1,13 @@
 //! The groups of a reloaded configuration, each in its turn.
 
-use super::{Director, Happened, started};
+use super::{Director, Happened, started, tell};
 use crate::config::VipGroup;
 use crate::node::lan::FACT;
 use crate::node::lane::LaneOutput;
 use crate::node::lans::{self, Lans};
 use crate::node::reload::{self, Fresh, Turn};
 use crate::node::served::Served;
+use crate::notify::What;
 use crate::vrrp::router;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder;
@@ -85,7 +86,9 @@ impl Director {
     /// Serves a group that is not used, or only put in other words, as the configuration says.
     async fn begin(&mut self, name: &GroupName) {
         let Some(wanted) = self.wanted(name).cloned() else {
-            self.groups.remove(name);
+            if let Some(mut gone) = self.groups.remove(name) {
+                tell(&mut gone, What::Fault, &mut self.outputs);
+            }
             let key = format!("{FACT}{name}");
             if self.facts.remove(&key).is_some() {
                 self.outputs.push(LaneOutput::Retract(key));

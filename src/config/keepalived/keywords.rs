@@ -1,0 +1,175 @@
+//! keepalived's keywords that are not served, each with the reason, and with what to do instead.
+
+use super::super::diagnostic::{Diagnostic, Log};
+use super::syntax::Word;
+
+/// What comes of a keyword.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// hamesh does it in its own way, whatever is said: a warning.
+    OwnWay,
+    /// It would be missed: an error.
+    Missing,
+}
+
+use Outcome::{Missing, OwnWay};
+
+/// Keywords that share a reason stand together.
+#[rustfmt::skip] // a table: the columns are the point
+const TABLE: &[(Outcome, &str, &str)] = &[
+    (OwnWay, "linkbeat_use_polling linkbeat_interfaces", "netlink tells of interfaces"),
+    (OwnWay, "child_wait_time", "hamesh has no child processes to wait for"),
+    (OwnWay, "instance use_pid_dir process_names process_name vrrp_process_name checker_process_name bfd_process_name", "hamesh is one process without a pid file; systemd runs it"),
+    (OwnWay, "vrrp_priority vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime vrrp_rlimit_rtime checker_priority checker_no_swap checker_cpu_affinity checker_rt_priority checker_rlimit_rttime checker_rlimit_rtime bfd_priority bfd_no_swap bfd_cpu_affinity bfd_rt_priority bfd_rlimit_rttime bfd_rlimit_rtime max_auto_priority min_auto_priority_delay", "the thread of leases and adverts has real-time priority and locked memory where the system lets it"),
+    (OwnWay, "enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_snmp_rfcv2 enable_snmp_rfcv3 enable_snmp_keepalived enable_traps snmp_socket snmp_name snmp_vs_stats_update_interval snmp_rs_stats_update_interval enable_dbus dbus_service_name dbus_no_interface_name", "there is no SNMP or D-Bus: `hamesh status --json` and `admin.metrics` have the same"),
+    (OwnWay, "state_dump_file stats_dump_file json_dump_file json_version data_use_instance", "nothing is dumped into files: see `hamesh status --json`"),
+    (OwnWay, "vrrp_netlink_cmd_rcv_bufs vrrp_netlink_cmd_rcv_bufs_force vrrp_netlink_monitor_rcv_bufs vrrp_netlink_monitor_rcv_bufs_force lvs_netlink_cmd_rcv_bufs lvs_netlink_cmd_rcv_bufs_force lvs_netlink_monitor_rcv_bufs lvs_netlink_monitor_rcv_bufs_force process_monitor_rcv_bufs process_monitor_rcv_bufs_force vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier kernel_rx_buf_size", "what a buffer has no room for is looked up again"),
+    (OwnWay, "reload_check_config config_save_dir tmp_config_directory fifo_write_vrrp_states_on_reload", "a reload checks the new files first, and one that is bad changes nothing"),
+    (OwnWay, "nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets", "the gate is nftables, in a table of its own"),
+    (OwnWay, "checker_log_all_failures", "every change of a server is logged with its reason, `hamesh service show` has the last answer"),
+    (OwnWay, "accept", "a MASTER takes the packets to its VIPs, and nobody else does"),
+    (OwnWay, "promote_secondaries", "it is set where VIPs are"),
+    (OwnWay, "timer_expired_backup thread_timer_expired", "a MASTER that is late has lost its lease, and the gate is shut"),
+    (OwnWay, "native_ipv6 debug hashed use_symlink_paths umask iproute_usr_dir iproute_etc_dir log_unknown_vrids random_seed lvs_flush_onstop", "it means nothing to hamesh"),
+    (Missing, "net_namespace net_namespace_ipvs namespace_with_ipsets", "start hamesh in the namespace: `NetworkNamespacePath=` in hamesh.service"),
+    (Missing, "interface_up_down_delays", "an interface counts as it is: let the bond or the switch wait"),
+    (Missing, "garp_group vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute, at `vrrp_garp_interval`: remove it"),
+    (Missing, "static_ipaddress static_routes static_rules track_group default_interface", "what does not move belongs into the network configuration of the machine"),
+    (Missing, "virtual_routes virtual_rules", "make and remove them by `notify_master` and `notify_backup`, or leave them there for good"),
+    (Missing, "vrrp_track_process track_process", "use a `vrrp_script` that runs `pgrep -x NAME`"),
+    (Missing, "bfd_instance track_bfd BFD_CHECK", "there is no BFD: use a `vrrp_script`, or a check of another kind"),
+    (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
+    (Missing, "vrrp_mcast_group4 vrrp_mcast_group6 mcast_dst_ip", "adverts go to the group of RFC 9568"),
+    (Missing, "old_unicast_checksum", "adverts have the checksums of keepalived 1.3.7 and later"),
+    (Missing, "vrf", "adverts are sent on the `interface` of the instance"),
+    (Missing, "auth_hmac", "only a keepalived of the same version understands it: the mesh is authenticated anyway"),
+    (Missing, "vrrp_strict strict_mode", "it also drops what is sent to the VIPs: remove it"),
+    (Missing, "vrrp_owner_ignore_adverts owner_ignore_adverts", "use cluster.toml with `legacy_peers = []`"),
+    (Missing, "no_virtual_ipaddress", "a VIP group has at least one address"),
+    (Missing, "use_vmac_addr vmac_xmit_base use_ipvlan vmac_prefix vmac_addr_prefix", "a virtual MAC is `use_vmac [NAME]`, on the interface of the instance"),
+    (Missing, "dont_track_primary", "without its interface an instance cannot be heard: it is in FAULT"),
+    (Missing, "no_accept", "packets to a VIP are taken; use a rule of the firewall against those that are not wanted"),
+    (Missing, "dynamic_interfaces", "every interface has to be there at the start: order hamesh.service behind what makes it"),
+    (Missing, "vrrp_delay_after_boot", "use `vrrp_startup_delay`, or order hamesh.service behind what has to be up"),
+    (Missing, "startup_script startup_script_timeout shutdown_script shutdown_script_timeout", "use `ExecStartPre=` and `ExecStopPost=` in hamesh.service"),
+    (Missing, "set_supplementary_groups", "scripts run with the group that the user has, and with no other"),
+    (Missing, "lvs_notify_fifo lvs_notify_fifo_script rs_init_notifies omega", "of servers `notify_up`, `notify_down`, `quorum_up` and `quorum_down` tell, when something changes"),
+    (Missing, "reload_time_file reload_repeat reload_file", "run `hamesh reload` on every node: what would make two owners waits for its turn"),
+    (Missing, "include_check", "a file that is included and not there is an error with `includer` and its kin"),
+    (Missing, "lvs_sync_daemon_interface", "use `lvs_sync_daemon` in `global_defs`"),
+    (Missing, "nftables_ipvs nftables_ipvs_priority nftables_ipvs_start_fwmark", "each `virtual_server` is an IPVS service of its own: remove it"),
+    (Missing, "disable_local_igmp", "set `net.ipv4.igmp_link_local_mcast_reports` by sysctl"),
+    (Missing, "ip_family", "the family is that of the address"),
+    (Missing, "sorry_server_inhibit", "a sorry server goes when the quorum is back"),
+    (Missing, "ha_suspend", "every director looks at all times: remove it"),
+    (Missing, "brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft", "a VIP is added as `IP/LENGTH [dev IF] [scope S] [label L]`"),
+    (Missing, "smtp_alert", "no mail is written about servers"),
+    (Missing, "vrrp_sync_group", "instances move each for itself by this version"),
+    (Missing, "track_file", "in cluster.toml a group tracks a file: `track = [{ file = \"/run/busy\" }]`"),
+    (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop", "it does not belong into this block"),
+];
+
+/// Reports a keyword that is not `known` where it stands.
+pub(super) fn report(word: &Word, known: &[&'static str], log: &Log) {
+    let text = word.text.as_str();
+    let found = TABLE.iter().find(|(_, words, _)| words.split_whitespace().any(|keyword| keyword == text));
+    log.add(match found {
+        Some((OwnWay, _, reason)) => {
+            Diagnostic::warning(&word.place, format!("`{text}` changes nothing")).help(*reason)
+        }
+        Some((Missing, _, reason)) => {
+            Diagnostic::error(&word.place, format!("`{text}` is not supported by this version")).help(*reason)
+        }
+        None => {
+            let all = TABLE.iter().flat_map(|(_, words, _)| words.split_whitespace());
+            let meant = super::nearest(text, known.iter().copied().chain(all));
+            Diagnostic::error(&word.place, format!("unknown keyword `{text}`")).did_you_mean(meant)
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::check;
+    use std::path::Path;
+
+    /// Every keyword of keepalived 2.2.7 to 2.4.3 of these blocks, with those that its manual does not name.
+    const KEYWORDS: &[(&str, &str)] = &[
+        (
+            "",
+            "net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time interface_up_down_delays linkbeat_interfaces garp_group track_group global_defs vrrp_instance vrrp_sync_group vrrp_script track_file vrrp_track_file vrrp_track_process track_process static_ipaddress static_routes static_rules virtual_server virtual_server_group bfd_instance SSL",
+        ),
+        (
+            "global_defs",
+            "router_id notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_version vrrp_mcast_group4 vrrp_mcast_group6 default_interface vrrp_garp_master_delay vrrp_garp_master_repeat vrrp_garp_master_refresh vrrp_garp_master_refresh_repeat vrrp_garp_lower_prio_delay vrrp_garp_lower_prio_repeat vrrp_garp_interval vrrp_gna_interval vrrp_min_garp vrrp_garp_extra_if vrrp_vmac_garp_intvl vrrp_down_timer_adverts vrrp_lower_prio_no_advert vrrp_higher_prio_send_advert v3_checksum_as_v2 vrrp_check_unicast_src vrrp_skip_check_adv_addr vrrp_strict vrrp_notify_priority_changes fifo_write_vrrp_states_on_reload vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets nftables_ipvs nftables_ipvs_priority nftables_ipvs_start_fwmark disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap checker_cpu_affinity checker_rt_priority checker_rlimit_rttime bfd_priority bfd_no_swap bfd_cpu_affinity bfd_rt_priority bfd_rlimit_rttime max_auto_priority min_auto_priority_delay enable_script_security script_user use_symlink_paths set_supplementary_groups startup_script startup_script_timeout shutdown_script shutdown_script_timeout notify_fifo notify_fifo_script vrrp_notify_fifo vrrp_notify_fifo_script lvs_notify_fifo lvs_notify_fifo_script enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_snmp_rfcv2 enable_snmp_rfcv3 enable_traps snmp_socket snmp_vs_stats_update_interval snmp_rs_stats_update_interval enable_dbus dbus_service_name dbus_no_interface_name dynamic_interfaces vrrp_netlink_cmd_rcv_bufs vrrp_netlink_monitor_rcv_bufs lvs_netlink_cmd_rcv_bufs lvs_netlink_monitor_rcv_bufs process_monitor_rcv_bufs vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures vrrp_startup_delay vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed reload_check_config include_check reload_time_file reload_repeat reload_file config_save_dir tmp_config_directory process_names process_name vrrp_process_name checker_process_name bfd_process_name data_use_instance state_dump_file stats_dump_file json_dump_file json_version iproute_usr_dir iproute_etc_dir umask",
+        ),
+        (
+            "vrrp_instance V",
+            "state interface vrf virtual_router_id priority advert_int version authentication auth_hmac unicast_src_ip mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip old_unicast_checksum v3_checksum_as_v2 nopreempt preempt preempt_delay garp_master_delay garp_master_repeat garp_master_refresh garp_master_refresh_repeat garp_lower_prio_delay garp_lower_prio_repeat garp_extra_if lower_prio_no_advert higher_prio_send_advert down_timer_adverts timer_expired_backup skip_check_adv_addr strict_mode owner_ignore_adverts virtual_ipaddress virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac use_vmac_addr vmac_xmit_base use_ipvlan dont_track_primary track_interface track_script track_file track_process track_bfd accept no_accept promote_secondaries native_ipv6 linkbeat_use_polling debug kernel_rx_buf_size notify notify_master notify_backup notify_fault notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes smtp_alert",
+        ),
+        (
+            "vrrp_sync_group G",
+            "group track_interface track_script track_file track_process track_bfd notify notify_master notify_backup notify_fault notify_stop notify_deleted notify_priority_changes smtp_alert sync_group_tracking_weight global_tracking",
+        ),
+        ("vrrp_script S", "script interval timeout weight rise fall user init_fail"),
+    ];
+
+    fn said(text: &str) -> Vec<Diagnostic> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("k.conf");
+        std::fs::write(&file, format!("! a keepalived.conf\n{text}")).expect("written");
+        match check(&file) {
+            Ok(warnings) => warnings,
+            Err(errors) => errors.iter().cloned().collect(),
+        }
+    }
+
+    #[test]
+    fn every_keyword_is_served_or_has_its_reason() {
+        for (block, words) in KEYWORDS {
+            for word in words.split_whitespace() {
+                let text = if block.is_empty() { format!("{word}\n") } else { format!("{block} {{\n{word}\n}}\n") };
+                for Diagnostic { message, help, .. } in said(&text) {
+                    assert!(!message.contains("unknown keyword"), "{word} in {block}: {message}");
+                    let is_refused = message == format!("`{word}` is not supported by this version");
+                    assert!(!is_refused || help.is_some(), "{word} in {block} has no reason");
+                    assert!(
+                        help.as_deref() != Some("it does not belong into this block"),
+                        "{word} in {block} belongs there"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_done_in_another_way_is_a_warning() {
+        let text = "global_defs {\n enable_dbus\n process_names\n}\n";
+        let mut said = said(text).into_iter().map(|said| format!("{}: {}", said.place.line_column().0, said.message));
+        assert_eq!(said.next().as_deref(), Some("3: `enable_dbus` changes nothing"));
+        assert_eq!(said.next().as_deref(), Some("4: `process_names` changes nothing"));
+        assert_eq!(said.next(), None);
+    }
+
+    /// The table for people; `HAMESH_BLESS=1` writes it anew.
+    #[test]
+    fn the_table_is_in_deploy() {
+        let mut text = String::from(
+            "# Keywords of keepalived.conf that hamesh does not serve\n\nAll others of `global_defs`, `vrrp_instance`, `vrrp_sync_group` and \
+             `vrrp_script` are. Each of these is reported with its line and this reason;\nwhat is *ignored* with a warning is done in another \
+             way, what is *refused* is an error.\n\n| keyword | | reason, and what to do |\n|---|---|---|\n",
+        );
+        for (outcome, words, reason) in TABLE.iter().filter(|(_, words, _)| !words.starts_with("real_server")) {
+            let words: Vec<_> = words.split_whitespace().map(|word| format!("`{word}`")).collect();
+            let outcome = if *outcome == OwnWay { "ignored" } else { "refused" };
+            text += &format!("| {} | {outcome} | {reason} |\n", words.join(", "));
+        }
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/keepalived.md");
+        if std::env::var_os("HAMESH_BLESS").is_some() {
+            std::fs::write(&file, &text).expect("written");
+        }
+        let there = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(there == text, "deploy/keepalived.md is not the table any more: HAMESH_BLESS=1 writes it");
+    }
+}

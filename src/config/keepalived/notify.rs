@@ -1,0 +1,200 @@
+//! `notify*` of an instance, and what `global_defs` say of FIFOs and mail. Scripts are run without a shell, one after the other for
+//! an instance, where keepalived starts them all at once.
+
+use super::super::notify::{Command, Fifo, Mail, Notifications, Notify, Occasion, is_word, server};
+use super::syntax::{Statement, Word};
+use super::{argument, block, duration, flag, track};
+use crate::config::diagnostic::{Diagnostic, Log, Place};
+use std::path::PathBuf;
+
+/// Of an instance or a sync group.
+pub(super) const INSTANCE: [&str; 9] = [
+    "notify",
+    "notify_master",
+    "notify_backup",
+    "notify_fault",
+    "notify_stop",
+    "notify_deleted",
+    "notify_master_rx_lower_pri",
+    "notify_priority_changes",
+    "smtp_alert",
+];
+
+/// Of `global_defs`.
+pub(super) const GLOBAL: [&str; 16] = [
+    "router_id",
+    "notify_fifo",
+    "notify_fifo_script",
+    "vrrp_notify_fifo",
+    "vrrp_notify_fifo_script",
+    "vrrp_notify_priority_changes",
+    "notification_email",
+    "notification_email_from",
+    "smtp_server",
+    "smtp_connect_timeout",
+    "smtp_helo_name",
+    "smtp_alert",
+    "smtp_alert_vrrp",
+    "smtp_alert_checker",
+    "no_email_faults",
+    "no_checker_emails",
+];
+
+/// What `global_defs` say.
+#[derive(Default)]
+pub(super) struct Globals {
+    router_id: Option<String>,
+    fifos: [Option<(PathBuf, Place)>; 2],
+    scripts: [Option<(Command, Place)>; 2],
+    priority_changes: bool,
+    mail: Option<Mail>,
+    from: Option<String>,
+    server: Option<String>,
+    helo: Option<String>,
+    timeout: Option<std::time::Duration>,
+    alert: Option<bool>,
+    alert_vrrp: Option<bool>,
+    no_faults: bool,
+}
+
+impl Globals {
+    /// `user` is the `script_user` so far; keepalived takes it as it stands at that line, too.
+    pub(super) fn read(&mut self, line: &Statement, user: Option<&str>, log: &Log) {
+        let place = line.keyword.place.clone();
+        let one = || argument(line, log).map(|word| word.value);
+        match line.keyword.text.as_str() {
+            "router_id" => self.router_id = line.arguments.first().map(|word| word.text.clone()),
+            "notify_fifo" => self.fifos[0] = one().map(|path| (PathBuf::from(path), place)),
+            "vrrp_notify_fifo" => self.fifos[1] = one().map(|path| (PathBuf::from(path), place)),
+            "notify_fifo_script" => self.scripts[0] = command(line, user, log).map(|script| (script, place)),
+            "vrrp_notify_fifo_script" => self.scripts[1] = command(line, user, log).map(|script| (script, place)),
+            "vrrp_notify_priority_changes" => self.priority_changes = flag(line, log),
+            "notification_email" => {
+                let to = block(line, log).iter().map(|line| &line.keyword);
+                self.mail = Some(Mail::to(to.filter_map(|to| address(to, log)).collect())).filter(|m| !m.to.is_empty());
+            }
+            "notification_email_from" => {
+                self.from = line.arguments.first().and_then(|from| address(from, log));
+            }
+            "smtp_server" => match &line.arguments[..] {
+                [host] => self.server = address(host, log).map(|host| server(&host, None)),
+                [host, port] => match port.text.parse() {
+                    Ok(port) => self.server = address(host, log).map(|host| server(&host, Some(port))),
+                    Err(_) => log.add(Diagnostic::error(&port.place, "`smtp_server` has a port from 1 to 65535")),
+                },
+                _ => log.add(Diagnostic::error(&place, "`smtp_server` needs an address, and may have a port")),
+            },
+            "smtp_helo_name" => self.helo = line.arguments.first().and_then(|name| address(name, log)),
+            "smtp_connect_timeout" => match one().map(|text| duration::seconds(&text)) {
+                Some(Ok(timeout)) => self.timeout = Some(timeout),
+                Some(Err(reason)) => {
+                    log.add(Diagnostic::error(
+                        &place,
+                        format!("`smtp_connect_timeout` is no number of seconds: {reason}"),
+                    ));
+                }
+                None => {}
+            },
+            "smtp_alert" => self.alert = Some(flag(line, log)),
+            "smtp_alert_vrrp" => self.alert_vrrp = Some(flag(line, log)),
+            "no_email_faults" => self.no_faults = flag(line, log),
+            // There are no mails about servers; the first mention of mails about them says so.
+            "no_checker_emails" => {}
+            _ => {
+                if flag(line, log) {
+                    let warning = Diagnostic::warning(&place, "no mail is written about servers");
+                    log.add(warning.help("their states are in `hamesh status` and the metrics"));
+                }
+            }
+        }
+        if line.block.is_some() && line.keyword.text != "notification_email" {
+            log.add(Diagnostic::error(&line.keyword.place, format!("`{}` has no block", line.keyword.text)));
+        }
+    }
+
+    pub(super) fn build(&self, log: &Log) -> Notifications {
+        let mut notifications = Notifications::default();
+        for (fifo, script) in self.fifos.iter().zip(&self.scripts) {
+            match (fifo, script) {
+                (Some((path, _)), script) => notifications
+                    .fifos
+                    .push(Fifo { path: path.clone(), script: script.as_ref().map(|(script, _)| script.clone()) }),
+                (None, Some((_, place))) => {
+                    log.add(Diagnostic::error(place, "there is no FIFO for this script to read"));
+                }
+                (None, None) => {}
+            }
+        }
+        if let Some((_, place)) = &self.fifos[0] {
+            let warning = Diagnostic::warning(place, "`notify_fifo` gets no lines about servers");
+            log.add(warning.help("those of instances and groups are written, as into `vrrp_notify_fifo`"));
+        }
+        notifications.mail = self.mail.clone().map(|mut mail| {
+            (mail.name, mail.helo, mail.from) = (self.router_id.clone(), self.helo.clone(), self.from.clone());
+            mail.server = self.server.clone().unwrap_or(mail.server);
+            mail.timeout = self.timeout.unwrap_or(mail.timeout);
+            mail.faults = !self.no_faults;
+            mail
+        });
+        notifications
+    }
+
+    /// What an instance does that says nothing itself.
+    pub(super) fn instance(&self) -> Notify {
+        let mail = self.alert_vrrp.or(self.alert).unwrap_or(false) && self.mail.is_some();
+        Notify { priority_changes: self.priority_changes, mail, ..Notify::default() }
+    }
+}
+
+/// A line of an instance or a sync group.
+pub(super) fn read(line: &Statement, notify: &mut Notify, user: Option<&str>, log: &Log) {
+    let occasion = match line.keyword.text.as_str() {
+        "notify_priority_changes" => return notify.priority_changes = flag(line, log),
+        "smtp_alert" => return notify.mail = flag(line, log),
+        "notify_deleted" => {
+            let warning = Diagnostic::warning(&line.keyword.place, "`notify_deleted` is never run");
+            return log.add(
+                warning.help("an instance that a reload removes is told as FAULT, as keepalived does without it"),
+            );
+        }
+        "notify_master" => Occasion::Master,
+        "notify_backup" => Occasion::Backup,
+        "notify_fault" => Occasion::Fault,
+        "notify_stop" => Occasion::Stop,
+        "notify_master_rx_lower_pri" => Occasion::MasterRxLowerPri,
+        _ => Occasion::Any,
+    };
+    notify.scripts.extend(command(line, user, log).map(|command| (occasion, command)));
+}
+
+/// `"COMMAND ARGUMENTS" [USER [GROUP]]`.
+fn command(line: &Statement, user: Option<&str>, log: &Log) -> Option<Command> {
+    let [command, rest @ ..] = &line.arguments[..] else {
+        log.add(Diagnostic::error(&line.keyword.place, format!("`{}` needs a command", line.keyword.text)));
+        return None;
+    };
+    let words = track::split(&command.text, &command.place, log)?;
+    if words.is_empty() {
+        log.add(Diagnostic::error(&command.place, format!("`{}` needs a command", line.keyword.text)));
+        return None;
+    }
+    if let Some(group) = rest.get(1) {
+        let warning = Diagnostic::warning(&group.place, "the group is not looked at");
+        log.add(warning.help("scripts run with the group that the user has"));
+    }
+    let user = rest.first().map(|user| user.text.clone()).or_else(|| user.map(str::to_owned));
+    if user.is_none() {
+        let keyword = &line.keyword;
+        let warning = Diagnostic::warning(&keyword.place, format!("`{}` runs as hamesh does", keyword.text));
+        log.add(warning.help("keepalived takes the user keepalived_script where there is one: set `script_user`"));
+    }
+    Some(Command { words, user })
+}
+
+fn address(word: &Word, log: &Log) -> Option<String> {
+    if !is_word(&word.text) {
+        log.add(Diagnostic::error(&word.place, format!("`{}` cannot stand in a mail", word.text)));
+        return None;
+    }
+    Some(word.text.clone())
+}

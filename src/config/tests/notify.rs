@@ -1,0 +1,66 @@
+//! `[notify]` and `vip.NAME.notify`, and what keepalived.conf says of it.
+
+use super::*;
+use crate::config::notify::{Command, Fifo, Mail, Notifications, Notify, Occasion};
+
+fn command(words: &[&str], user: Option<&str>) -> Command {
+    Command { words: words.iter().map(|word| (*word).to_owned()).collect(), user: user.map(str::to_owned) }
+}
+
+#[test]
+fn who_is_told() {
+    let group = "notify = { master = { command = [\"/up\", \"a b\"], user = \"nobody\" }, any = { command = [\"/any\"] }, mail = true }\n";
+    let general =
+        "[notify]\ntimeout = \"5s\"\nfifo = [{ path = \"pipe\" }]\nmail = { to = [\"root\"], server = \"mx\" }\n";
+    let text = format!("{WEB}{group}{general}");
+    let (config, dir) = within(&[("hamesh.toml", NODE), ("cluster.toml", &text)], |dir| load(&dir.join("hamesh.toml")));
+    let config = config.unwrap();
+    let scripts =
+        [(Occasion::Master, command(&["/up", "a b"], Some("nobody"))), (Occasion::Any, command(&["/any"], None))];
+    assert_eq!(config.groups["web"].notify, Notify { scripts: scripts.into(), priority_changes: false, mail: true });
+    let mail = Mail { server: "mx:25".to_owned(), ..Mail::to(vec!["root".to_owned()]) };
+    let fifos = vec![Fifo { path: PathBuf::from(dir).join("pipe"), script: None }];
+    assert_eq!(config.notify, Notifications { fifos, mail: Some(mail), timeout: Duration::from_secs(5) });
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn what_is_wrong_with_it() {
+    let cases = [
+        ("notify = { mail = true }\n", "the states of `web` are mailed to nobody"),
+        ("notify = { master = { command = [\"up\"] } }\n", "a command begins with the absolute path of a program"),
+        ("notify = { mastr = { command = [\"/up\"] } }\n", "unknown key `vip.web.notify.mastr`"),
+        ("notify = { any = {} }\n", "`vip.web.notify.any` needs `command`"),
+        ("[notify]\nmail = { to = [] }\n", "`notify.mail` needs somebody to write to"),
+        ("[notify]\nmail = { to = [\"a>\"] }\n", "`a>` cannot stand in a mail"),
+        ("[notify]\ntimeout = \"1ms\"\n", "a script needs at least 10ms"),
+        ("[notify]\nfifo = [{}]\n", "needs `path`"),
+    ];
+    for (text, fault) in cases {
+        let found = faults(&[("cluster.toml", &format!("{WEB}{text}"))]);
+        assert!(found.contains(fault), "{text}: {found}");
+    }
+}
+
+#[test]
+fn keepalived_conf_says_where_it_is_taken_differently() {
+    let instance = "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n";
+    let cases = [
+        ("", "notify_master /bin/up", "k.conf:6:2: warning: `notify_master` runs as hamesh does"),
+        ("script_user root", "notify_master /bin/up nobody adm", "k.conf:7:31: warning: the group is not looked at"),
+        ("script_user root", "notify_master \"/bin/up > /x\"", "`>` needs a shell, and scripts are run without one"),
+        ("script_user root", "notify_deleted /bin/up", "`notify_deleted` is never run"),
+        ("", "smtp_alert", "the states of `v` are mailed to nobody"),
+        ("smtp_alert_checker", "", "k.conf:2:2: warning: no mail is written about servers"),
+        ("notify_fifo /run/f", "", "`notify_fifo` gets no lines about servers"),
+        ("vrrp_notify_fifo_script /bin/x", "", "there is no FIFO for this script to read"),
+        ("smtp_server a b", "", "`smtp_server` has a port"),
+        ("lvs_notify_fifo /run/f", "", "`lvs_notify_fifo` is not supported"),
+    ];
+    for (global, line, fault) in cases {
+        let global =
+            if global.is_empty() { "global_defs {\n".to_owned() } else { format!("global_defs {{\n {global}\n") };
+        let found = faults(&[("k.conf", &format!("{global}}}\n{instance} {line}\n}}\n"))]);
+        assert!(found.contains(fault), "{line}: {found}");
+    }
+}

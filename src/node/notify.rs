@@ -1,0 +1,226 @@
+//! The notices' thread: runs scripts, writes into FIFOs, sends mail. Nothing else waits for it, but for a stop, and that not long.
+
+use crate::config::Config;
+use crate::config::notify::{Command, Fifo, Mail, Notify};
+use crate::notify::mail::{self, Message};
+use crate::notify::{Action, Event, Notice, Notifier, Object, Run, TOKEN, fifo};
+use crate::probe::script;
+use rustix::process::Signal;
+use std::time::Duration;
+use tokio::process::Child;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// Notices that wait for the thread; thousands of groups may change at once.
+const QUEUE: usize = 8192;
+/// Mails that wait for the mail server.
+const MAILS: usize = 64;
+/// What still runs at a stop is killed after this (keepalived's second), so that what is run for the stop has its turn.
+const HURRY: Duration = Duration::from_secs(1);
+/// A stop waits no longer.
+const FINISH: Duration = Duration::from_secs(4);
+
+enum Told {
+    Notice(Notice),
+    Reload(Vec<(Object, Notify)>),
+    Finish { stopped: bool, done: oneshot::Sender<()> },
+}
+
+/// The way to the thread.
+#[derive(Debug)]
+pub(crate) struct Notices(mpsc::Sender<Told>);
+
+impl Notices {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// A FIFO cannot be made, or the system gives no thread.
+    pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
+        let notifier = Notifier::new(&config.node.name, &config.notify, objects(config));
+        let fifos = config.notify.fifos.iter().map(|fifo| {
+            let reader = fifo.script.as_ref().and_then(|script| script.user.as_deref());
+            let owner = reader.map(script::find_user).transpose().map_err(std::io::Error::other)?;
+            fifo::Fifo::open(&fifo.path, owner.map(|user| user.uid.as_raw()))
+        });
+        let fifos = fifos.collect::<Result<Vec<_>, _>>()?;
+        let (tell, told) = mpsc::channel(QUEUE);
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let readers = config.notify.fifos.clone();
+        let post = post(&runtime, config);
+        let hand = Hand {
+            notifier,
+            fifos,
+            post,
+            patience: config.notify.timeout,
+            runs: JoinSet::new(),
+            hurry: watch::Sender::new(false),
+        };
+        let thread = std::thread::Builder::new().name("notices".to_owned());
+        thread.spawn(move || runtime.block_on(hand.work(told, readers)))?;
+        Ok(Self(tell))
+    }
+
+    /// Tells; what does not fit is said in the log.
+    pub(crate) fn tell(&self, notice: Notice) {
+        if let Err(error) = self.0.try_send(Told::Notice(notice)) {
+            tracing::error!(%error, "somebody is not told: too many notices wait");
+        }
+    }
+
+    /// Tells of the groups of a new configuration from now on.
+    pub(crate) async fn reload(&self, config: &Config) {
+        if self.0.send(Told::Reload(objects(config))).await.is_err() {
+            tracing::error!("nobody is told of what the reload has changed");
+        }
+    }
+
+    /// Waits until everything is told, not for long; that hamesh has stopped, too, if it has.
+    pub(crate) async fn finish(&self, stopped: bool) {
+        let (done, finished) = oneshot::channel();
+        if self.0.try_send(Told::Finish { stopped, done }).is_err() || timeout(FINISH, finished).await.is_err() {
+            tracing::warn!("not everybody was told of the stop in time");
+        }
+    }
+}
+
+/// What this node may tell of.
+fn objects(config: &Config) -> Vec<(Object, Notify)> {
+    let served = config.groups.iter().filter(|(_, group)| group.priority.is_some());
+    served.map(|(name, group)| (Object::Instance(name.clone()), group.notify.clone())).collect()
+}
+
+struct Hand {
+    notifier: Notifier,
+    fifos: Vec<fifo::Fifo>,
+    post: Option<mpsc::Sender<Message>>,
+    patience: Duration,
+    runs: JoinSet<Object>,
+    hurry: watch::Sender<bool>,
+}
+
+impl Hand {
+    async fn work(mut self, mut told: mpsc::Receiver<Told>, readers: Vec<Fifo>) {
+        let mut children = Vec::new();
+        for reader in readers {
+            children.extend(start_reader(&reader, self.patience).await);
+        }
+        let mut finish: Option<oneshot::Sender<()>> = None;
+        loop {
+            if finish.is_some() && self.notifier.is_done() {
+                break;
+            }
+            let event = tokio::select! {
+                told = told.recv(), if finish.is_none() => match told {
+                    Some(Told::Notice(notice)) => Event::Notice(notice),
+                    Some(Told::Reload(objects)) => {
+                        self.notifier.adopt(objects);
+                        continue;
+                    }
+                    Some(Told::Finish { stopped, done }) => {
+                        finish = Some(done);
+                        self.patience = self.patience.min(HURRY);
+                        self.hurry.send_replace(true);
+                        if !stopped {
+                            continue;
+                        }
+                        Event::Stopped
+                    }
+                    None => return,
+                },
+                ended = self.runs.join_next(), if !self.runs.is_empty() => match ended {
+                    Some(Ok(object)) => Event::Ended(object),
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "a script's task has failed");
+                        continue;
+                    }
+                    None => continue,
+                },
+            };
+            self.perform(event);
+        }
+        for child in &children {
+            script::kill_group(child, Signal::TERM);
+        }
+        if let Some(done) = finish {
+            done.send(()).ok();
+        }
+    }
+
+    fn perform(&mut self, event: Event) {
+        for action in self.notifier.handle(event) {
+            match action {
+                Action::Run(object, run) => {
+                    self.runs.spawn(run_for(object, run, self.patience, self.hurry.subscribe()));
+                }
+                Action::Write(line) => {
+                    for fifo in &mut self.fifos {
+                        // A reader that is away would be told of with every line.
+                        if let Err(why) = fifo.write(&line)
+                            && fifo.lost().is_power_of_two()
+                        {
+                            tracing::warn!(why, "a line is not written");
+                        }
+                    }
+                }
+                Action::Mail(message) => {
+                    let full = self.post.as_ref().is_some_and(|post| post.try_send(message.clone()).is_err());
+                    if full {
+                        tracing::error!(subject = message.subject, "not mailed: too many mails wait");
+                    }
+                }
+                Action::GivenUp(object, run) => {
+                    tracing::error!(?object, command = ?run.command.words, "not run: too much waits behind a script");
+                }
+            }
+        }
+    }
+}
+
+async fn run_for(object: Object, run: Run, patience: Duration, mut hurry: watch::Receiver<bool>) -> Object {
+    let Run { command: Command { words, user }, token } = &run;
+    let variables: Vec<(&str, String)> = token.iter().map(|token| (TOKEN, token.to_string())).collect();
+    let hurried = async {
+        // It cannot be gone while this runs.
+        hurry.wait_for(|hurry| *hurry).await.ok();
+        sleep(HURRY).await;
+    };
+    let ended = tokio::select! {
+        ended = script::status_in(words, user.as_deref(), &variables, patience) => ended,
+        () = hurried => Err("killed: hamesh stops".to_owned()),
+    };
+    match ended {
+        Ok(status) if status.success() => tracing::debug!(?object, command = ?words, "told"),
+        Ok(status) => tracing::warn!(?object, command = ?words, %status, "a notify script has failed"),
+        Err(why) => tracing::error!(?object, command = ?words, why, "a notify script"),
+    }
+    object
+}
+
+/// The program that reads a FIFO. As with keepalived, one that ends is not started again.
+async fn start_reader(fifo: &Fifo, patience: Duration) -> Option<Child> {
+    let Command { words, user } = fifo.script.as_ref()?;
+    let words: Vec<String> = words.iter().cloned().chain([fifo.path.display().to_string()]).collect();
+    match script::start(&words, user.as_deref(), &[], patience).await {
+        Ok(child) => Some(child),
+        Err(why) => {
+            tracing::error!(command = ?words, why, "nobody reads the FIFO");
+            None
+        }
+    }
+}
+
+/// One mail after the other, in a task of its own: a mail server that hangs holds up mail only.
+fn post(runtime: &Runtime, config: &Config) -> Option<mpsc::Sender<Message>> {
+    let (mail, node): (Mail, String) = (config.notify.mail.clone()?, config.node.name.clone());
+    let (post, mut letters) = mpsc::channel::<Message>(MAILS);
+    runtime.spawn(async move {
+        while let Some(message) = letters.recv().await {
+            if let Err(why) = mail::send(&mail, &node, &message).await {
+                tracing::warn!(why, subject = message.subject, "not mailed");
+            }
+        }
+    });
+    Some(post)
+}
