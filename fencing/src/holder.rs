@@ -253,6 +253,11 @@ impl Holder {
         Status { sid, remaining, held: self.claims.held() }
     }
 
+    /// Whether the gate may be open for the group, or may come to be: a claim is on its way, held, or not yet undone.
+    pub fn uses(&self, group: &str) -> bool {
+        self.claims.uses(group)
+    }
+
     fn registered(&self) -> bool {
         self.state.members.get(&self.me.node).is_some_and(|member| member.incarnation == self.me.incarnation)
     }
@@ -396,6 +401,8 @@ impl Holder {
             let command = match (standing, wish.wanted && !self.stopping) {
                 (Some(_), false) => Command::Withdraw { sid, group: group.clone() },
                 (None, true) if waits => continue,
+                // The Release withdraws it.
+                (Some(_), true) if self.claims.is_leaving(group) => continue,
                 (Some(candidate), true) if *candidate == wish.candidate => continue,
                 (None | Some(_), true) => {
                     let Candidate { definition, priority, preempt } = wish.candidate.clone();

@@ -1,7 +1,7 @@
 //! The doors of a running node: a Unix socket for the command line, and a page of metrics for Prometheus.
 //!
 //! `GET /v1/status` answers with [`Picture`]; `POST /v1/invitations` makes a join string; `POST /v1/orders` moves VIPs and
-//! nodes. The socket is root's (mode 0600): whoever may open it may do what it offers.
+//! nodes; `POST /v1/reload` reads this node's files again. The socket is root's (mode 0600): whoever may open it may do what it offers.
 
 mod metrics;
 mod orders;
@@ -64,7 +64,7 @@ impl Doors {
 /// # Errors
 /// The socket or the metrics address is not to be had.
 pub(crate) fn serve(core: Arc<Core>) -> anyhow::Result<Doors> {
-    let admin = core.config.admin.clone();
+    let admin = core.config().admin.clone();
     let socket = admin.socket.clone();
     if let Some(directory) = socket.parent() {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -78,6 +78,7 @@ pub(crate) fn serve(core: Arc<Core>) -> anyhow::Result<Doors> {
         .route("/v1/status", get(status))
         .route("/v1/invitations", post(invite))
         .route("/v1/orders", post(orders::order))
+        .route("/v1/reload", post(reload))
         .with_state(core.clone());
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -94,6 +95,13 @@ async fn status(State(core): State<Arc<Core>>) -> Json<Picture> {
     Json(core.picture())
 }
 
+async fn reload(State(core): State<Arc<Core>>) -> Result<Json<OrderAnswer>, (StatusCode, String)> {
+    match crate::node::reload(&core).await {
+        Ok(done) => Ok(Json(OrderAnswer { done })),
+        Err(why) => Err((StatusCode::UNPROCESSABLE_ENTITY, format!("not reloaded, nothing was changed: {why}"))),
+    }
+}
+
 async fn invite(
     State(core): State<Arc<Core>>,
     Json(request): Json<InvitationRequest>,
@@ -102,7 +110,7 @@ async fn invite(
     let state = core.state();
     // This node first: it is up; the voters after it.
     let others = state.members.iter().filter(|(node, _)| **node != core.me).map(|(_, member)| member.address);
-    let addresses: Vec<SocketAddr> = [core.config.node.listen].into_iter().chain(others).take(5).collect();
+    let addresses: Vec<SocketAddr> = [core.config().node.listen].into_iter().chain(others).take(5).collect();
     let pin = core.identity.pin().map_err(|error| failed(error.to_string()))?;
     let join = JoinString::invite(request.role, addresses, pin).map_err(|error| failed(error.to_string()))?;
     let command = Command::Invite {

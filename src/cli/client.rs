@@ -45,6 +45,11 @@ impl Client {
         self.call(Method::POST, "/v1/orders", serde_json::to_vec(order)?.into())
     }
 
+    /// Has the files read again.
+    pub(super) fn reload(&self) -> Result<OrderAnswer, Failure> {
+        self.call(Method::POST, "/v1/reload", Bytes::new())
+    }
+
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Failure> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let answer = runtime.block_on(async { timeout(PATIENCE, self.exchange(method, path, body)).await });
@@ -76,7 +81,7 @@ impl Client {
             StatusCode::SERVICE_UNAVAILABLE => Err(said(&body, Exit::NoQuorum)),
             StatusCode::NOT_FOUND => Err(said(&body, Exit::NotFound)),
             StatusCode::CONFLICT => Err(said(&body, Exit::Refused)),
-            StatusCode::GATEWAY_TIMEOUT => Err(said(&body, Exit::Failed)),
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::UNPROCESSABLE_ENTITY => Err(said(&body, Exit::Failed)),
             status => Err(anyhow::anyhow!("the daemon answers {status}: {}", String::from_utf8_lossy(&body)).into()),
         }
     }

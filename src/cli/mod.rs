@@ -107,6 +107,11 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Have this node's daemon read its files again. What is wrong in them changes nothing.
+    Reload {
+        #[command(flatten)]
+        door: Door,
+    },
     /// Look at services and their servers, as this node sees them.
     Service {
         #[command(subcommand)]
@@ -256,6 +261,7 @@ pub fn main() -> ExitCode {
         Task::Join { joinstring, file } => join_cluster(&joinstring, &file.config),
         Task::Run { file } => run(&file.config),
         Task::Status { door, json } => socket(&door).and_then(|socket| status::show(&Client::new(socket), json)),
+        Task::Reload { door } => reload(&door),
         Task::Service { what } => match what {
             ServiceTask::List { door, json } => socket(&door).and_then(|at| service::list(&Client::new(at), json)),
             ServiceTask::Show { name, door, json } => {
@@ -313,6 +319,11 @@ fn token(door: &Door, role: Role, ttl: Duration) -> Result<Exit, Failure> {
 
 fn order(door: &Door, order: &Order) -> Result<Exit, Failure> {
     println!("{}", Client::new(socket(door)?).order(order)?.done);
+    Ok(Exit::Ok)
+}
+
+fn reload(door: &Door) -> Result<Exit, Failure> {
+    println!("reloaded: {}", Client::new(socket(door)?).reload()?.done);
     Ok(Exit::Ok)
 }
 

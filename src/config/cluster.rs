@@ -6,6 +6,7 @@ use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::profile::{LONGEST_TTL, LeaseProfile, PROFILES};
 use super::reader::{Section, Value, parse};
 use super::service;
+use super::timing;
 use super::track::{self, Script};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
@@ -113,6 +114,7 @@ fn read_group(
             .get("legacy_peers")
             .and_then(|value| read_peers(value, family, log))
             .map_or(LegacyPeers::Any, LegacyPeers::Only),
+        timing: timing::read(&section, log),
         track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
         name,
     };

@@ -87,6 +87,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         auth,
         checksum,
         legacy_peers: _,
+        timing,
         track,
         virtual_mac,
     } = group;
@@ -108,6 +109,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     if let Some(device) = virtual_mac {
         line(format!("virtual_mac = {}", quoted(device)));
     }
+    super::timing::show(timing, seconds).into_iter().for_each(&mut line);
     if !track.is_empty() {
         line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));
     }

@@ -6,6 +6,7 @@ use super::track::Track;
 use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::router::Parameters;
+use crate::vrrp::timing::Timing;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 use hamesh_raft::command::{Definition, Family};
 use std::net::{IpAddr, SocketAddr};
@@ -47,6 +48,8 @@ pub struct VipGroup {
     pub checksum: Form,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
+    /// Its delays, and its bursts of announcements.
+    pub timing: Timing,
     /// What its priority depends on.
     pub track: Vec<Track>,
 }
@@ -84,6 +87,7 @@ impl VipGroup {
             preempt: !self.nopreempt,
             legacy_peers: self.legacy_peers.clone(),
             source,
+            timing: self.timing,
         })
     }
 }
@@ -103,6 +107,7 @@ pub(super) struct Draft {
     pub auth: Auth,
     pub checksum: Form,
     pub legacy_peers: LegacyPeers,
+    pub timing: Timing,
     pub track: Vec<Track>,
 }
 
@@ -140,6 +145,7 @@ impl Draft {
             auth: self.auth,
             checksum: self.checksum,
             legacy_peers: self.legacy_peers,
+            timing: self.timing,
             track: self.track,
         };
         Some((self.name.value, group))

@@ -17,6 +17,7 @@ mod convert;
 mod duration;
 mod keepalived;
 mod reader;
+mod timing;
 
 pub use convert::convert;
 use diagnostic::{Diagnostic, Errors, Log, Place, Source};
@@ -25,7 +26,7 @@ pub use node::{Admin, Node};
 pub use profile::LeaseProfile;
 pub use service::{HealthMesh, Service};
 
-use hamesh_raft::command::{GroupName, Role};
+use hamesh_raft::command::{Definition, GroupName, Role};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -54,13 +55,25 @@ pub struct Config {
     pub warnings: Vec<Diagnostic>,
 }
 
+impl Config {
+    /// Every group's definition, served here or not.
+    pub fn definitions(&self) -> Vec<Definition> {
+        self.groups.values().map(VipGroup::definition).collect()
+    }
+
+    /// Whether there are services behind a group.
+    pub fn is_balanced(&self, group: &str) -> bool {
+        self.services.values().any(|service| service.vip == group)
+    }
+}
+
 /// The file that is the same on every node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterFile {
     /// Where.
     pub path: PathBuf,
-    /// False: nothing is there yet; the groups are those of keepalived.conf, if any.
-    pub present: bool,
+    /// What it says. `None`: nothing is there yet; the groups are those of keepalived.conf, if any.
+    pub text: Option<String>,
 }
 
 /// Reads and checks the configuration of a node from its `hamesh.toml`.
@@ -132,7 +145,8 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.cluster {
         let text = Source::read(&file.value);
         let present = !text.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        cluster_file = Some(ClusterFile { path: file.value.clone(), present });
+        let said = text.as_ref().ok().map(|source| source.text.clone());
+        cluster_file = Some(ClusterFile { path: file.value.clone(), text: said });
         match text {
             Ok(source) => {
                 let director = draft.name.as_ref().filter(|_| draft.role == Role::Director);

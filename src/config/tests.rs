@@ -77,6 +77,7 @@ fn the_examples_in_deploy_are_right() {
         auth: Auth::None,
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
@@ -230,7 +231,7 @@ fn a_file_that_cannot_be_read_is_named() {
 fn a_node_that_joins_needs_no_cluster_file_yet() {
     let (config, dir) = within(&[("hamesh.toml", NODE)], |dir| load_for_join(&dir.join("hamesh.toml")));
     let config = config.unwrap();
-    let file = ClusterFile { path: Path::new(&dir).join("cluster.toml"), present: false };
+    let file = ClusterFile { path: Path::new(&dir).join("cluster.toml"), text: None };
     assert_eq!(config.cluster, Some(file));
     assert!(config.groups.is_empty());
     let there = [("hamesh.toml", NODE), ("cluster.toml", "[vip.web]\n")];

@@ -68,6 +68,8 @@ pub struct VipStatus {
     pub token: Option<u64>,
     /// The session that the token was given to.
     pub session: Option<u64>,
+    /// As granted, or as the answering node has them.
+    pub addresses: Vec<String>,
 }
 
 impl Status {

@@ -28,6 +28,10 @@ pub enum Kind {
     Arp,
     /// UDP over IPv4 from or to this port.
     Udp(u16),
+    /// Frames of more bytes than this, as on a path whose MTU is smaller than its ends believe.
+    Longer(usize),
+    /// Every second pair of IPv4 hosts, as behind a dead member of a link aggregate.
+    EverySecondFlow,
 }
 
 impl Kind {
@@ -43,6 +47,11 @@ impl Kind {
             },
             Self::Arp => ether_type(frame) == Some(ARP),
             Self::Udp(port) => udp_ports(frame).is_some_and(|(from, to)| from == port || to == port),
+            Self::Longer(most) => frame.len() > most,
+            Self::EverySecondFlow => {
+                let ends = ipv4(frame, 26).zip(ipv4(frame, 30)).filter(|_| ether_type(frame) == Some(IPV4));
+                ends.is_some_and(|(from, to)| (from.octets()[3] ^ to.octets()[3]) % 2 == 1)
+            }
         }
     }
 }

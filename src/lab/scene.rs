@@ -327,7 +327,7 @@ mod tests {
         let cut = scene.lan.cut_one_way(&[scene.directors[0].lan], &[scene.clients[1].1], Kind::Any);
         thread::sleep(LOOK);
         let to = Instant::now();
-        assert!(cut.dropped() > 20, "{} frames", cut.dropped());
+        assert!(cut.harmed() > 20, "{} frames", cut.harmed());
         assert!(scene.clients[1].0.outage(from, to) > LOOK / 2);
         assert!(scene.clients[0].0.outage(from, to) < LOOK / 2);
         drop(cut);
@@ -344,8 +344,11 @@ mod tests {
         let loss = scene.lan.lossy(&[scene.directors[0].lan, scene.clients[0].1], 300);
         thread::sleep(Duration::from_secs(3));
         let answers = answered() - before;
-        // Of 600 questions 0.7 * 0.7 are answered: 294, with a standard deviation of 12.
-        assert!((220..360).contains(&answers), "{answers} answers, {} lost", loss.dropped());
+        // Of 600 questions, or what a busy machine asks of them, 0.7 * 0.7 are answered and the others lost on one of the ways:
+        // 49 %, with a standard deviation of 2 %.
+        let all = answers + loss.harmed();
+        assert!(all > 200, "{all} questions in 3 s");
+        assert!((all * 39 / 100..all * 59 / 100).contains(&answers), "{answers} answers, {} lost", loss.harmed());
     }
 
     #[test]

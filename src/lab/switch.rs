@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use rtnetlink::{LinkUnspec, LinkVeth};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,6 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+/// Where what is behind the two Ethernet addresses begins.
+const ADDRESSES: usize = 12;
 
 /// A port of one switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,7 +39,7 @@ pub trait Tap: Send {
     fn tick(&mut self, now: Instant) -> Option<Vec<u8>>;
 }
 
-/// A rule of the switch: it loses what goes from one of some ports to one of others. It ends when dropped.
+/// A rule of the switch: what it does to what goes from one of some ports to one of others. It ends when dropped.
 #[derive(Debug)]
 pub struct Fault {
     shared: Arc<Shared>,
@@ -43,12 +47,30 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// How many frames it has taken: proof that the fault bit.
+    /// How many frames it has harmed: proof that the fault bit.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.rule.dropped.load(Ordering::Relaxed)
+    pub fn harmed(&self) -> u64 {
+        self.rule.harmed.load(Ordering::Relaxed)
     }
 }
+
+/// What becomes of frames. Chances are of 1000 frames.
+#[derive(Clone, Copy, Debug)]
+pub enum Harm {
+    /// So many are lost.
+    Lose(u16),
+    /// So many arrive twice.
+    Repeat(u16),
+    /// So many arrive with one bit turned, behind the addresses.
+    Flip(u16),
+    /// All arrive later, by a time between these two, so that they overtake each other.
+    Delay(Duration, Duration),
+    /// So many bytes a second pass; what would wait longer than [`QUEUE`] is lost.
+    Throttle(u32),
+}
+
+/// How long a frame waits on a throttled way at most.
+pub const QUEUE: Duration = Duration::from_millis(500);
 
 impl Drop for Fault {
     fn drop(&mut self) {
@@ -60,9 +82,10 @@ impl Drop for Fault {
 struct Rule {
     ways: Vec<(Port, Port)>,
     kind: Kind,
-    /// Of 1000 frames, how many are lost.
-    permille: u16,
-    dropped: AtomicU64,
+    harm: Harm,
+    harmed: AtomicU64,
+    /// When a throttled way is free again.
+    free: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -107,7 +130,7 @@ impl Switch {
             random: fastrand::Rng::with_seed(seed),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), ends: AtomicBool::new(false) });
-        let forwarder = Forwarder { shared: Arc::clone(&shared), tap, sockets: Vec::new() };
+        let forwarder = Forwarder { shared: Arc::clone(&shared), tap, sockets: Vec::new(), late: Late::default() };
         let thread = thread::Builder::new().name(format!("switch {name}")).spawn(move || forwarder.run())?;
         Ok(Self { shared, netns: Netns::new()?, thread: Some(thread) })
     }
@@ -165,23 +188,35 @@ impl Switch {
     /// Loses all frames of a kind that go from one of `from` to one of `to`; not the way back.
     #[must_use]
     pub fn cut_one_way(&self, from: &[Port], to: &[Port], kind: Kind) -> Fault {
-        self.lose(ways(from, to).collect(), kind, 1000)
+        self.harm(from, to, kind, Harm::Lose(1000))
     }
 
     /// Loses all frames of a kind between one of `these` and one of `those`, both ways.
     #[must_use]
     pub fn cut(&self, these: &[Port], those: &[Port], kind: Kind) -> Fault {
-        self.lose(ways(these, those).chain(ways(those, these)).collect(), kind, 1000)
+        self.rule(ways(these, those).chain(ways(those, these)).collect(), kind, Harm::Lose(1000))
     }
 
     /// Loses so many of 1000 frames between any two of `ports`, at random.
     #[must_use]
     pub fn lossy(&self, ports: &[Port], permille: u16) -> Fault {
-        self.lose(ways(ports, ports).collect(), Kind::Any, permille)
+        self.harm(ports, ports, Kind::Any, Harm::Lose(permille))
     }
 
-    fn lose(&self, ways: Vec<(Port, Port)>, kind: Kind, permille: u16) -> Fault {
-        let rule = Arc::new(Rule { ways, kind, permille, dropped: AtomicU64::new(0) });
+    /// Harms frames of a kind that go from one of `from` to one of `to`; not the way back.
+    #[must_use]
+    pub fn harm(&self, from: &[Port], to: &[Port], kind: Kind, harm: Harm) -> Fault {
+        self.rule(ways(from, to).collect(), kind, harm)
+    }
+
+    /// Forgets which host is behind which port, as after a change of the spanning tree.
+    pub fn forget(&self) {
+        lock(&self.shared.state).learned.clear();
+    }
+
+    fn rule(&self, ways: Vec<(Port, Port)>, kind: Kind, harm: Harm) -> Fault {
+        let rule = Rule { ways, kind, harm, harmed: AtomicU64::new(0), free: Mutex::new(Instant::now()) };
+        let rule = Arc::new(rule);
         lock(&self.shared.state).rules.push(Arc::clone(&rule));
         Fault { shared: Arc::clone(&self.shared), rule }
     }
@@ -207,6 +242,7 @@ struct Forwarder {
     shared: Arc<Shared>,
     tap: Option<Box<dyn Tap>>,
     sockets: Vec<Arc<Socket>>,
+    late: Late,
 }
 
 impl Forwarder {
@@ -223,7 +259,18 @@ impl Forwarder {
             for number in ready {
                 self.drain(number, &mut buffer);
             }
+            self.deliver();
             self.speak();
+        }
+    }
+
+    /// Sends what has waited long enough.
+    fn deliver(&mut self) {
+        let now = Instant::now();
+        while let Some((to, frame)) = self.late.due(now) {
+            if let Some(port) = lock(&self.shared.state).ports.get(to.0) {
+                port.send(&frame);
+            }
         }
     }
 
@@ -239,8 +286,9 @@ impl Forwarder {
 
     fn wait(&self) -> Vec<usize> {
         let now = Instant::now();
-        let timeout =
-            self.tap.as_ref().map_or(Self::IDLE, |tap| tap.next_tick().saturating_duration_since(now).min(Self::IDLE));
+        let until = [self.tap.as_ref().map(|tap| tap.next_tick()), self.late.next()];
+        let until = until.into_iter().flatten().map(|at| at.saturating_duration_since(now));
+        let timeout = until.fold(Self::IDLE, Duration::min);
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut polled: Vec<PollFd<'_>> =
             self.sockets.iter().map(|socket| PollFd::new(&**socket, PollFlags::IN)).collect();
@@ -279,11 +327,15 @@ impl Forwarder {
         let known = state.learned.get(&destination).copied();
         for number in 0..state.ports.len() {
             let to = Port(number);
-            if to == from || known.is_some_and(|port| port != to) || state.loses(from, to, frame) {
+            if to == from || known.is_some_and(|port| port != to) {
                 continue;
             }
-            if let Some(port) = state.ports.get(number) {
-                port.send(frame);
+            for (at, frame) in state.fate(now, from, to, frame) {
+                match state.ports.get(number) {
+                    Some(port) if at <= now => port.send(&frame),
+                    Some(_) => self.late.keep(at, to, frame.into_owned()),
+                    None => {}
+                }
             }
         }
     }
@@ -303,14 +355,78 @@ impl Forwarder {
 }
 
 impl State {
-    fn loses(&mut self, from: Port, to: Port, frame: &[u8]) -> bool {
-        for rule in &self.rules {
-            if rule.ways.contains(&(from, to)) && rule.kind.matches(frame) && self.random.u16(0..1000) < rule.permille {
-                rule.dropped.fetch_add(1, Ordering::Relaxed);
-                return true;
-            }
+    /// What arrives of a frame, and when.
+    fn fate<'a>(&mut self, now: Instant, from: Port, to: Port, frame: &'a [u8]) -> Vec<(Instant, Cow<'a, [u8]>)> {
+        let mut copies = vec![(now, Cow::Borrowed(frame))];
+        let rules = self.rules.iter().filter(|rule| rule.ways.contains(&(from, to)) && rule.kind.matches(frame));
+        for rule in rules {
+            let mut chance = |permille: u16| self.random.u16(0..1000) < permille;
+            let harmed = match rule.harm {
+                Harm::Lose(permille) if chance(permille) => {
+                    copies.clear();
+                    true
+                }
+                Harm::Repeat(permille) if chance(permille) => {
+                    copies.extend(copies.clone());
+                    true
+                }
+                Harm::Flip(permille) if chance(permille) && frame.len() > ADDRESSES => {
+                    let (at, bit) = (self.random.usize(ADDRESSES..frame.len()), self.random.u8(0..8));
+                    for (_, copy) in &mut copies {
+                        if let Some(byte) = copy.to_mut().get_mut(at) {
+                            *byte ^= 1 << bit;
+                        }
+                    }
+                    true
+                }
+                Harm::Lose(_) | Harm::Repeat(_) | Harm::Flip(_) => false,
+                Harm::Delay(least, most) => {
+                    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+                    for (at, _) in &mut copies {
+                        *at += Duration::from_micros(self.random.u64(micros(least)..=micros(most)));
+                    }
+                    true
+                }
+                Harm::Throttle(rate) => {
+                    let mut free = lock(&rule.free);
+                    let start = (*free).max(now);
+                    let waits = start.saturating_duration_since(now) > QUEUE;
+                    if waits {
+                        copies.clear();
+                    } else {
+                        let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+                        *free = start + Duration::from_secs(1) * length / rate.max(1);
+                        copies.iter_mut().for_each(|(at, _)| *at = (*at).max(*free));
+                    }
+                    waits
+                }
+            };
+            rule.harmed.fetch_add(u64::from(harmed), Ordering::Relaxed);
         }
-        false
+        copies
+    }
+}
+
+/// Frames on their way, in the order of their arrival.
+#[derive(Default)]
+struct Late {
+    frames: BTreeMap<(Instant, u64), (Port, Vec<u8>)>,
+    number: u64,
+}
+
+impl Late {
+    fn keep(&mut self, at: Instant, to: Port, frame: Vec<u8>) {
+        self.number += 1;
+        self.frames.insert((at, self.number), (to, frame));
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.frames.keys().next().map(|(at, _)| *at)
+    }
+
+    fn due(&mut self, now: Instant) -> Option<(Port, Vec<u8>)> {
+        let first = self.frames.first_entry().filter(|first| first.key().0 <= now)?;
+        Some(first.remove())
     }
 }
 

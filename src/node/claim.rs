@@ -4,8 +4,10 @@
 //! then the priority-0 advert, the record, the Release. What counts is the shut gate: an address that cannot be removed is tried
 //! again and shown.
 
+use super::announce::{Announcer, Burst};
 use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
+use super::lans::Lan;
 use crate::config::VipGroup;
 use crate::kernel::address::{Interface, Vip};
 use crate::kernel::link::Link;
@@ -14,11 +16,11 @@ use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::VrrpSocket;
 use crate::vrrp::advert::{Advert, Format};
 use crate::vrrp::hearing::Ear;
-use crate::vrrp::router::Router;
+use crate::vrrp::router::{Parameters, Router};
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::gate::{Gate, GateError};
 use hamesh_fencing::record::{MayAct, RecordFile};
-use hamesh_raft::command::{Definition, GroupName, Token};
+use hamesh_raft::command::{Definition, Family, GroupName, Token};
 use hamesh_raft::state::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -26,8 +28,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Announcements of one burst (keepalived's `garp_master_repeat`).
-const ANNOUNCEMENTS: usize = 5;
 /// Between two tries to remove an address.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -36,7 +36,7 @@ pub(crate) struct Outlet {
     pub(crate) device: Interface,
     pub(crate) mac: Mac,
     pub(crate) vrrp: VrrpSocket,
-    pub(crate) neighbours: NeighbourSocket,
+    pub(crate) neighbours: Arc<NeighbourSocket>,
 }
 
 /// A VIP group that this director serves.
@@ -65,6 +65,43 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// A group on its LAN, not started. `None` where it has no priority here.
+    pub(super) fn new(now: Moment, name: &GroupName, config: &VipGroup, lan: &Lan, balanced: bool) -> Option<Self> {
+        let link = lan.link.clone();
+        let router = Router::new(config.parameters(source(&link, config.family))?);
+        Some(Self {
+            name: name.clone(),
+            definition: config.definition(),
+            balanced,
+            weighed: config.priority?,
+            // Until all that it tracks was looked at.
+            fault: !config.track.is_empty(),
+            short: false,
+            format: config.format(),
+            router,
+            ear: Ear::new(now, config.interval),
+            link,
+            vips: vips(config),
+            outlet: None,
+            vrrp: lan.vrrp.clone(),
+            neighbours: lan.neighbours.clone(),
+            discarded: BTreeMap::new(),
+            other_lists: BTreeSet::new(),
+            config: config.clone(),
+        })
+    }
+
+    /// Serves the same virtual router by other words from now on.
+    pub(super) fn adapt(&mut self, config: &VipGroup) {
+        let Some(parameters) = config.parameters(source(&self.link, config.family)) else { return };
+        self.weighed = parameters.priority;
+        self.router.reconfigure(Parameters { priority: self.priority(), ..parameters });
+        self.ear.every(config.interval);
+        self.other_lists.clear();
+        (self.definition, self.format, self.vips) = (config.definition(), config.format(), vips(config));
+        self.config = config.clone();
+    }
+
     /// The priority that counts now: the least, while most others have a better path to the servers.
     pub(crate) fn priority(&self) -> u8 {
         if self.short { 1 } else { self.weighed }
@@ -72,7 +109,7 @@ impl Served {
 
     /// This node's wish for the group.
     pub(crate) fn candidate(&self) -> Candidate {
-        let (priority, preempt) = (self.priority(), !self.config.nopreempt);
+        let (priority, preempt) = (self.priority(), self.router.status().preempts);
         Candidate { definition: self.definition.clone(), priority, preempt }
     }
 
@@ -107,6 +144,18 @@ impl Served {
     }
 }
 
+/// Without an address the link counts as down; what comes later is told with it.
+fn source(link: &Link, family: Family) -> IpAddr {
+    link.address(family).unwrap_or(match family {
+        Family::V4 => IpAddr::from([0; 4]),
+        Family::V6 => IpAddr::from([0; 16]),
+    })
+}
+
+pub(super) fn vips(group: &VipGroup) -> Vec<Vip> {
+    group.addresses.iter().map(|(address, prefix)| Vip { address: *address, prefix: *prefix }).collect()
+}
+
 /// Gate, addresses, sockets and record.
 pub(crate) struct Hands {
     /// `None`: switched off for a control experiment, see [`super::daemon`].
@@ -122,6 +171,7 @@ pub(crate) struct Hands {
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
     /// The devices with virtual MACs.
     devices: Vec<String>,
+    announcer: Announcer,
     retried: Option<Moment>,
     trouble: Option<String>,
 }
@@ -147,6 +197,7 @@ impl Hands {
             held,
             leftovers: BTreeMap::new(),
             devices,
+            announcer: Announcer::default(),
             retried: None,
             trouble: None,
         }
@@ -158,7 +209,7 @@ impl Hands {
         if *granted != served.definition {
             return Err("the group was granted with other addresses than this node's".to_owned());
         }
-        self.leftovers.remove(&served.name);
+        self.take_up(served);
         if served.balanced {
             self.balance.serve(&served.name).await;
         }
@@ -173,6 +224,18 @@ impl Hands {
         Ok(())
     }
 
+    /// What is left of a group that is claimed again is no leftover; what it has no more, or elsewhere, still is.
+    fn take_up(&mut self, served: &Served) {
+        if let Some((interface, vips)) = self.leftovers.get_mut(&served.name)
+            && *interface == served.link.interface
+        {
+            vips.retain(|vip| !served.vips.contains(vip));
+            if vips.is_empty() {
+                self.leftovers.remove(&served.name);
+            }
+        }
+    }
+
     /// Unclaims a group. `Ok` means that the gate is shut for it.
     pub(crate) async fn unclaim(&mut self, served: &Served, token: Token) -> Result<(), GateError> {
         kill_point("release", 1);
@@ -185,7 +248,9 @@ impl Hands {
         let interface = served.place();
         if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
             tracing::error!(%error, "trying again; nothing answers for it meanwhile");
-            self.leftovers.insert(served.name.clone(), (interface.clone(), served.vips.clone()));
+            let left = self.leftovers.entry(served.name.clone());
+            let (_, vips) = left.or_insert_with(|| (interface.clone(), Vec::new()));
+            vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
         }
         if served.balanced {
             self.balance.order(Order::Withdraw(served.name.clone()));
@@ -224,6 +289,33 @@ impl Hands {
         }
     }
 
+    /// Guards `groups`, and what packet sockets send on `interfaces`, instead of those before. What is held is among them.
+    pub(crate) fn guard(&mut self, groups: &[Definition], interfaces: &[String]) -> Result<(), GateError> {
+        let Some(gate) = &mut self.gate else { return Ok(()) };
+        gate.set_groups(groups)?;
+        gate.set_interfaces(interfaces)
+    }
+
+    /// Other lengths of the prefixes of a held group: the new ones stand before the old ones go.
+    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip]) {
+        let interface = served.place();
+        let gone: Vec<Vip> = before.iter().filter(|vip| !served.vips.contains(vip)).copied().collect();
+        if gone.is_empty() || !self.held.contains(&served.definition) {
+            return;
+        }
+        if let Err(error) = self.interfaces.set(interface, &served.vips, self.ttl).await {
+            return tracing::error!(group = %served.name, %error, "the old prefixes stay until the next claim");
+        }
+        if let Err(error) = self.interfaces.remove(interface, &gone).await {
+            tracing::error!(group = %served.name, %error, "an old prefix is left; it ends with its lifetime");
+        }
+    }
+
+    /// Which interfaces to tell of, and whose addresses are nobody's own there.
+    pub(crate) fn look_at(&self, interfaces: Vec<String>, vips: Vec<IpAddr>) {
+        self.interfaces.look_at(interfaces, vips);
+    }
+
     /// Shuts the whole gate.
     pub(crate) fn shut(&mut self) -> Result<(), GateError> {
         if let Some(gate) = &mut self.gate {
@@ -259,23 +351,16 @@ impl Hands {
         }
     }
 
-    /// A burst of gratuitous ARP or neighbour advertisements: round by round over all addresses, as keepalived does.
-    pub(crate) fn announce(&self, served: &Served) {
-        let (mac, neighbours) = match (&served.outlet, served.link.mac) {
+    /// A burst of gratuitous ARP or neighbour advertisements.
+    pub(crate) fn announce(&mut self, served: &Served, rounds: u8) {
+        let (mac, socket) = match (&served.outlet, served.link.mac) {
             (Some(outlet), _) => (outlet.mac, &outlet.neighbours),
-            (None, Some(mac)) => (mac, &*served.neighbours),
+            (None, Some(mac)) => (mac, &served.neighbours),
             (None, None) => return,
         };
-        for _ in 0..ANNOUNCEMENTS {
-            for (address, _) in &served.config.addresses {
-                match neighbours.announce(mac, *address, served.link.router) {
-                    Ok(()) => {}
-                    // A packet socket hears of a shut gate in this way.
-                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return,
-                    Err(error) => tracing::warn!(group = %served.name, %address, %error, "announcement not sent"),
-                }
-            }
-        }
+        let addresses = served.config.addresses.iter().map(|(address, _)| *address).collect();
+        let burst = Burst { socket: socket.clone(), mac, addresses, router: served.link.router, rounds };
+        self.announcer.announce(&served.config.interface, burst, served.config.timing.garp.interval);
     }
 
     /// Asks by ARP or neighbour discovery who is there.
@@ -337,6 +422,11 @@ impl Hands {
 
     pub(crate) fn holds(&self, definition: &Definition) -> bool {
         self.held.contains(definition)
+    }
+
+    /// Whether addresses are left that could not be removed yet.
+    pub(crate) fn has_leftovers(&self) -> bool {
+        !self.leftovers.is_empty()
     }
 
     pub(crate) fn leftovers(&self, group: &str) -> usize {

@@ -16,6 +16,7 @@ use hamesh_raft::codec;
 use hamesh_raft::command::{Command, NodeId, Outcome, Sid};
 use hamesh_raft::state::State;
 use hamesh_raft::{ProposeError, Raft};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -30,7 +31,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Core {
     pub(crate) me: NodeId,
     pub(crate) incarnation: u64,
-    pub(crate) config: Config,
+    /// Where the configuration is read from.
+    pub(crate) file: PathBuf,
+    /// The configuration in force.
+    pub(crate) current: Mutex<Arc<Config>>,
+    /// One reload at a time.
+    pub(crate) reloading: tokio::sync::Mutex<()>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) raft: Raft,
     pub(crate) mesh: Mesh,
@@ -43,8 +49,6 @@ pub(crate) struct Core {
     pub(crate) balance: Balance,
     /// The CA, once this node has its key.
     pub(crate) authority: Mutex<Option<Arc<Authority>>>,
-    /// What a joiner gets that has no cluster.toml.
-    pub(crate) cluster_toml: String,
 }
 
 /// A lock whose holder panicked guards plain data that is whole after every step; the process ends anyway.
@@ -53,6 +57,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        lock(&self.current).clone()
+    }
+
     /// The applied state of this node.
     pub(crate) fn state(&self) -> Arc<State> {
         self.raft.view().borrow().state.clone()

@@ -9,6 +9,7 @@ use super::lan::Neighbours;
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
 use super::members;
 use super::prepare::Prepared;
+use super::reload::{reload, say_wishes};
 use super::requests::Request;
 use super::restart::{self, Running};
 use super::service::Ear;
@@ -102,7 +103,8 @@ struct LaneParts {
 async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let started = Moment::now();
     // From here on a stop is a hand-over, however early it comes: a start may just have resumed a session.
-    let mut signals = Signals::catch()?;
+    let signals = Signals::catch()?;
+    let config = Arc::new(config);
     let data_dir = config.node.data_dir.clone();
     let identity = Arc::new(Identity::load(&data_dir)?);
     let record = &identity.record;
@@ -166,16 +168,14 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         incarnation,
     };
     let authority = Mutex::new(identity.authority.clone());
-    let cluster_toml = match &config.cluster {
-        Some(file) if file.present => std::fs::read_to_string(&file.path).unwrap_or_default(),
-        Some(_) | None => String::new(),
-    };
     let health = Health::new(started, me, config.health, &config.services);
     let tracks = Tracks::new(started, &config.groups, &config.scripts);
     let core = Arc::new(Core {
         me,
         incarnation,
-        config,
+        file,
+        current: Mutex::new(config),
+        reloading: tokio::sync::Mutex::new(()),
         identity,
         raft,
         mesh,
@@ -187,7 +187,6 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         tracks: Mutex::new(tracks),
         balance,
         authority,
-        cluster_toml,
     });
     ear.open(core.clone());
     if founding {
@@ -198,19 +197,21 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     if parts_in.send(parts).is_err() {
         bail!("the lane's thread ended");
     }
-    say_wishes(&core);
+    core.gossip.set_fact("version", env!("CARGO_PKG_VERSION"));
+    say_wishes(&core, None);
     let (stopped_in, stopped) = oneshot::channel();
     tokio::spawn(serve_lane(core.clone(), lane_out, stopped_in));
     tokio::spawn(members::introduce(core.clone()));
     tokio::spawn(members::welcome_back(core.clone()));
     tokio::spawn(members::keep(core.clone()));
     tokio::spawn(tell_neighbours(core.clone()));
-    if core.config.node.role == Role::Director {
+    if core.config().node.role == Role::Director {
         super::health::start(core.clone())?;
         super::track::start(core.clone())?;
     }
     let admin = admin::serve(core.clone())?;
-    let stop = until_stopped(&core, &file, &mut signals).await;
+    tokio::spawn(reload_when_told(core.clone(), signals.hup));
+    let stop = until_stopped(&core, signals.ends).await;
     if let Ok(Stop::Restart) = stop {
         tracing::info!("restarting in place: the session goes on");
         members::leave_leadership(&core).await;
@@ -234,8 +235,14 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     stop
 }
 
-/// What ends a run, or changes it.
 struct Signals {
+    ends: Ends,
+    /// Reload.
+    hup: Signal,
+}
+
+/// What ends a run.
+struct Ends {
     term: Signal,
     int: Signal,
     /// Restart in place.
@@ -244,11 +251,19 @@ struct Signals {
 
 impl Signals {
     fn catch() -> std::io::Result<Self> {
-        Ok(Self {
+        let ends = Ends {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             usr2: signal(SignalKind::user_defined2())?,
-        })
+        };
+        Ok(Self { ends, hup: signal(SignalKind::hangup())? })
+    }
+}
+
+async fn reload_when_told(core: Arc<Core>, mut hup: Signal) {
+    while hup.recv().await.is_some() {
+        // It is logged there.
+        reload(&core).await.ok();
     }
 }
 
@@ -257,7 +272,8 @@ async fn found(core: &Core) -> anyhow::Result<()> {
     if let Err(hamesh_raft::FoundError::Stopped(why)) = core.raft.found().await {
         bail!("the cluster was not founded: {why:?}");
     }
-    let (record, node) = (&core.identity.record, &core.config.node);
+    let (record, config) = (&core.identity.record, core.config());
+    let node = &config.node;
     let founder = Applicant {
         name: record.name.clone(),
         role: record.role,
@@ -278,7 +294,7 @@ async fn found(core: &Core) -> anyhow::Result<()> {
 }
 
 /// Registers, then waits for a signal or a fatal error.
-async fn until_stopped(core: &Core, file: &Path, signals: &mut Signals) -> anyhow::Result<Stop> {
+async fn until_stopped(core: &Core, ends: Ends) -> anyhow::Result<Stop> {
     let mut standing = core.raft.standing();
     let fatal = async {
         loop {
@@ -299,10 +315,10 @@ async fn until_stopped(core: &Core, file: &Path, signals: &mut Signals) -> anyho
             Err(why) => why,
         }
     };
-    let Signals { term, int, usr2 } = signals;
+    let Ends { mut term, mut int, mut usr2 } = ends;
     let restart = async {
         while usr2.recv().await.is_some() {
-            match restart::rehearse(file).await {
+            match restart::rehearse(&core.file).await {
                 Ok(()) => return,
                 Err(why) => tracing::error!(%why, "not restarted; this run goes on"),
             }
@@ -314,13 +330,13 @@ async fn until_stopped(core: &Core, file: &Path, signals: &mut Signals) -> anyho
         () = restart => Ok(Stop::Restart),
         why = fatal => bail!("Raft has stopped: {why}"),
         why = registered => bail!("the cluster does not take this node: {why}. If its disk was lost or put back, remove {} and `hamesh join` anew",
-            core.config.node.data_dir.display()),
+            core.config().node.data_dir.display()),
     }
 }
 
 /// The lane's thread: first what was left, then the lane.
 fn lane_thread(
-    config: Config,
+    config: Arc<Config>,
     (balance, orders): (Balance, Orders),
     prepared: oneshot::Sender<anyhow::Result<()>>,
     parts: oneshot::Receiver<LaneParts>,
@@ -329,7 +345,7 @@ fn lane_thread(
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let director = match config.node.role {
-            Role::Director => match Prepared::new(&config, balance, orders).await {
+            Role::Director => match Prepared::new(config.clone(), balance, orders).await {
                 Ok(director) => Some(director),
                 Err(error) => {
                     // The node's task says it.
@@ -388,6 +404,7 @@ async fn serve_lane(core: Arc<Core>, mut outputs: mpsc::Receiver<LaneOutput>, st
                 }
             }
             LaneOutput::Fact(key, value) => core.gossip.set_fact(key, value),
+            LaneOutput::Retract(key) => core.gossip.remove_fact(key),
             LaneOutput::Stopped => {
                 if let Some(stopped) = stopped.take() {
                     stopped.send(()).ok();
@@ -416,20 +433,6 @@ async fn tell_neighbours(core: Arc<Core>) {
         if facts.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// What this node's files say; `status` on any node shows where they differ.
-fn say_wishes(core: &Core) {
-    core.gossip.set_fact("version", env!("CARGO_PKG_VERSION"));
-    core.gossip.set_fact("wish/lease ttl", format!("{:?}", core.config.lease.ttl));
-    for (name, group) in &core.config.groups {
-        let addresses: Vec<String> = group.addresses.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect();
-        let wish = |key: &str, value: String| core.gossip.set_fact(format!("wish/vip.{name} {key}"), value);
-        wish("vrid", group.vrid.to_string());
-        wish("version", group.version.number().to_string());
-        wish("advertisement_interval", format!("{:?}", group.interval));
-        wish("addresses", addresses.join(" "));
     }
 }
 

@@ -2,9 +2,14 @@
 //!
 //! Events wait in one queue; actions are performed in order, and a failed one comes back as an event.
 
+mod turning;
+
 use super::claim::{Hands, Served};
 use super::lan::{FACT, Hears, Neighbours, Place};
 use super::lane::{GateStatus, GroupStatus, LaneOutput, LaneStatus};
+use super::lans::Lans;
+use super::reload::Fresh;
+use crate::config::Config;
 use crate::kernel::link::Link;
 use crate::track::Effect;
 use crate::vrrp::advert::Header;
@@ -34,6 +39,8 @@ pub(crate) enum Occurred {
     LinkGone(String),
     /// The wall clock was set.
     WallClock,
+    /// A configuration to be served from now on, and the LANs of it that were not open.
+    Reloaded(Fresh, Lans),
 }
 
 /// An event for one of the minds.
@@ -41,14 +48,32 @@ enum Happened {
     Lease(holder::Event),
     Router(GroupName, router::Event),
     Ear(GroupName, hearing::Event),
+    Reloaded(Fresh, Lans),
+}
+
+/// What a director begins with.
+pub(super) struct Site {
+    pub(super) config: Arc<Config>,
+    pub(super) groups: BTreeMap<GroupName, Served>,
+    pub(super) lans: Lans,
+    pub(super) hands: Hands,
+    pub(super) tell: mpsc::Sender<Occurred>,
+    pub(super) occurrences: mpsc::Receiver<Occurred>,
 }
 
 /// The lane's part that only directors have.
 pub(crate) struct Director {
     me: NodeId,
     holder: Holder,
+    config: Arc<Config>,
     groups: BTreeMap<GroupName, Served>,
+    /// Groups whose configuration changes as soon as this node does not use them any more.
+    turning: BTreeSet<GroupName>,
+    /// Whether more is guarded and open than the configuration has, for groups that turn.
+    surplus: bool,
+    lans: Lans,
     hands: Hands,
+    tell: mpsc::Sender<Occurred>,
     occurrences: mpsc::Receiver<Occurred>,
     queue: VecDeque<Happened>,
     neighbours: Arc<Neighbours>,
@@ -59,27 +84,19 @@ pub(crate) struct Director {
 }
 
 impl Director {
-    pub(crate) fn new(
-        me: NodeId,
-        holder: Holder,
-        groups: BTreeMap<GroupName, Served>,
-        hands: Hands,
-        occurrences: mpsc::Receiver<Occurred>,
-        resumed: &BTreeSet<GroupName>,
-    ) -> Self {
-        let mut queue = VecDeque::new();
-        for (name, served) in &groups {
-            let start = router::Event::Start { resumed: resumed.contains(name) };
-            queue.push_back(Happened::Router(name.clone(), start));
-            if !served.is_up() {
-                queue.push_back(Happened::Router(name.clone(), router::Event::LinkDown));
-            }
-        }
+    pub(super) fn new(me: NodeId, holder: Holder, site: Site, resumed: &BTreeSet<GroupName>) -> Self {
+        let Site { config, groups, lans, hands, tell, occurrences } = site;
+        let queue = groups.values().flat_map(|served| started(served, resumed.contains(&served.name))).collect();
         Self {
             me,
             holder,
+            config,
             groups,
+            turning: BTreeSet::new(),
+            surplus: false,
+            lans,
             hands,
+            tell,
             occurrences,
             queue,
             neighbours: Arc::default(),
@@ -202,8 +219,16 @@ impl Director {
                 self.queue.push_back(Happened::Router(name.clone(), router::Event::Tick));
             }
         }
+        while self.happened().await || self.turn().await {}
+        self.hands.retry().await;
+    }
+
+    /// Handles what waits. Returns whether there was anything.
+    async fn happened(&mut self) -> bool {
+        let any = !self.queue.is_empty();
         while let Some(happened) = self.queue.pop_front() {
             match happened {
+                Happened::Reloaded(fresh, lans) => self.reload(fresh, lans).await,
                 Happened::Lease(event) => {
                     let actions = self.holder.handle(Moment::now(), event);
                     self.perform(actions).await;
@@ -217,7 +242,7 @@ impl Director {
                 }
             }
         }
-        self.hands.retry().await;
+        any
     }
 
     /// What is to be sent and said.
@@ -284,10 +309,16 @@ impl Director {
             Occurred::Link(link) => self.link(&link.interface.name, Some(&link)),
             Occurred::LinkGone(name) => self.link(&name, None),
             Occurred::WallClock => self.hands.wall_clock(),
+            Occurred::Reloaded(fresh, lans) => self.queue.push_back(Happened::Reloaded(fresh, lans)),
         }
     }
 
     fn link(&mut self, name: &str, link: Option<&Link>) {
+        if let Some(link) = link {
+            for lan in self.lans.values_mut().filter(|lan| lan.link.interface.name == name) {
+                lan.link = link.clone();
+            }
+        }
         for served in self.groups.values_mut().filter(|served| served.config.interface == name) {
             let was_up = served.is_up();
             match link {
@@ -383,6 +414,8 @@ impl Director {
         }
         for action in actions {
             match action {
+                // It begins anew when it is given up.
+                router::Action::Want if self.turning.contains(group) => {}
                 router::Action::Want => {
                     self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), served.candidate())));
                 }
@@ -391,8 +424,17 @@ impl Director {
                 }
                 router::Action::SendAdvert => self.hands.advert(served, served.priority()),
                 router::Action::Resign => self.hands.advert(served, 0),
-                router::Action::Announce => self.hands.announce(served),
+                router::Action::Announce(rounds) => self.hands.announce(served, rounds),
             }
         }
     }
+}
+
+/// The first events of a group's router.
+fn started(served: &Served, resumed: bool) -> Vec<Happened> {
+    let mut events = vec![router::Event::Start { resumed }];
+    if !served.is_up() {
+        events.push(router::Event::LinkDown);
+    }
+    events.into_iter().map(|event| Happened::Router(served.name.clone(), event)).collect()
 }

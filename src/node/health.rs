@@ -17,7 +17,7 @@ use tokio::time::sleep;
 /// # Errors
 /// The system gives no thread.
 pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<()> {
-    if core.config.services.is_empty() {
+    if core.config().services.is_empty() {
         return Ok(());
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;

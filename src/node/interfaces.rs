@@ -14,7 +14,7 @@ use hamesh_fencing::clock::Moment;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 /// More orders than a second brings. What does not fit of refreshes comes again.
@@ -30,6 +30,7 @@ enum Order {
     RemoveDevice(String, Done),
     Refresh(Interface, Vec<Vip>, Duration, Moment),
     Restore(Interface, Vec<Vip>, Duration, Moment),
+    LookAt(Vec<String>, Vec<IpAddr>),
 }
 
 /// Gives orders to the thread; it ends with the last of these.
@@ -61,8 +62,9 @@ impl Interfaces {
                     Err(error) => return drop(begun.send(Err(error))),
                 };
                 begun.send(Ok(())).ok();
-                tokio::spawn(watch_links(watch, links.clone(), names, vips, tell));
-                obey(queue, addresses, links).await;
+                let (looked_at, look) = watch::channel((names, vips));
+                tokio::spawn(watch_links(watch, links.clone(), look, tell));
+                obey(queue, addresses, links, looked_at).await;
             });
         })?;
         beginning.await?.context("cannot speak route netlink")?;
@@ -94,6 +96,11 @@ impl Interfaces {
         self.hint(Order::Restore(interface.clone(), vips.to_vec(), ttl, until));
     }
 
+    /// Tells of the interfaces `names` from now on, on which `vips` are nobody's own addresses; of all of them at once.
+    pub(crate) fn look_at(&self, names: Vec<String>, vips: Vec<IpAddr>) {
+        self.hint(Order::LookAt(names, vips));
+    }
+
     async fn ask(&self, order: impl FnOnce(Done) -> Order) -> Result<(), String> {
         let (done, answer) = oneshot::channel();
         let gone = || "the thread that changes addresses has ended".to_owned();
@@ -103,12 +110,17 @@ impl Interfaces {
 
     fn hint(&self, order: Order) {
         if self.0.try_send(order).is_err() {
-            tracing::warn!("addresses are not refreshed: their thread is busy or has ended");
+            tracing::warn!("not done: the thread that changes addresses is busy or has ended");
         }
     }
 }
 
-async fn obey(mut queue: mpsc::Receiver<Order>, addresses: Addresses, links: Links) {
+async fn obey(
+    mut queue: mpsc::Receiver<Order>,
+    addresses: Addresses,
+    links: Links,
+    looked_at: watch::Sender<(Vec<String>, Vec<IpAddr>)>,
+) {
     while let Some(order) = queue.recv().await {
         let refreshed = match order {
             // Whoever asked and is gone has no use for the answer.
@@ -122,6 +134,10 @@ async fn obey(mut queue: mpsc::Receiver<Order>, addresses: Addresses, links: Lin
             }
             Order::RemoveDevice(name, done) => {
                 done.send(links.remove(&name).await).ok();
+                continue;
+            }
+            Order::LookAt(names, vips) => {
+                looked_at.send((names, vips)).ok();
                 continue;
             }
             Order::Refresh(_, _, _, until) | Order::Restore(_, _, _, until) if Moment::now().reached(until) => continue,
@@ -148,11 +164,11 @@ async fn restore(addresses: &Addresses, interface: &Interface, vips: &[Vip], ttl
 async fn watch_links(
     mut watch: Watch,
     links: Links,
-    names: Vec<String>,
-    vips: Vec<IpAddr>,
+    mut look: watch::Receiver<(Vec<String>, Vec<IpAddr>)>,
     tell: mpsc::Sender<Occurred>,
 ) {
     loop {
+        let (names, vips) = look.borrow_and_update().clone();
         for name in &names {
             let occurred = match links.get(name, &vips).await {
                 Ok(link) => Occurred::Link(link),
@@ -165,7 +181,11 @@ async fn watch_links(
                 return;
             }
         }
-        if watch.next().await.is_none() {
+        let told = tokio::select! {
+            change = watch.next() => change.is_some(),
+            changed = look.changed() => changed.is_ok(),
+        };
+        if !told {
             return tracing::error!("interfaces are not watched any more");
         }
         sleep(TOGETHER).await;

@@ -6,6 +6,7 @@
 use super::core::lock;
 use super::director::Director;
 use super::lan::Neighbours;
+use super::reload::Fresh;
 use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
 use crate::track::Effect;
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub(crate) enum LaneInput {
     Move(GroupName, Token, Sid),
     /// What gossip says of the LANs.
     Neighbours(Arc<Neighbours>),
+    /// Serve another configuration.
+    Reload(Fresh),
     /// This director sees much less of the servers behind a group than others do, or not any more.
     Short(GroupName, bool),
     /// What a group tracks says so.
@@ -51,6 +54,8 @@ pub(crate) enum LaneOutput {
     AskToMove(NodeId, GroupName, Token, Sid),
     /// Spread a fact.
     Fact(String, String),
+    /// Take a fact back.
+    Retract(String),
     /// The director has handed over and closed.
     Stopped,
 }
@@ -178,6 +183,10 @@ impl Lane {
                     self.director_work().await;
                 }
             }
+            LaneInput::Reload(fresh) => match &self.director {
+                Some(director) => director.prepare(fresh),
+                None => drop(fresh.answer.send(Ok(()))),
+            },
             LaneInput::Short(group, short) => {
                 if let Some(director) = &mut self.director {
                     director.short(&group, short);

@@ -27,7 +27,8 @@ const CHANGE: Duration = Duration::from_secs(5);
 /// # Errors
 /// The cluster refused: the disk is an old copy, or the node was never admitted.
 pub(crate) async fn register(core: &Core) -> Result<(), String> {
-    let node = &core.config.node;
+    let config = core.config();
+    let node = &config.node;
     loop {
         let command = Command::Register {
             node: core.me,
@@ -173,7 +174,7 @@ async fn fetch_authority(core: &Core) {
     }
     for node in view.membership.voters().into_iter().filter(|node| *node != core.me) {
         let Ok(Reply::AuthorityKey(pem)) = core.ask(node, &Request::AuthorityKey, LOOK).await else { continue };
-        match identity::install_authority(&core.config.node.data_dir, &core.identity, &pem) {
+        match identity::install_authority(&core.config().node.data_dir, &core.identity, &pem) {
             Ok(authority) => {
                 tracing::info!(from = %node, "this voter has the CA's key now");
                 *lock(&core.authority) = Some(Arc::new(authority));

@@ -8,6 +8,7 @@
 //! The lane never waits for the rest. What it wants proposed goes through a bounded queue; what the log has decided comes
 //! back as the applied state. The voter stands under one lock that both sides take for microseconds (H9).
 
+mod announce;
 mod balance;
 mod claim;
 mod core;
@@ -17,8 +18,10 @@ mod health;
 mod interfaces;
 mod lan;
 mod lane;
+mod lans;
 mod members;
 mod prepare;
+mod reload;
 mod requests;
 mod restart;
 mod service;
@@ -27,6 +30,7 @@ mod track;
 
 pub(crate) use core::Core;
 pub use daemon::{Ending, mark_founding, run};
+pub(crate) use reload::reload;
 pub use restart::Running;
 pub use status::Picture;
 pub(crate) use status::number;

@@ -6,20 +6,18 @@
 
 use super::balance::{Balance, Orders};
 use super::claim::{Hands, Outlet, Served};
-use super::director::{Director, Occurred};
+use super::director::{Director, Occurred, Site};
 use super::interfaces::Interfaces;
+use super::lans;
 use crate::config::{Config, VipGroup};
 use crate::ipvs::Scope;
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Link, Links};
-use crate::kernel::sysctl::{answer_for_own_addresses, promote_secondaries};
+use crate::kernel::sysctl::answer_for_own_addresses;
 use crate::net::arp::Mac;
 use crate::net::authority::random;
 use crate::net::neighbour::NeighbourSocket;
-use crate::net::vrrp::{Carries, VrrpSocket};
-use crate::vrrp::advert::Header;
-use crate::vrrp::hearing::Ear;
-use crate::vrrp::router::Router;
+use crate::net::vrrp::VrrpSocket;
 use anyhow::Context;
 use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
 use hamesh_fencing::gate::{Devices, Gate, GateError, Keeper};
@@ -35,10 +33,6 @@ use tokio::time::sleep;
 
 /// Packets that wait for the lane; what comes beyond is dropped, as a full socket would.
 const QUEUE: usize = 256;
-/// The largest packet.
-const LARGEST: usize = 65_535;
-/// A socket of an interface that is down says so at every read.
-const DEAF_PAUSE: Duration = Duration::from_millis(200);
 /// Switches the gate off, for the experiment that shows what it is for.
 const NO_GATE: &str = "HAMESH_UNSAFE_NO_GATE";
 
@@ -47,39 +41,32 @@ const NO_IPVS: &str = "HAMESH_UNSAFE_NO_IPVS";
 
 /// A director that has put its house in order.
 pub(super) struct Prepared {
-    hands: Hands,
+    site: Site,
     gate: GateId,
     terms: Terms,
     resumed: Option<MayAct>,
-    groups: BTreeMap<GroupName, Served>,
-    occurrences: mpsc::Receiver<Occurred>,
 }
 
 impl Prepared {
     /// # Errors
     /// What is wrong with the gate, an interface, or the record.
-    pub(super) async fn new(config: &Config, balance: Balance, orders: Orders) -> anyhow::Result<Self> {
-        let served = config.groups.iter().filter_map(|(name, group)| Some((name, group, group.priority?)));
-        let served: Vec<_> = served.collect();
-        let definitions: Vec<Definition> = config.groups.values().map(VipGroup::definition).collect();
-        let interfaces: BTreeSet<String> = config.groups.values().map(|group| group.interface.clone()).collect();
-        let all: BTreeSet<IpAddr> = definitions.iter().flat_map(|group| group.addresses.clone()).collect();
-        let all: Vec<IpAddr> = all.into_iter().collect();
+    pub(super) async fn new(config: Arc<Config>, balance: Balance, orders: Orders) -> anyhow::Result<Self> {
+        let definitions = config.definitions();
+        let names: Vec<String> = lans::interfaces(&config).into_iter().collect();
+        let all: Vec<IpAddr> = lans::vips(&config).into_iter().collect();
         let directory = config.admin.socket.parent().context("the admin socket is in no directory")?;
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let record_file = RecordFile::in_directory(directory);
         let record = record_file.read().context("cannot read the may-act record")?;
         let (links, addresses) = link::connect()?;
         let mut found = BTreeMap::new();
-        for interface in &interfaces {
+        for interface in &names {
             found.insert(interface.clone(), links.get(interface, &all).await?);
-            promote_secondaries(interface)?;
         }
-        let names: Vec<String> = interfaces.into_iter().collect();
-        let made = make_devices(&links, &served, &found).await?;
+        let made = make_devices(&links, &config, &found).await?;
         let virtual_macs = made.iter().map(|(group, device)| (config.groups[group].definition(), device.name.clone()));
         let devices = Devices { vrrp: names.clone(), virtual_macs: virtual_macs.collect() };
-        let (gate, resumed) = take_gate(config, record, &definitions, &devices, &addresses, &links).await?;
+        let (gate, resumed) = take_gate(&config, record, &definitions, &devices, &addresses, &links).await?;
         // Not before the gate guards them: what they said first would teach switches the virtual MAC.
         for device in made.values() {
             links.raise(device).await?;
@@ -94,9 +81,8 @@ impl Prepared {
         if resumed.is_none() {
             record_file.write(None).context("cannot remove the may-act record")?;
         }
-        let balanced = |name: &str| config.services.values().any(|service| service.vip == name);
         if !config.services.is_empty() {
-            clean_balance(config, orders, resumed.as_ref())?;
+            clean_balance(&config, orders, resumed.as_ref())?;
         }
         let keeps = |name: &str| resumed.iter().flat_map(|record| &record.pairs).any(|(group, _)| group == name);
         for (name, group) in config.groups.iter().filter(|(name, _)| !keeps(name)) {
@@ -109,61 +95,26 @@ impl Prepared {
         if let Some(gate) = &gate {
             watch_wall_clock(gate, tell.clone())?;
         }
-        let mut sockets = BTreeMap::new();
-        let lans: BTreeSet<(&String, Family)> =
-            config.groups.values().map(|group| (&group.interface, group.family)).collect();
-        for (interface, family) in lans {
-            let link = found.get(interface).context("an interface that was looked up")?;
-            let vrrp = VrrpSocket::open(&link.interface, family, Carries::Vrrp);
-            let vrrp = Arc::new(vrrp.with_context(|| format!("cannot speak VRRP on {interface}"))?);
-            let (neighbours, what) = (NeighbourSocket::open(interface, family), announces(family));
-            let neighbours = Arc::new(neighbours.with_context(|| format!("cannot speak {what} on {interface}"))?);
-            listen(interface, &vrrp, &neighbours, &tell);
-            sockets.insert((interface, family), (link, vrrp, neighbours));
-        }
+        let lans = lans::open(&config, &BTreeSet::new(), &tell).await?;
         let now = Moment::now();
         let mut groups = BTreeMap::new();
-        for (name, group, priority) in served {
-            let Some((link, vrrp, neighbours)) = sockets.get(&(&group.interface, group.family)) else { continue };
-            // Without one the link counts as down; what comes later is told with it.
-            let none = match group.family {
-                Family::V4 => IpAddr::from([0; 4]),
-                Family::V6 => IpAddr::from([0; 16]),
-            };
-            let source = link.address(group.family).unwrap_or(none);
-            let Some(parameters) = group.parameters(source) else { continue };
+        for (name, group) in &config.groups {
+            let Some(lan) = lans.get(&(group.interface.clone(), group.family)) else { continue };
             let outlet = match (made.get(name), group.virtual_mac()) {
                 (Some(device), Some((_, mac))) => Some(outlet(device, mac, group.family)?),
                 (None, _) | (_, None) => None,
             };
-            groups.insert(
-                name.clone(),
-                Served {
-                    name: name.clone(),
-                    config: group.clone(),
-                    definition: group.definition(),
-                    balanced: balanced(name),
-                    weighed: priority,
-                    // Until all of it was looked at; what goes on is not interrupted.
-                    fault: !group.track.is_empty() && !keeps(name),
-                    short: false,
-                    format: group.format(),
-                    router: Router::new(parameters),
-                    ear: Ear::new(now, group.interval),
-                    link: (*link).clone(),
-                    vips: vips(group),
-                    outlet,
-                    vrrp: vrrp.clone(),
-                    neighbours: neighbours.clone(),
-                    discarded: BTreeMap::new(),
-                    other_lists: BTreeSet::new(),
-                },
-            );
+            let Some(mut served) = Served::new(now, name, group, lan, config.is_balanced(name)) else { continue };
+            served.outlet = outlet;
+            // What goes on is not interrupted.
+            served.fault &= !keeps(name);
+            groups.insert(name.clone(), served);
         }
-        let interfaces = Interfaces::start(names, all, tell).await?;
+        let interfaces = Interfaces::start(names, all, tell.clone()).await?;
         let made = made.into_values().map(|device| device.name).collect();
         let hands = Hands::new(gate, balance, interfaces, made, record_file, ttl);
-        Ok(Self { hands, gate: id, terms, resumed, groups, occurrences })
+        let site = Site { config, groups, lans, hands, tell, occurrences };
+        Ok(Self { site, gate: id, terms, resumed })
     }
 
     /// The director, under its name in the cluster.
@@ -182,7 +133,7 @@ impl Prepared {
             }
             None => Holder::new(me, self.terms),
         };
-        Ok(Director::new(node, holder, self.groups, self.hands, self.occurrences, &resumed))
+        Ok(Director::new(node, holder, self.site, &resumed))
     }
 }
 
@@ -237,14 +188,14 @@ async fn take_gate(
 /// The devices of this node's groups with virtual MACs, by group. New ones are down.
 async fn make_devices(
     links: &Links,
-    served: &[(&GroupName, &VipGroup, u8)],
+    config: &Config,
     found: &BTreeMap<String, Link>,
 ) -> anyhow::Result<BTreeMap<GroupName, Interface>> {
     let mut made = BTreeMap::new();
-    for (name, group, _) in served {
+    for (name, group) in config.groups.iter().filter(|(_, group)| group.priority.is_some()) {
         if let (Some((device, mac)), Some(parent)) = (group.virtual_mac(), found.get(&group.interface)) {
             answer_for_own_addresses(&group.interface)?;
-            made.insert((*name).clone(), links.ensure_macvlan(device, &parent.interface, mac).await?);
+            made.insert(name.clone(), links.ensure_macvlan(device, &parent.interface, mac).await?);
         }
     }
     Ok(made)
@@ -253,7 +204,7 @@ async fn make_devices(
 fn outlet(device: &Interface, mac: Mac, family: Family) -> anyhow::Result<Outlet> {
     let what = || format!("cannot speak on {}", device.name);
     let vrrp = VrrpSocket::outward(device, family).with_context(what)?;
-    let neighbours = NeighbourSocket::open(&device.name, family).with_context(what)?;
+    let neighbours = Arc::new(NeighbourSocket::open(&device.name, family).with_context(what)?);
     Ok(Outlet { device: device.clone(), mac, vrrp, neighbours })
 }
 
@@ -303,59 +254,6 @@ async fn remove_leftovers(
         addresses.remove(place, &left).await?;
     }
     Ok(())
-}
-
-fn vips(group: &VipGroup) -> Vec<Vip> {
-    group.addresses.iter().map(|(address, prefix)| Vip { address: *address, prefix: *prefix }).collect()
-}
-
-fn announces(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ARP",
-        Family::V6 => "neighbour discovery",
-    }
-}
-
-/// One task for adverts and one for neighbours. A broken socket ends its task; the link's watch says why.
-fn listen(interface: &str, vrrp: &Arc<VrrpSocket>, neighbours: &Arc<NeighbourSocket>, tell: &mpsc::Sender<Occurred>) {
-    let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
-    tokio::spawn(async move {
-        let mut buffer = vec![0; LARGEST];
-        loop {
-            match vrrp.receive(&mut buffer).await {
-                Ok(received) => {
-                    let header =
-                        Header { source: received.source, destination: received.destination, ttl: received.ttl };
-                    let packet =
-                        Occurred::Packet { interface: name.clone(), header, payload: received.payload.to_vec() };
-                    if adverts.try_send(packet).is_err() && adverts.is_closed() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(interface = %name, %error, "no adverts can be heard");
-                    sleep(DEAF_PAUSE).await;
-                }
-            }
-        }
-    });
-    let (neighbours, senders, name) = (neighbours.clone(), tell.clone(), interface.to_owned());
-    tokio::spawn(async move {
-        loop {
-            match neighbours.heard().await {
-                Ok(heard) => {
-                    let heard = Occurred::Neighbour { interface: name.clone(), sender: heard.ip };
-                    if senders.try_send(heard).is_err() && senders.is_closed() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(interface = %name, %error, "no neighbours can be heard");
-                    sleep(DEAF_PAUSE).await;
-                }
-            }
-        }
-    });
 }
 
 fn watch_wall_clock(gate: &Gate, tell: mpsc::Sender<Occurred>) -> anyhow::Result<()> {

@@ -165,7 +165,7 @@ impl Registrar for Core {
             name: record.cluster_name.clone(),
             lineage: record.lineage,
             members: peers(&state),
-            cluster_toml: self.cluster_toml.clone(),
+            cluster_toml: self.config().cluster.as_ref().and_then(|file| file.text.clone()).unwrap_or_default(),
         }
     }
 }

@@ -170,12 +170,13 @@ impl Core {
                 incarnation: member.incarnation,
             }
         });
-        let names: BTreeSet<&String> = state.groups.keys().chain(self.config.groups.keys()).collect();
+        let config = self.config();
+        let names: BTreeSet<&String> = state.groups.keys().chain(config.groups.keys()).collect();
         let vips = names.into_iter().map(|group| self.vip(group, state, &lane, &name));
         let cluster = state.cluster.as_ref();
         Picture {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: self.config.node.name.clone(),
+            node: config.node.name.clone(),
             cluster: ClusterPicture {
                 name: cluster.map_or_else(|| self.identity.record.cluster_name.clone(), |c| c.name.clone()),
                 id: self.identity.record.cluster.to_string(),
@@ -205,7 +206,7 @@ impl Core {
         let holder = known.holder.as_ref();
         let ours = holder.filter(|holder| Some(holder.sid) == lane.session);
         let definition = holder.map(|holder| &holder.definition);
-        let wish = self.config.groups.get(group).map(crate::config::VipGroup::definition);
+        let wish = self.config().groups.get(group).map(crate::config::VipGroup::definition);
         let described = definition.or(wish.as_ref());
         let mut candidates: Vec<CandidatePicture> = known
             .candidates
@@ -284,9 +285,9 @@ impl Core {
         warnings.extend(lane.warnings.iter().cloned());
         self.warn_of_groups(state, lane, &name, &mut warnings);
         self.warn_of_wishes(state, &name, &mut warnings);
-        warnings.extend(self.config.warnings.iter().map(ToString::to_string));
+        warnings.extend(self.config().warnings.iter().map(ToString::to_string));
         let own = state.members.get(&self.me);
-        if own.is_some_and(|member| member.role != self.config.node.role) {
+        if own.is_some_and(|member| member.role != self.config().node.role) {
             warnings.push("this node's role in its file is not the one it was admitted with, which counts".to_owned());
         }
         warnings
@@ -318,7 +319,7 @@ impl Core {
         let now = Moment::now();
         for (group, local) in &lane.groups {
             if !local.link_up {
-                let six = self.config.groups.get(group).is_some_and(|config| config.family == Family::V6);
+                let six = self.config().groups.get(group).is_some_and(|config| config.family == Family::V6);
                 let own = if six { "link-local IPv6 address" } else { "IPv4 address" };
                 warnings.push(format!("vip.{group}: its interface is down here, or has no {own} of its own"));
             }

@@ -19,6 +19,7 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         auth: Auth::None,
         checksum: crate::vrrp::checksum::Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        timing: crate::vrrp::timing::Timing::default(),
         track,
     };
     BTreeMap::from([("web".to_owned(), group)])

@@ -65,6 +65,11 @@ impl Ear {
         }
     }
 
+    /// Adverts come every `interval` from now on.
+    pub fn every(&mut self, interval: Duration) {
+        self.patience = interval + interval / 4;
+    }
+
     /// What happens now.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         match event {

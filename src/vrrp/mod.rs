@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod hearing;
 pub mod router;
 pub mod schedule;
+pub mod timing;
 
 use hamesh_raft::command::Family;
 use std::fmt;

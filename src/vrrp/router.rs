@@ -8,14 +8,12 @@
 
 use super::advert::Advert;
 use super::schedule::{Due, Schedule};
+use super::timing::Timing;
 use super::{LegacyPeers, Version};
 use hamesh_fencing::clock::Moment;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
-
-/// Intervals of silence, beside the skew, after which a MASTER is gone (RFC 9568 section 6.1).
-const SILENT_INTERVALS: u32 = 3;
 
 /// The longest interval we follow, in our own ones. Version 3 lets a BACKUP adopt the MASTER's interval, so a single
 /// forged advert of 40.95 s would keep the addresses dark for two minutes.
@@ -24,7 +22,7 @@ const LONGEST_FOLLOWED: u32 = 3;
 /// The priority of an owner of the addresses (RFC 9568 section 6.1).
 const OWNER: u8 = 255;
 
-/// What does not change while the router runs.
+/// What a router is configured with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
     /// The protocol's version.
@@ -39,6 +37,8 @@ pub struct Parameters {
     pub legacy_peers: LegacyPeers,
     /// The address our adverts come from, over IPv6 a link-local one; it breaks ties.
     pub source: IpAddr,
+    /// Its delays, and its bursts of announcements.
+    pub timing: Timing,
 }
 
 /// The states of RFC 9568 section 6.3 in keepalived's words, FAULT, and CLAIMING.
@@ -64,6 +64,8 @@ pub enum State {
 /// What a BACKUP waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stance {
+    /// Its startup delay runs: whatever it hears, and whatever it does not.
+    Waiting,
     /// It has just started: a router outside the mesh would be heard first. A member that is heard instead shows that
     /// there is none to wait for.
     Listening,
@@ -121,8 +123,8 @@ pub enum Action {
     SendAdvert,
     /// Send an advert with priority 0: the addresses are free, do not wait for silence.
     Resign,
-    /// Send a burst of gratuitous ARP or neighbour advertisements for every address.
-    Announce,
+    /// Send a burst of so many rounds of gratuitous ARP or neighbour advertisements for every address.
+    Announce(u8),
 }
 
 /// A claim from outside the mesh.
@@ -145,6 +147,8 @@ pub struct Status {
     pub state: State,
     /// Whether we want the lease, or use it.
     pub candidate: bool,
+    /// Whether a living MASTER of lower priority is to make room for us now.
+    pub preempts: bool,
     /// Adverts sent, priority 0 included.
     pub sent: u64,
     /// Valid adverts heard.
@@ -160,10 +164,24 @@ pub struct Status {
 pub struct Router {
     parameters: Parameters,
     state: State,
+    /// The end of the startup delay.
+    begins_at: Moment,
+    patience: Patience,
     sent: u64,
     heard: u64,
     strangers: u64,
     foreign: Option<Foreign>,
+}
+
+/// How long a BACKUP still leaves a MASTER of lower priority alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// There was none yet.
+    Unasked,
+    /// Its `preempt_delay`, from the first advert on.
+    Until(Moment),
+    /// No longer.
+    Over,
 }
 
 /// An event, with an advert weighed against our own priority and address.
@@ -195,12 +213,19 @@ enum Input {
 impl Router {
     /// A router that has not started.
     pub fn new(parameters: Parameters) -> Self {
-        Self { parameters, state: State::Init, sent: 0, heard: 0, strangers: 0, foreign: None }
+        let begins_at = Moment::default();
+        let (state, patience) = (State::Init, Patience::Unasked);
+        Self { parameters, state, begins_at, patience, sent: 0, heard: 0, strangers: 0, foreign: None }
     }
 
     /// The address our adverts come from has changed.
     pub fn speak_from(&mut self, source: IpAddr) {
         self.parameters.source = source;
+    }
+
+    /// Goes by other parameters from now on, in the state that it is in. Timers that run keep their ends.
+    pub fn reconfigure(&mut self, parameters: Parameters) {
+        self.parameters = parameters;
     }
 
     /// From now on this is its priority, 1 to 255; what runs is not begun anew.
@@ -210,9 +235,24 @@ impl Router {
 
     /// Decides; touches nothing.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let before = self.status();
         let input = self.weigh(now, event);
-        let (next, actions) = self.step(now, input);
+        if input == Input::Start {
+            self.begins_at = now + self.parameters.timing.startup_delay;
+        }
+        let (next, mut actions) = self.step(now, input);
         self.state = next;
+        match (self.state, self.patience) {
+            (State::Backup { .. }, Patience::Until(over)) if now.reached(over) => self.patience = Patience::Over,
+            (State::Backup { .. }, Patience::Unasked | Patience::Until(_) | Patience::Over) => {}
+            (State::Init | State::Claiming | State::Master(_) | State::Fault, _) => self.patience = Patience::Unasked,
+        }
+        // A wish that was told before is told with this.
+        let after = self.status();
+        if before.candidate && after.candidate && before.preempts != after.preempts && !actions.contains(&Action::Want)
+        {
+            actions.push(Action::Want);
+        }
         let adverts = actions.iter().filter(|action| matches!(action, Action::SendAdvert | Action::Resign)).count();
         self.sent += u64::try_from(adverts).unwrap_or(0);
         actions
@@ -221,7 +261,10 @@ impl Router {
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Moment> {
         match self.state {
-            State::Backup { down_at, .. } => Some(down_at),
+            State::Backup { down_at, .. } => match self.patience {
+                Patience::Until(over) => Some(over.earlier(down_at)),
+                Patience::Unasked | Patience::Over => Some(down_at),
+            },
             State::Master(schedule) => Some(schedule.next()),
             State::Init | State::Claiming | State::Fault => None,
         }
@@ -235,7 +278,24 @@ impl Router {
             State::Init | State::Fault => false,
         };
         let Self { state, sent, heard, strangers, foreign, .. } = *self;
-        Status { state, candidate, sent, heard, strangers, foreign }
+        let preempts = self.preempts();
+        Status { state, candidate, preempts, sent, heard, strangers, foreign }
+    }
+
+    fn preempts(&self) -> bool {
+        let waits = self.patience != Patience::Over && !self.parameters.timing.preempt_delay.is_zero();
+        // Silence has proved that nobody is MASTER, where it is not BACKUP.
+        self.parameters.preempt && !(waits && matches!(self.state, State::Backup { .. }))
+    }
+
+    /// What an advert of a MASTER makes of our patience with lower ones.
+    fn meet(&mut self, now: Moment, lower: bool) {
+        let delay = self.parameters.timing.preempt_delay;
+        self.patience = match (lower, self.patience) {
+            (false, _) => Patience::Unasked,
+            (true, Patience::Unasked) if !delay.is_zero() => Patience::Until(now + delay),
+            (true, patience) => patience,
+        };
     }
 
     #[rustfmt::skip] // a table: the columns are the point
@@ -246,6 +306,8 @@ impl Router {
             // Claiming, not BACKUP: the lease is known to be ours, only the grant has to be heard.
             (Init, I::Resume)                                  => (Claiming, vec![Want]),
 
+            (Backup { down_at, stance: Waiting }, I::Tick) if now.reached(down_at)
+                                                               => self.begin(now),
             (Backup { down_at, .. }, I::Tick) if now.reached(down_at)
                                                                => (Claiming, vec![Want]),
             (Backup { stance: Listening, .. }, I::Member(every, _)) => (self.behind(now, every, Candidate), vec![Want]),
@@ -258,28 +320,31 @@ impl Router {
             (Backup { stance: Candidate, .. }, I::MemberResigned(_)) => (self.soon(now, Candidate), vec![]),
             (Backup { stance: Candidate, .. }, I::Higher(every, from))
                                                                => (self.behind(now, every, Following(from)), vec![Refuse]),
-            (Backup { stance: Candidate, .. }, I::Lower(every, from)) if !self.parameters.preempt
+            (Backup { stance: Candidate, .. }, I::Lower(every, from)) if !self.preempts()
                                                                => (self.behind(now, every, Following(from)), vec![Refuse]),
             (Backup { stance: Listening | Following(_), .. }, I::Higher(every, from))
                                                                => (self.behind(now, every, Following(from)), vec![]),
-            (Backup { stance: Listening | Following(_), .. }, I::Lower(every, from)) if !self.parameters.preempt
+            (Backup { stance: Listening | Following(_), .. }, I::Lower(every, from)) if !self.preempts()
                                                                => (self.behind(now, every, Following(from)), vec![]),
-            (Backup { stance, .. }, I::Resigned)               => (self.soon(now, stance), vec![]),
+            (Backup { stance: stance @ (Listening | Following(_) | Candidate), .. }, I::Resigned)
+                                                               => (self.soon(now, stance), vec![]),
 
             (Claiming, I::Member(every, _))                    => (self.behind(now, every, Candidate), vec![]),
             (Claiming, I::Higher(every, from))                 => (self.behind(now, every, Following(from)), vec![Refuse]),
-            (Claiming, I::Lower(every, from)) if !self.parameters.preempt
+            (Claiming, I::Lower(every, from)) if !self.preempts()
                                                                => (self.behind(now, every, Following(from)), vec![Refuse]),
             (Backup { stance: Candidate, .. } | Claiming, I::Granted)
-                                                               => self.advance(now, Schedule::begin(now)),
+                                                               => self.advance(now, Schedule::begin(now, &self.parameters.timing.garp)),
             // The grant and our refusal have crossed.
-            (Init | Fault | Backup { stance: Listening | Following(_), .. }, I::Granted)
+            (Init | Fault | Backup { stance: Waiting | Listening | Following(_), .. }, I::Granted)
                                                                => (self.state, vec![Yield]),
 
             (Master(schedule), I::Tick)                        => self.advance(now, schedule),
-            (Master(schedule), I::Lower(..) | I::Announce)     => self.answer(now, schedule, true),
-            (Master(schedule), I::Resigned)                    => self.answer(now, schedule, false),
+            (Master(schedule), I::Lower(..) | I::Announce | I::Resigned)
+                                                               => self.answer(now, schedule, input),
             // No priority 0: the one we yield to would have to answer it (keepalived sends none either).
+            (Master(_), I::Higher(every, from)) if self.parameters.timing.higher_prio_send_advert
+                                                               => (self.behind(now, every, Following(from)), vec![SendAdvert, Refuse, Yield]),
             (Master(_), I::Higher(every, from))                => (self.behind(now, every, Following(from)), vec![Refuse, Yield]),
             (Master(_), I::Revoked)                            => (self.behind(now, self.parameters.interval, Candidate), vec![Resign]),
             (Master(_), I::LinkDown)                           => (Fault, vec![Refuse, Yield]),
@@ -290,16 +355,17 @@ impl Router {
                                                                => (Fault, vec![Refuse]),
             (Backup { stance: Candidate, .. } | Claiming, I::Stop)
                                                                => (Init, vec![Refuse]),
-            (Backup { stance: Listening | Following(_), .. }, I::LinkDown)
+            (Backup { stance: Waiting | Listening | Following(_), .. }, I::LinkDown)
                                                                => (Fault, vec![]),
-            (Backup { stance: Listening | Following(_), .. } | Fault, I::Stop)
+            (Backup { stance: Waiting | Listening | Following(_), .. } | Fault, I::Stop)
                                                                => (Init, vec![]),
 
             // Nothing to do.
             (Init, I::Tick | I::Revoked | I::LinkDown | I::LinkUp | I::Stop | I::Announce | I::Member(..)
                 | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
             | (Backup { .. }, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::Lower(..) | I::Stranger)
-            | (Backup { stance: Following(_), .. }, I::Member(..) | I::MemberResigned(_))
+            | (Backup { stance: Waiting | Following(_), .. }, I::Member(..) | I::MemberResigned(_))
+            | (Backup { stance: Waiting, .. }, I::Higher(..) | I::Resigned)
             | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned(_)
                 | I::Lower(..) | I::Resigned | I::Stranger)
             | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(..) | I::MemberResigned(_) | I::Stranger)
@@ -311,6 +377,9 @@ impl Router {
 
     /// Listens for a router outside the mesh first, unless nobody there could keep us from being MASTER.
     fn begin(&self, now: Moment) -> (State, Vec<Action>) {
+        if !now.reached(self.begins_at) {
+            return (State::Backup { down_at: self.begins_at, stance: Stance::Waiting }, vec![]);
+        }
         if self.parameters.priority == OWNER || self.parameters.legacy_peers.is_empty() {
             return (State::Claiming, vec![Action::Want]);
         }
@@ -320,7 +389,8 @@ impl Router {
     /// BACKUP of a MASTER that advertises `every` so often.
     fn behind(&self, now: Moment, every: Duration, stance: Stance) -> State {
         let every = every.min(self.parameters.interval * LONGEST_FOLLOWED);
-        State::Backup { down_at: now + every * SILENT_INTERVALS + self.skew(every), stance }
+        let silence = every * u32::from(self.parameters.timing.down_timer_adverts);
+        State::Backup { down_at: now + silence + self.skew(every), stance }
     }
 
     /// BACKUP of nobody: routers of higher priority come first.
@@ -337,15 +407,25 @@ impl Router {
         whole * (256 - u32::from(self.parameters.priority)) / 256
     }
 
-    fn answer(&self, now: Moment, mut schedule: Schedule, burst: bool) -> (State, Vec<Action>) {
-        schedule.answer(now, burst);
+    /// A claim beside ours gets an advert and a burst, one that ends an advert, a LAN that healed both.
+    fn answer(&self, now: Moment, mut schedule: Schedule, to: Input) -> (State, Vec<Action>) {
+        let Timing { garp, lower_prio_no_advert, .. } = self.parameters.timing;
+        let lower = matches!(to, Input::Lower(..));
+        if !(lower && lower_prio_no_advert) {
+            schedule.advertise_soon(now);
+        }
+        if lower {
+            schedule.announce_soon(now, garp.lower_prio_repeat, garp.lower_prio_delay);
+        } else if to == Input::Announce {
+            schedule.announce_soon(now, garp.repeat, garp.delay);
+        }
         self.advance(now, schedule)
     }
 
     fn advance(&self, now: Moment, mut schedule: Schedule) -> (State, Vec<Action>) {
-        let Due { advert, burst } = schedule.take(now, self.parameters.interval);
-        let actions = [(advert, Action::SendAdvert), (burst, Action::Announce)];
-        (State::Master(schedule), actions.into_iter().filter_map(|(due, action)| due.then_some(action)).collect())
+        let Due { advert, burst } = schedule.take(now, self.parameters.interval, &self.parameters.timing.garp);
+        let actions = advert.then_some(Action::SendAdvert).into_iter().chain(burst.map(Action::Announce));
+        (State::Master(schedule), actions.collect())
     }
 
     fn weigh(&mut self, now: Moment, event: Event) -> Input {
@@ -361,9 +441,13 @@ impl Router {
             Event::Announce => Input::Announce,
             Event::Heard { advert, source, member } => {
                 self.heard += 1;
+                let lower = (advert.priority, source) < (self.parameters.priority, self.parameters.source);
                 match (member, advert.priority) {
                     (true, 0) => Input::MemberResigned(source),
-                    (true, 1..) => Input::Member(advert.interval, source),
+                    (true, 1..) => {
+                        self.meet(now, lower);
+                        Input::Member(advert.interval, source)
+                    }
                     (false, _) => self.weigh_foreign(now, &advert, source),
                 }
             }
@@ -384,11 +468,9 @@ impl Router {
             return Input::Resigned;
         }
         // RFC 9568 section 6.4.3: the higher priority, then the higher address.
-        if (advert.priority, source) > (self.parameters.priority, self.parameters.source) {
-            Input::Higher(advert.interval, source)
-        } else {
-            Input::Lower(advert.interval, source)
-        }
+        let lower = (advert.priority, source) < (self.parameters.priority, self.parameters.source);
+        self.meet(now, lower);
+        if lower { Input::Lower(advert.interval, source) } else { Input::Higher(advert.interval, source) }
     }
 }
 

@@ -1,26 +1,34 @@
 //! What a MASTER does by the clock: adverts, and bursts of gratuitous ARP.
 
+use super::timing::Garp;
 use hamesh_fencing::clock::Moment;
 use std::time::Duration;
 
-/// The second burst after a claim, for switches and hosts that missed the first (keepalived's `garp_master_delay`).
-pub const SECOND_BURST: Duration = Duration::from_secs(5);
-
-/// A burst without any cause: a host that learned a wrong address while we could not hear of it is dark no longer than this.
-pub const REFRESH: Duration = Duration::from_secs(60);
-
 /// The least time between two answers: a flood of adverts, forged or not, must not turn us into one.
 pub const ANSWER_GAP: Duration = Duration::from_millis(250);
+
+/// What the gap behind an answering burst grows to while the flood lasts: a burst has many packets.
+pub const LONGEST_GAP: Duration = Duration::from_secs(8);
 
 /// The timers of one time as MASTER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     advertise_at: Moment,
-    announce_at: Moment,
-    /// Whether the next burst has a second one behind it.
-    repeat: bool,
-    /// Answers wait until then.
+    /// Answering adverts wait until then.
     quiet_until: Moment,
+    burst: Option<Burst>,
+    /// Answering bursts wait until then.
+    calm_at: Moment,
+    gap: Duration,
+}
+
+/// A burst that is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Burst {
+    at: Moment,
+    rounds: u8,
+    /// The second one, so long behind it. Zero: there is none.
+    again: Duration,
 }
 
 /// What is due.
@@ -28,49 +36,59 @@ pub struct Schedule {
 pub struct Due {
     /// An advert.
     pub advert: bool,
-    /// A burst.
-    pub burst: bool,
+    /// A burst of so many rounds.
+    pub burst: Option<u8>,
 }
 
 impl Schedule {
     /// An advert and a burst are due at once.
-    pub fn begin(now: Moment) -> Self {
-        Self { advertise_at: now, announce_at: now, repeat: true, quiet_until: now + ANSWER_GAP }
+    pub fn begin(now: Moment, garp: &Garp) -> Self {
+        let burst = (garp.repeat > 0).then_some(Burst { at: now, rounds: garp.repeat, again: garp.delay });
+        let calm_at = now + ANSWER_GAP;
+        Self { advertise_at: now, quiet_until: calm_at, burst, calm_at, gap: ANSWER_GAP }
     }
 
     /// The earliest time something is due.
     pub fn next(&self) -> Moment {
-        self.advertise_at.earlier(self.announce_at)
+        self.burst.map_or(self.advertise_at, |burst| burst.at.earlier(self.advertise_at))
     }
 
     /// Takes what is due and sets the next times.
-    pub fn take(&mut self, now: Moment, interval: Duration) -> Due {
-        let due = Due { advert: now.reached(self.advertise_at), burst: now.reached(self.announce_at) };
-        if due.advert {
+    pub fn take(&mut self, now: Moment, interval: Duration, garp: &Garp) -> Due {
+        let advert = now.reached(self.advertise_at);
+        if advert {
             // From the deadline, so that late wake-ups do not add up; from now after a whole interval was missed.
             let next = self.advertise_at + interval;
             self.advertise_at = if now.reached(next) { now + interval } else { next };
         }
-        if due.burst {
-            self.announce_at = now + if self.repeat { SECOND_BURST } else { REFRESH };
-            self.repeat = false;
-        }
-        due
+        let Some(burst) = self.burst.filter(|burst| now.reached(burst.at)) else { return Due { advert, burst: None } };
+        let Burst { rounds, again, .. } = burst;
+        self.burst = if again.is_zero() {
+            let refresh = Burst { at: now + garp.refresh, rounds: garp.refresh_repeat, again: Duration::ZERO };
+            (!garp.refresh.is_zero() && garp.refresh_repeat > 0).then_some(refresh)
+        } else {
+            Some(Burst { at: now + again, rounds, again: Duration::ZERO })
+        };
+        Due { advert, burst: Some(rounds) }
     }
 
-    /// Brings an advert forward, and with `burst` a burst and its second one: to now, or to the end of the gap behind
-    /// the last answer. Answers that wait for the same time are one.
-    pub fn answer(&mut self, now: Moment, burst: bool) {
+    /// Brings an advert forward: to now, or to the end of the gap behind the last answer. Answers that wait for the same
+    /// time are one.
+    pub fn advertise_soon(&mut self, now: Moment) {
         let at = if now.reached(self.quiet_until) { now } else { self.quiet_until };
-        if at.reached(self.advertise_at) && (!burst || at.reached(self.announce_at)) {
-            return;
+        self.advertise_at = at.earlier(self.advertise_at);
+        self.quiet_until = self.quiet_until.later(self.advertise_at + ANSWER_GAP);
+    }
+
+    /// Brings a burst forward in the same way, and with it a second one. While it is asked for again and again the gap
+    /// doubles.
+    pub fn announce_soon(&mut self, now: Moment, rounds: u8, again: Duration) {
+        let (at, gap) =
+            if now.reached(self.calm_at) { (now, ANSWER_GAP) } else { (self.calm_at, LONGEST_GAP.min(self.gap * 2)) };
+        if rounds > 0 && self.burst.is_none_or(|burst| !at.reached(burst.at)) {
+            self.burst = Some(Burst { at, rounds, again });
+            (self.calm_at, self.gap) = (at + gap, gap);
         }
-        self.advertise_at = self.advertise_at.earlier(at);
-        if burst {
-            self.announce_at = self.announce_at.earlier(at);
-            self.repeat = true;
-        }
-        self.quiet_until = at + ANSWER_GAP;
     }
 }
 
@@ -89,37 +107,63 @@ mod tests {
         let (mut adverts, mut bursts) = (vec![], vec![]);
         for ms in from..to {
             if answers(ms) {
-                schedule.answer(at(ms), true);
+                schedule.advertise_soon(at(ms));
+                schedule.announce_soon(at(ms), 5, Duration::from_secs(5));
             }
-            let due = schedule.take(at(ms), INTERVAL);
+            let due = schedule.take(at(ms), INTERVAL, &Garp::default());
             adverts.extend(due.advert.then_some(ms));
-            bursts.extend(due.burst.then_some(ms));
+            bursts.extend(due.burst.map(|_| ms));
         }
         (adverts, bursts)
     }
 
     #[test]
     fn bursts_come_at_the_claim_after_five_seconds_and_every_minute() {
-        let (adverts, bursts) = run(&mut Schedule::begin(at(0)), 0, 130_000, |_| false);
+        let (adverts, bursts) = run(&mut Schedule::begin(at(0), &Garp::default()), 0, 130_000, |_| false);
         assert_eq!(bursts, [0, 5_000, 65_000, 125_000]);
         assert_eq!(adverts, (0..130).map(|s| s * 1000).collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_flood_of_claims_gets_four_answers_a_second_and_the_last_claim_gets_one() {
-        let (adverts, bursts) = run(&mut Schedule::begin(at(0)), 0, 10_000, |ms| (2_000..3_000).contains(&ms));
+    fn a_flood_of_claims_gets_four_adverts_a_second_and_fewer_and_fewer_bursts() {
+        let begin = Schedule::begin(at(0), &Garp::default());
+        let (adverts, bursts) = run(&mut begin.clone(), 0, 10_000, |ms| (2_000..3_000).contains(&ms));
         assert_eq!(adverts[..8], [0, 1_000, 2_000, 2_250, 2_500, 2_750, 3_000, 4_000]);
-        assert_eq!(bursts, [0, 2_000, 2_250, 2_500, 2_750, 3_000, 8_000]);
+        // The last claim of the flood gets one too, and a second one.
+        assert_eq!(bursts, [0, 2_000, 2_250, 2_750, 3_750, 8_750]);
+        let (_, bursts) = run(&mut begin.clone(), 0, 60_000, |_| true);
+        let expected = [0, 250, 750, 1_750, 3_750, 7_750, 12_750, 15_750, 20_750, 23_750, 28_750, 31_750];
+        assert_eq!(bursts[..12], expected);
+    }
+
+    #[test]
+    fn a_claim_a_second_is_no_flood() {
+        let (_, bursts) = run(&mut Schedule::begin(at(0), &Garp::default()), 0, 5_000, |ms| ms % 1_000 == 500);
+        assert_eq!(bursts, [0, 500, 1_500, 2_500, 3_500, 4_500]);
+    }
+
+    #[test]
+    fn what_is_switched_off_is_not_sent() {
+        let zero = Duration::ZERO;
+        let once = Garp { repeat: 1, delay: zero, refresh: zero, ..Garp::default() };
+        let mut schedule = Schedule::begin(at(0), &once);
+        assert_eq!(schedule.take(at(0), INTERVAL, &once).burst, Some(1));
+        for ms in 1..200_000 {
+            assert_eq!(schedule.take(at(ms), INTERVAL, &once).burst, None);
+        }
+        schedule.announce_soon(at(200_000), 0, zero);
+        assert_eq!(schedule.take(at(200_000), INTERVAL, &once).burst, None);
     }
 
     #[test]
     fn a_late_wake_up_sends_one_advert_and_small_delays_do_not_add_up() {
-        let mut schedule = Schedule::begin(at(0));
-        assert!(schedule.take(at(0), INTERVAL).advert);
-        assert!(schedule.take(at(1_004), INTERVAL).advert);
+        let garp = Garp::default();
+        let mut schedule = Schedule::begin(at(0), &garp);
+        assert!(schedule.take(at(0), INTERVAL, &garp).advert);
+        assert!(schedule.take(at(1_004), INTERVAL, &garp).advert);
         assert_eq!(schedule.next(), at(2_000));
-        assert!(schedule.take(at(7_500), INTERVAL).advert);
-        assert!(!schedule.take(at(7_501), INTERVAL).advert);
+        assert!(schedule.take(at(7_500), INTERVAL, &garp).advert);
+        assert!(!schedule.take(at(7_501), INTERVAL, &garp).advert);
         assert_eq!(schedule.next(), at(8_500));
     }
 }

@@ -20,11 +20,13 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 22] = [
+pub const CATALOGUE: [Fault; 24] = [
     Fault { name: "vip-move", run: vip_move },
     Fault { name: "drain", run: drain },
     Fault { name: "restart", run: restart },
     Fault { name: "vip-removed", run: vip_removed },
+    Fault { name: "reload", run: reload },
+    Fault { name: "reload-addresses", run: reload_addresses },
     Fault { name: "sigterm", run: sigterm },
     Fault { name: "kill", run: kill },
     Fault { name: "kill-restart", run: kill_restart },
@@ -111,6 +113,60 @@ fn restart(bench: &mut Bench, _: u32) -> Result<Seen> {
     ensure!(lost <= on_the_way, "{lost} questions were not answered");
     let bite = format!("{times} restarts, the longest {} ms, {lost} questions not answered", longest.as_millis());
     Ok(seen(from, Measure::Gap, NOTHING, bite))
+}
+
+/// A file that is wrong changes nothing; other priorities, intervals and prefixes change no lease and leave no gap.
+fn reload(bench: &mut Bench, number: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let lease = lease_of(bench, holder)?;
+    let from = Instant::now();
+    let good = cluster_text(bench.edited);
+    for wrong in ["", "[vip.web", "[vip.web]\ninterface = 5\n", "[lease]\nttl = \"2s\"\n"] {
+        write_cluster(bench, holder, wrong)?;
+        let said = bench.cluster.command(holder, &["reload"]);
+        ensure!(said.is_err(), "a wrong cluster.toml was taken: {said:?}");
+    }
+    let interval = if number.is_multiple_of(2) { "500ms" } else { "750ms" };
+    let other = good.replace("advertisement_interval = \"1s\"", &format!("advertisement_interval = \"{interval}\""));
+    let other = other.replace("lb1 = 200", "lb1 = 210").replace(".100/24", ".100/25");
+    ensure!(other != good, "the edit is none");
+    for text in [&other, &good] {
+        write_cluster(bench, holder, text)?;
+        bench.cluster.command(holder, &["reload"])?;
+        sleep(Duration::from_secs(2));
+        let after = lease_of(bench, holder)?;
+        ensure!(after == lease, "session and token were {lease:?} and are {after:?}");
+    }
+    Ok(seen(from, Measure::Gap, NOTHING, "four wrong files and two good ones".to_owned()))
+}
+
+/// Adds an address to the group, or removes it again, on one node after the other; the holder comes last.
+fn reload_addresses(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    bench.edited = !bench.edited;
+    let text = cluster_text(bench.edited);
+    let from = Instant::now();
+    let backups = (0..bench.cluster.size()).filter(|node| *node != holder);
+    for node in backups.chain([holder]) {
+        write_cluster(bench, node, &text)?;
+        bench.cluster.command(node, &["reload"])?;
+        sleep(Duration::from_millis(300));
+    }
+    bench.whole()?;
+    let status = bench.cluster.status(holder)?;
+    let addresses = status.vip().context("no VIP group")?.addresses.len();
+    ensure!(addresses == if bench.edited { 2 } else { 1 }, "{addresses} addresses are held");
+    Ok(seen(from, Measure::Gap, OTHER_ADDRESSES, format!("{addresses} addresses now")))
+}
+
+fn cluster_text(edited: bool) -> String {
+    let text = cluster_toml(Dialect::V3, &PRIORITIES);
+    if edited { text.replace("10.77.0.100/24\"", "10.77.0.100/24\", \"10.77.0.101/24\"") } else { text }
+}
+
+fn write_cluster(bench: &Bench, node: usize, text: &str) -> Result<()> {
+    let file = bench.cluster.cluster_file(node);
+    fs::write(&file, text).with_context(|| file.display().to_string())
 }
 
 /// The session and the token that the VIP is held with.
@@ -276,7 +332,7 @@ fn cut(bench: &mut Bench, bound: Duration, make: impl FnOnce(&Bench) -> Cut) -> 
     let from = Instant::now();
     let cut = make(bench);
     sleep(lasting);
-    let dropped = cut.dropped();
+    let dropped = cut.harmed();
     ensure!(dropped > 0, "the cut took no frame");
     drop(cut);
     let measure = if bound == NOTHING { Measure::Gap } else { Measure::Again };
@@ -289,7 +345,7 @@ fn loss(bench: &mut Bench, _: u32) -> Result<Seen> {
     let from = Instant::now();
     let loss = bench.scene.mesh.lossy(&ports, 300);
     sleep(lasting);
-    let dropped = loss.dropped();
+    let dropped = loss.harmed();
     ensure!(dropped > 0, "no frame was lost");
     drop(loss);
     Ok(healed(from, Instant::now(), Measure::Gap, PARTITION, format!("{dropped} frames lost")))
@@ -349,15 +405,11 @@ fn all_killed(bench: &mut Bench, _: u32) -> Result<Seen> {
 fn edited(bench: &mut Bench, _: u32) -> Result<Seen> {
     let holder = bench.holder()?;
     bench.edited = !bench.edited;
-    let mut text = cluster_toml(Dialect::V3, &PRIORITIES);
-    if bench.edited {
-        text = text.replace("10.77.0.100/24\"", "10.77.0.100/24\", \"10.77.0.101/24\"");
-    }
+    let text = cluster_text(bench.edited);
     let from = Instant::now();
     let backups = (0..bench.cluster.size()).filter(|node| *node != holder);
     for node in backups.chain([holder]) {
-        let file = bench.cluster.cluster_file(node);
-        fs::write(&file, &text).with_context(|| file.display().to_string())?;
+        write_cluster(bench, node, &text)?;
         bench.cluster.stop(node)?;
         bench.cluster.start(node, &[])?;
         bench.cluster.wait_whole(node, Duration::from_secs(20))?;

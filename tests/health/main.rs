@@ -110,7 +110,7 @@ fn story(dir: &Path) -> Result<u32> {
         sleep(Duration::from_millis(10));
     }
     println!("the VIP left a director with a bad path after {} ms", began.elapsed().as_millis());
-    ensure!(cut.dropped() > 0, "the cut took no frame");
+    ensure!(cut.harmed() > 0, "the cut took no frame");
     for (node, up) in [(0, 0), (1, 4), (2, 4)] {
         until(&cluster, node, up, PATIENCE)?;
     }

@@ -108,6 +108,10 @@ impl Claims {
         self.groups.get(group).is_some_and(|c| c.to.is_some() || matches!(c.step, Step::Unclaiming | Step::Releasing))
     }
 
+    pub(super) fn uses(&self, group: &str) -> bool {
+        self.groups.get(group).is_some_and(|claim| claim.step != Step::Releasing)
+    }
+
     /// Orders everything unclaimed, after the gate was shut as a whole.
     pub(super) fn abandon(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();

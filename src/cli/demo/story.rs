@@ -148,8 +148,8 @@ impl Act<'_> {
         let at = Instant::now();
         let note = self.takeover_within(at, holder, Duration::from_secs(5));
         sleep(Duration::from_secs(6).saturating_sub(at.elapsed()));
-        ensure!(cut.dropped() > 0, "the cut took no frame");
-        let note = format!("{note}, {} frames cut", cut.dropped());
+        ensure!(cut.harmed() > 0, "the cut took no frame");
+        let note = format!("{note}, {} frames cut", cut.harmed());
         let end = Instant::now();
         let late = at + Duration::from_secs(4);
         let dark: Duration = self.scene.clients[1].0.outages(late, end).iter().map(|(from, to)| *to - *from).sum();

@@ -12,6 +12,7 @@ mod include;
 mod lvs;
 mod rounds;
 mod syntax;
+mod timing;
 mod track;
 
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
@@ -22,6 +23,7 @@ use super::track::{Script, Track};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
 pub(super) use expand::Setting;
+use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,10 +39,7 @@ const UNSUPPORTED: &str = "
     virtual_server_group real_server bfd_instance SSL
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
     smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
-    default_interface vrrp_garp_master_delay vrrp_garp_master_repeat vrrp_garp_master_refresh
-    vrrp_garp_master_refresh_repeat vrrp_garp_lower_prio_delay vrrp_garp_lower_prio_repeat vrrp_garp_interval
-    vrrp_gna_interval vrrp_min_garp vrrp_garp_extra_if vrrp_down_timer_adverts vrrp_lower_prio_no_advert
-    vrrp_higher_prio_send_advert vrrp_check_unicast_src vrrp_strict vrrp_notify_priority_changes
+    default_interface         vrrp_garp_extra_if     vrrp_check_unicast_src vrrp_strict vrrp_notify_priority_changes
     vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
     nftables_ipvs disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority
     vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
@@ -48,13 +47,11 @@ const UNSUPPORTED: &str = "
     shutdown_script notify_fifo vrrp_notify_fifo lvs_notify_fifo notify_fifo_script vrrp_notify_fifo_script
     enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_traps snmp_socket enable_dbus dbus_service_name
     dynamic_interfaces vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures
-    vrrp_startup_delay vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed
+    vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed
     reload_check_config reload_time_file reload_repeat reload_file config_save_dir process_names
     process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac unicast_src_ip
     mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip
-    old_unicast_checksum preempt preempt_delay garp_master_delay garp_master_repeat garp_master_refresh
-    garp_master_refresh_repeat garp_lower_prio_delay garp_lower_prio_repeat garp_extra_if lower_prio_no_advert
-    higher_prio_send_advert down_timer_adverts timer_expired_backup strict_mode owner_ignore_adverts
+    old_unicast_checksum     garp_extra_if     timer_expired_backup strict_mode owner_ignore_adverts
     virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
     vmac_xmit_base use_ipvlan dont_track_primary track_bfd accept no_accept
     promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
@@ -73,7 +70,7 @@ pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
     const KNOWN: [&str; 4] = ["global_defs", "vrrp_script", "vrrp_instance", "virtual_server"];
     let file = syntax::parse(source, setting, log);
-    let mut globals = Globals { version: Version::V2, checksum: Form::Pseudo, script_user: None };
+    let mut globals = Globals::default();
     // First, wherever they stand: instances take their defaults from them.
     for statement in file.iter().filter(|statement| statement.keyword.text == "global_defs") {
         globals.read(statement, log);
@@ -99,6 +96,14 @@ struct Globals {
     version: Version,
     checksum: Form,
     script_user: Option<String>,
+    timing: timing::Given,
+}
+
+impl Default for Globals {
+    fn default() -> Self {
+        let timing = timing::Given::default();
+        Self { version: Version::V2, checksum: Form::Pseudo, script_user: None, timing }
+    }
 }
 
 impl Globals {
@@ -119,9 +124,11 @@ impl Globals {
                 // A name for mails, and what we do anyway: a list other than ours is never dropped, and what others can
                 // change is never run as root.
                 "router_id" | "vrrp_skip_check_adv_addr" | "enable_script_security" => {}
-                _ => unknown(&line.keyword, &KNOWN, log),
+                keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),
+                _ => unknown(&line.keyword, &[&KNOWN[..], &timing::GLOBAL].concat(), log),
             }
             check_leaf(line, &KNOWN, log);
+            check_leaf(line, &timing::GLOBAL, log);
         }
     }
 }
@@ -141,13 +148,14 @@ struct Instance {
     addresses: Vec<Located<(IpAddr, u8)>>,
     devices: Vec<Located<String>>,
     virtual_mac: Option<Located<String>>,
+    timing: timing::Given,
     track: Vec<Track>,
 }
 
 impl Instance {
     /// Blocks that add up.
     const LISTS: [&str; 3] = ["virtual_ipaddress", "track_interface", "track_script"];
-    const KNOWN: [&str; 15] = [
+    const KNOWN: [&str; 16] = [
         "use_vmac",
         "state",
         "interface",
@@ -160,6 +168,7 @@ impl Instance {
         "virtual_ipaddress",
         "track_interface",
         "track_script",
+        "preempt",
         "nopreempt",
         "v3_checksum_as_v2",
         "skip_check_adv_addr",
@@ -190,11 +199,14 @@ impl Instance {
                 "virtual_ipaddress" => instance.read_addresses(line, log),
                 "track_interface" | "track_script" => track::list(line, scripts, &mut instance.track, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
+                "preempt" => instance.nopreempt = None,
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
                 "use_vmac" => instance.virtual_mac = virtual_mac(line, log),
                 "skip_check_adv_addr" => {}
-                _ => unknown(&line.keyword, &Self::KNOWN, log),
+                _ if timing::INSTANCE.contains(&keyword) => instance.timing.read(line, log),
+                _ => unknown(&line.keyword, &[&Self::KNOWN[..], &timing::INSTANCE].concat(), log),
             }
+            check_leaf(line, &timing::INSTANCE, log);
             if keyword != "authentication" && !Self::LISTS.contains(&keyword) {
                 check_leaf(line, &Self::KNOWN, log);
             }
@@ -239,6 +251,9 @@ impl Instance {
             None => Auth::None,
         };
         let interval = self.interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() });
+        let never = [(self.master, "`state MASTER`"), (nopreempt, "`nopreempt`"), (priority == 255, "priority 255")];
+        let never = never.into_iter().find_map(|(is, why)| is.then_some(why));
+        let family = if six { Family::V6 } else { Family::V4 };
         group::Draft {
             interface: self.interface,
             vrid: self.vrid,
@@ -256,6 +271,7 @@ impl Instance {
                 Form::Pseudo
             },
             legacy_peers: LegacyPeers::Any,
+            timing: self.timing.build(&globals.timing, family, never, log),
             track: self.track,
             name,
         }
@@ -404,16 +420,20 @@ fn version(statement: &Statement, log: &Log) -> Option<Version> {
     }
 }
 
-/// A flag, or a flag with a truth value.
 fn checksum(statement: &Statement, log: &Log) -> Form {
+    if flag(statement, log) { Form::Plain } else { Form::Pseudo }
+}
+
+/// A flag, or a flag with a truth value.
+fn flag(statement: &Statement, log: &Log) -> bool {
     let word = statement.arguments.first();
     match word.map_or("true", |word| word.text.as_str()) {
-        "true" | "on" | "yes" => Form::Plain,
-        "false" | "off" | "no" => Form::Pseudo,
+        "true" | "on" | "yes" => true,
+        "false" | "off" | "no" => false,
         _ => {
             let place = word.map_or(&statement.keyword.place, |word| &word.place);
             log.add(Diagnostic::error(place, format!("`{}` is true or false", statement.keyword.text)));
-            Form::Pseudo
+            false
         }
     }
 }

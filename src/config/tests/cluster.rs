@@ -101,6 +101,34 @@ fn what_is_wrong_with_a_group() {
 }
 
 #[test]
+fn delays_and_bursts_of_a_group() {
+    use crate::vrrp::timing::{Garp, Timing};
+    let second = Duration::from_secs(1);
+    let lines = "down_timer_adverts = 5\nstartup_delay = \"10s\"\npreempt_delay = \"1m\"\nhigher_prio_send_advert = true\n\
+         lower_prio_no_advert = true\ngarp = { delay = \"1s\", repeat = 2, refresh = \"0s\", interval = \"5ms\" }\n";
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}"))]);
+    let garp = Garp { delay: second, repeat: 2, refresh: Duration::ZERO, lower_prio_delay: second, ..Garp::default() };
+    let expected = Timing {
+        down_timer_adverts: 5,
+        startup_delay: 10 * second,
+        preempt_delay: 60 * second,
+        higher_prio_send_advert: true,
+        lower_prio_no_advert: true,
+        garp: Garp { lower_prio_repeat: 2, interval: Duration::from_millis(5), ..garp },
+    };
+    assert_eq!(config.groups["web"].timing, expected);
+    assert_eq!(
+        group_faults(
+            "nopreempt = true\npreempt_delay = \"1s\"\nstartup_delay = \"1001s\"\ngarp = { repeat = 0, dely = \"1s\" }"
+        ),
+        "cluster.toml:6:17: `preempt_delay` has no effect with `nopreempt` / remove one of them\n\
+         cluster.toml:7:17: `startup_delay` is longer than 1000s\n\
+         cluster.toml:8:19: `vip.web.garp.repeat` must be between 1 and 255\n\
+         cluster.toml:8:22: unknown key `vip.web.garp.dely` / did you mean `delay`?\n"
+    );
+}
+
+#[test]
 fn what_version_two_cannot_do_is_said() {
     let interval = "version = 2\nadvertisement_interval = \"1.5s\"";
     assert_eq!(

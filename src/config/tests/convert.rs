@@ -3,7 +3,7 @@
 use super::*;
 
 /// Files after the features of keepalived's own examples, as far as this version serves them.
-const EXAMPLES: [&str; 6] = [
+const EXAMPLES: [&str; 7] = [
     // The plainest.
     "vrrp_instance VI_1 {\n state MASTER\n interface eth0\n virtual_router_id 51\n priority 100\n advert_int 1\n \
      virtual_ipaddress {\n 192.168.200.16\n 192.168.200.17/24\n }\n}\n",
@@ -33,6 +33,10 @@ const EXAMPLES: [&str; 6] = [
      vrrp_script plain { script /bin/true }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n track_interface { eth1 weight 5 }\n track_script { chk\n plain }\n \
      use_vmac\n virtual_ipaddress { 10.0.0.1/24 } }\n",
+    // Delays and bursts.
+    "global_defs {\n vrrp_garp_interval 0.0005\n vrrp_startup_delay 3\n vrrp_garp_master_refresh 0\n}\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n preempt_delay 4.5\n down_timer_adverts 6\n lower_prio_no_advert\n \
+     higher_prio_send_advert\n garp_lower_prio_repeat 0\n virtual_ipaddress { 10.0.0.1/24 } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",

@@ -73,6 +73,7 @@ vrrp_instance VI_2 {
         auth: Auth::Pass(Password::cut("1111")),
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
     };
     let second = VipGroup {
@@ -450,5 +451,69 @@ fn what_is_wrong_with_tracking() {
     for (script, instance, fault) in cases {
         let found = faults(&[("k.conf", &tracking(script, instance))]);
         assert!(found.contains(fault), "{instance} with {script}: {found}");
+    }
+}
+
+fn timing(instance: &str, globals: &str) -> (crate::vrrp::timing::Timing, Vec<String>) {
+    let config = read(&format!("global_defs {{\n{globals}\n}}\n{INSTANCE}{instance}\n}}\n"));
+    (config.groups["VI_1"].timing, config.warnings.iter().map(|w| w.message.clone()).collect())
+}
+
+#[test]
+fn delays_and_bursts_are_keepaliveds() {
+    use crate::vrrp::timing::{Garp, Timing};
+    let second = Duration::from_secs(1);
+    assert_eq!(timing("", ""), (Timing::default(), vec![]));
+    let every = "garp_master_delay 7\ngarp_master_repeat 2\ngarp_master_refresh 30\ngarp_master_refresh_repeat 3\n\
+         garp_lower_prio_delay 8\ngarp_lower_prio_repeat 0\ndown_timer_adverts 5\nlower_prio_no_advert\n\
+         higher_prio_send_advert yes\npreempt_delay 2.5";
+    let expected = Timing {
+        down_timer_adverts: 5,
+        startup_delay: Duration::ZERO,
+        preempt_delay: second * 5 / 2,
+        higher_prio_send_advert: true,
+        lower_prio_no_advert: true,
+        garp: Garp {
+            repeat: 2,
+            delay: 7 * second,
+            refresh: 30 * second,
+            refresh_repeat: 3,
+            lower_prio_repeat: 0,
+            lower_prio_delay: 8 * second,
+            interval: Duration::ZERO,
+        },
+    };
+    assert_eq!(timing(every, ""), (expected, vec![]));
+    let globals = "vrrp_garp_master_delay 1\nvrrp_garp_interval 0.001\nvrrp_gna_interval 1\nvrrp_startup_delay 10\n\
+         vrrp_down_timer_adverts 4\nvrrp_lower_prio_no_advert true";
+    let (global, _) = timing("garp_master_repeat 0\nlower_prio_no_advert off", globals);
+    assert_eq!((global.startup_delay, global.down_timer_adverts), (10 * second, 4));
+    assert!(!global.lower_prio_no_advert, "the instance's own counts");
+    let garp = Garp { repeat: 1, delay: second, lower_prio_repeat: 1, lower_prio_delay: second, ..Garp::default() };
+    assert_eq!(global.garp, Garp { interval: Duration::from_millis(1), ..garp });
+    let (least, _) = timing("", "vrrp_min_garp");
+    assert_eq!((least.garp.repeat, least.garp.delay, least.garp.lower_prio_repeat), (1, Duration::ZERO, 1));
+    for (with, why) in
+        [("nopreempt", "`nopreempt`"), ("state MASTER", "`state MASTER`"), ("priority 255", "priority 255")]
+    {
+        let (without, warnings) = timing(&format!("preempt_delay 3\n{with}"), "");
+        assert!(without.preempt_delay.is_zero());
+        assert_eq!(warnings, [format!("`preempt_delay` has no effect with {why}, as in keepalived")]);
+    }
+    assert!(!group("nopreempt\npreempt").0.nopreempt);
+}
+
+#[test]
+fn what_is_wrong_with_delays_and_bursts() {
+    for (line, fault) in [
+        ("preempt_delay 1001", "`preempt_delay` is longer than 1000s"),
+        ("preempt_delay soon", "`preempt_delay` is not a number of seconds: it has no number"),
+        ("down_timer_adverts 101", "`down_timer_adverts` must be between 1 and 100"),
+        ("lower_prio_no_advert maybe", "`lower_prio_no_advert` is true or false"),
+        ("garp_master_repeat 5 {\n}", "`garp_master_repeat` has no block"),
+        ("garp_master_repeet 5", "unknown keyword `garp_master_repeet` / did you mean `garp_master_repeat`?"),
+    ] {
+        let found = refused(&format!("{INSTANCE}{line}\n}}\n"));
+        assert!(found.contains(fault), "{line}: {found}");
     }
 }

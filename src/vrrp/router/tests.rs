@@ -18,7 +18,15 @@ fn at(millis: u64) -> Moment {
 
 fn parameters() -> Parameters {
     let legacy_peers = LegacyPeers::Any;
-    Parameters { version: Version::V3, priority: 100, interval: SECOND, preempt: true, legacy_peers, source: US }
+    Parameters {
+        version: Version::V3,
+        priority: 100,
+        interval: SECOND,
+        preempt: true,
+        legacy_peers,
+        source: US,
+        timing: Timing::default(),
+    }
 }
 
 fn heard(priority: u8, source: IpAddr, member: bool) -> Event {
@@ -34,6 +42,10 @@ fn heard_every(interval: Duration) -> Event {
 
 /// A router brought into a state by events only, at 10 s; its next deadline is at 13.609 s, or 11 s for a MASTER.
 fn router(state: &str, parameters: Parameters) -> Router {
+    let mut parameters = parameters;
+    if state == "waiting" {
+        parameters.timing.startup_delay = 5 * SECOND;
+    }
     let mut router = Router::new(parameters);
     let mut play = |events: &[Event]| {
         for event in events {
@@ -43,7 +55,7 @@ fn router(state: &str, parameters: Parameters) -> Router {
     let started = Event::Start { resumed: true };
     match state {
         "init" => {}
-        "listening" => play(&[Event::Start { resumed: false }]),
+        "waiting" | "listening" => play(&[Event::Start { resumed: false }]),
         "following" => play(&[started, heard(200, LEGACY, false)]),
         "standby" => play(&[started, heard(1, PEER, true)]),
         "claiming" => play(&[started]),
@@ -58,6 +70,7 @@ fn router(state: &str, parameters: Parameters) -> Router {
 fn name(router: &Router) -> &'static str {
     match router.state {
         State::Init => "init",
+        State::Backup { stance: Stance::Waiting, .. } => "waiting",
         State::Backup { stance: Stance::Listening, .. } => "listening",
         State::Backup { stance: Stance::Following(_), .. } => "following",
         State::Backup { stance: Stance::Candidate, .. } => "standby",
@@ -93,26 +106,26 @@ fn event(name: &str) -> Event {
 
 /// "." is the same state and no action; otherwise the next state ("." again for the same) and the actions.
 const TABLE: &str = "
-event          | init          | listening     | following     | standby          | claiming         | master                    | fault
-start          | listening     | .             | .             | .                | .                | .                         | .
-resume         | claiming Want | .             | .             | .                | .                | .                         | .
-tick early     | .             | .             | .             | .                | .                | .                         | .
-tick due       | .             | claiming Want | claiming Want | claiming Want    | .                | . SendAdvert Announce     | .
-granted        | . Yield       | . Yield       | . Yield       | master SendAdvert Announce | master SendAdvert Announce | . | . Yield
-revoked        | .             | .             | .             | .                | .                | standby Resign            | .
-link down      | .             | fault         | fault         | fault Refuse     | fault Refuse     | fault Refuse Yield        | .
-link up        | .             | .             | .             | .                | .                | .                         | listening
-stop           | .             | init          | init          | init Refuse      | init Refuse      | init Refuse Yield Resign  | init
-announce       | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
-member         | .             | standby Want  | .             | .                | standby          | .                         | .
-member higher  | .             | standby Want  | .             | .                | standby          | .                         | .
-member resigns | .             | standby Want  | .             | .                | .                | .                         | .
-higher         | .             | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
-equal, above   | .             | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
-equal, below   | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
-lower          | .             | .             | .             | .                | .                | . SendAdvert Announce     | .
-resigns        | .             | .             | .             | .                | .                | . SendAdvert              | .
-our address    | .             | .             | .             | .                | .                | .                         | .
+event          | init          | waiting   | listening     | following     | standby          | claiming         | master                    | fault
+start          | listening     | .         | .             | .             | .                | .                | .                         | .
+resume         | claiming Want | .         | .             | .             | .                | .                | .                         | .
+tick early     | .             | .         | .             | .             | .                | .                | .                         | .
+tick due       | .             | listening | claiming Want | claiming Want | claiming Want    | .                | . SendAdvert Announce     | .
+granted        | . Yield       | . Yield   | . Yield       | . Yield       | master SendAdvert Announce | master SendAdvert Announce | . | . Yield
+revoked        | .             | .         | .             | .             | .                | .                | standby Resign            | .
+link down      | .             | fault     | fault         | fault         | fault Refuse     | fault Refuse     | fault Refuse Yield        | .
+link up        | .             | .         | .             | .             | .                | .                | .                         | listening
+stop           | .             | init      | init          | init          | init Refuse      | init Refuse      | init Refuse Yield Resign  | init
+announce       | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .
+member         | .             | .         | standby Want  | .             | .                | standby          | .                         | .
+member higher  | .             | .         | standby Want  | .             | .                | standby          | .                         | .
+member resigns | .             | .         | standby Want  | .             | .                | .                | .                         | .
+higher         | .             | .         | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
+equal, above   | .             | .         | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
+equal, below   | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .
+lower          | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .
+resigns        | .             | .         | .             | .             | .                | .                | . SendAdvert              | .
+our address    | .             | .         | .             | .             | .                | .                | .                         | .
 ";
 
 /// The rows that differ under nopreempt.
@@ -134,7 +147,8 @@ fn walk(table: &str, parameters: &Parameters) -> usize {
             let actions = router.handle(now, event(row[0]));
             let (next, expected) = cell.split_once(' ').unwrap_or((cell, ""));
             let next = if next == "." { state } else { next };
-            let actions: Vec<_> = actions.iter().map(|action| format!("{action:?}")).collect();
+            let word = |action: &Action| format!("{action:?}").replace("Announce(5)", "Announce");
+            let actions: Vec<_> = actions.iter().map(word).collect();
             assert_eq!((name(&router), actions.join(" ").as_str()), (next, expected), "{} in {state}", row[0]);
             rows += 1;
         }
@@ -144,7 +158,7 @@ fn walk(table: &str, parameters: &Parameters) -> usize {
 
 #[test]
 fn every_state_meets_every_event() {
-    assert_eq!(walk(TABLE, &parameters()), 19 * 7);
+    assert_eq!(walk(TABLE, &parameters()), 19 * 8);
     walk(NOPREEMPT, &Parameters { preempt: false, ..parameters() });
 }
 
@@ -249,7 +263,7 @@ fn a_member_that_starts_beside_a_master_of_the_mesh_wants_the_lease_at_once() {
     for priority in [50, 0] {
         let mut router = router("listening", parameters());
         assert_eq!(router.handle(at(10_100), heard(priority, BELOW, true)), [Want]);
-        assert_eq!(router.handle(at(10_200), Event::Granted), [SendAdvert, Announce]);
+        assert_eq!(router.handle(at(10_200), Event::Granted), [SendAdvert, Announce(5)]);
     }
 }
 
@@ -260,6 +274,115 @@ fn what_was_followed_and_turns_out_to_be_a_member_is_one() {
         assert_eq!(router.handle(at(10_100), heard(50, PEER, true)), [], "another member");
         assert_eq!(router.handle(at(10_200), heard(priority, LEGACY, true)), [Want]);
     }
+}
+
+fn timed(change: impl FnOnce(&mut Timing)) -> Parameters {
+    let mut parameters = parameters();
+    change(&mut parameters.timing);
+    parameters
+}
+
+#[test]
+fn for_its_startup_delay_a_router_neither_wants_nor_listens() {
+    let mut waiting = router("waiting", parameters());
+    for ms in (10_100..15_000).step_by(100) {
+        for said in [heard(200, PEER, false), heard(0, PEER, false), heard(50, BELOW, true), Event::Tick] {
+            assert_eq!(waiting.handle(at(ms), said), []);
+        }
+    }
+    assert_eq!(waiting.next_deadline(), Some(at(15_000)));
+    assert_eq!(waiting.handle(at(15_000), Event::Tick), []);
+    assert_eq!(waiting.handle(at(18_609), Event::Tick), []);
+    assert_eq!(waiting.handle(at(18_610), Event::Tick), [Want], "after a whole time of silence");
+    // A link that comes up meanwhile changes nothing, and one that comes later is not waited for.
+    let mut down = router("waiting", parameters());
+    down.handle(at(11_000), Event::LinkDown);
+    down.handle(at(12_000), Event::LinkUp);
+    assert_eq!((name(&down), down.next_deadline()), ("waiting", Some(at(15_000))));
+    down.handle(at(16_000), Event::LinkDown);
+    down.handle(at(17_000), Event::LinkUp);
+    assert_eq!(name(&down), "listening");
+    let owner = Parameters { priority: 255, ..timed(|timing| timing.startup_delay = SECOND) };
+    let mut owner = Router::new(owner);
+    assert_eq!(owner.handle(at(0), Event::Start { resumed: false }), []);
+    assert_eq!(owner.handle(at(1_000), Event::Tick), [Want]);
+}
+
+/// keepalived: the delay counts from the first advert of a lower priority, and ends with one that is not lower.
+#[test]
+fn a_lower_master_outside_the_mesh_is_left_alone_for_the_preempt_delay() {
+    let mut router = router("listening", timed(|timing| timing.preempt_delay = 10 * SECOND));
+    for ms in (11_000..21_000).step_by(1_000) {
+        assert_eq!(router.handle(at(ms), heard(99, PEER, false)), [], "at {ms} ms");
+        assert_eq!(name(&router), "following");
+    }
+    assert_eq!(router.handle(at(21_000), Event::Tick), []);
+    for ms in [21_100, 22_100, 23_100] {
+        assert_eq!(router.handle(at(ms), heard(99, PEER, false)), [], "not waited for any more");
+    }
+    assert_eq!(router.handle(at(23_610), Event::Tick), [Want]);
+}
+
+#[test]
+fn a_higher_master_begins_the_preempt_delay_anew() {
+    let mut router = router("listening", timed(|timing| timing.preempt_delay = 10 * SECOND));
+    router.handle(at(11_000), heard(99, PEER, false));
+    router.handle(at(20_000), heard(101, PEER, false));
+    for ms in (20_500..30_500).step_by(500) {
+        assert_eq!(router.handle(at(ms), heard(99, PEER, false)), []);
+        router.handle(at(ms), Event::Tick);
+        assert_eq!(name(&router), "following", "at {ms} ms");
+    }
+}
+
+#[test]
+fn a_lower_member_is_left_alone_for_the_preempt_delay_and_followed_at_once_if_it_dies() {
+    let slow = timed(|timing| timing.preempt_delay = 10 * SECOND);
+    let mut router = router("listening", slow);
+    assert_eq!(router.handle(at(11_000), heard(50, PEER, true)), [Want]);
+    assert!(!router.status().preempts, "a candidate that waits for the lease to be free");
+    for ms in (12_000..21_000).step_by(1_000) {
+        assert_eq!(router.handle(at(ms), heard(50, PEER, true)), []);
+    }
+    let mut dies = router.clone();
+    assert_eq!(dies.handle(at(23_610), Event::Tick), [Want]);
+    assert!(dies.status().preempts);
+    assert_eq!(router.next_deadline(), Some(at(21_000)));
+    assert_eq!(router.handle(at(21_000), Event::Tick), [Want], "told again, with the wish to preempt");
+    assert!(router.status().preempts);
+    assert_eq!(router.handle(at(21_500), heard(150, PEER, true)), [Want], "and without it");
+    assert!(!router.status().preempts);
+}
+
+#[test]
+fn without_preempt_no_delay_ends_it() {
+    let mut slow = timed(|timing| timing.preempt_delay = SECOND);
+    slow.preempt = false;
+    let mut router = router("listening", slow);
+    for ms in (11_000..60_000).step_by(1_000) {
+        assert_eq!(router.handle(at(ms), heard(99, PEER, false)), []);
+        assert_eq!(router.handle(at(ms), Event::Tick), []);
+    }
+    assert_eq!(name(&router), "following");
+}
+
+#[test]
+fn the_adverts_that_a_silence_takes_can_be_more() {
+    assert_eq!(down_after(timed(|timing| timing.down_timer_adverts = 10)), Duration::from_micros(10_609_375));
+    assert_eq!(down_after(timed(|timing| timing.down_timer_adverts = 1)), Duration::from_micros(1_609_375));
+}
+
+#[test]
+fn a_master_says_a_last_word_and_does_not_answer_where_it_is_told_to() {
+    let mut last_word = router("master", timed(|timing| timing.higher_prio_send_advert = true));
+    assert_eq!(last_word.handle(at(10_500), heard(101, PEER, false)), [SendAdvert, Refuse, Yield]);
+    let mut silent = router("master", timed(|timing| timing.lower_prio_no_advert = true));
+    assert_eq!(silent.handle(at(10_500), heard(99, PEER, false)), [Announce(5)], "keepalived announces all the same");
+    assert_eq!(silent.handle(at(11_000), Event::Tick), [SendAdvert], "as ever");
+    let quiet = timed(|timing| (timing.garp.lower_prio_repeat, timing.garp.repeat) = (0, 2));
+    let mut quiet = router("master", quiet);
+    assert_eq!(quiet.handle(at(10_500), heard(99, PEER, false)), [SendAdvert]);
+    assert_eq!(quiet.handle(at(10_800), Event::Announce), [SendAdvert, Announce(2)]);
 }
 
 #[test]
@@ -275,19 +398,22 @@ fn a_master_that_lost_its_lease_says_so_and_stays_a_candidate() {
     let mut router = router("master", parameters());
     assert_eq!(router.handle(at(10_100), Event::Revoked), [Resign]);
     assert!(router.status().candidate);
-    assert_eq!(router.handle(at(10_200), Event::Granted), [SendAdvert, Announce]);
+    assert_eq!(router.handle(at(10_200), Event::Granted), [SendAdvert, Announce(5)]);
 }
 
 #[test]
 fn a_flood_of_lower_adverts_gets_four_answers_a_second() {
     let mut router = router("master", parameters());
     let mut sent = 0;
+    let mut bursts = 0;
     for ms in 10_000..20_000 {
         let mut actions = router.handle(at(ms), heard(1, PEER, false));
         actions.extend(router.handle(at(ms), Event::Tick));
         sent += actions.iter().filter(|action| **action == SendAdvert).count();
+        bursts += actions.iter().filter(|action| matches!(action, Announce(_))).count();
     }
     assert!((36..=44).contains(&sent), "{sent} adverts in 10 s");
+    assert!((3..=7).contains(&bursts), "{bursts} bursts in 10 s");
     assert_eq!(router.status().heard, 10_000);
 }
 
@@ -331,14 +457,24 @@ fn any_event() -> impl Strategy<Value = Event> {
 fn any_parameters() -> impl Strategy<Value = Parameters> {
     let peers =
         prop_oneof![Just(LegacyPeers::Any), Just(LegacyPeers::Only(vec![])), Just(LegacyPeers::Only(vec![PEER]))];
-    (any::<bool>(), 1..=255u8, 1..=255u64, any::<bool>(), peers).prop_map(|(new, priority, step, preempt, peers)| {
-        let (version, interval) = if new {
-            (Version::V3, Duration::from_millis(10 * step))
-        } else {
-            (Version::V2, Duration::from_secs(step))
-        };
-        Parameters { version, priority, interval, preempt, legacy_peers: peers, source: US }
-    })
+    let delays = (0..3u64, 0..3u64, any::<bool>(), any::<bool>());
+    (any::<bool>(), 1..=255u8, 1..=255u64, any::<bool>(), peers, delays).prop_map(
+        |(new, priority, step, preempt, peers, (startup, patience, last_word, no_answer))| {
+            let timing = Timing {
+                startup_delay: 10 * SECOND * u32::try_from(startup).unwrap(),
+                preempt_delay: 10 * SECOND * u32::try_from(patience).unwrap(),
+                higher_prio_send_advert: last_word,
+                lower_prio_no_advert: no_answer,
+                ..Timing::default()
+            };
+            let (version, interval) = if new {
+                (Version::V3, Duration::from_millis(10 * step))
+            } else {
+                (Version::V2, Duration::from_secs(step))
+            };
+            Parameters { version, priority, interval, preempt, legacy_peers: peers, source: US, timing }
+        },
+    )
 }
 
 proptest! {
@@ -363,7 +499,9 @@ proptest! {
                     Want => wanted = true,
                     Refuse => wanted = false,
                     Yield => held = false,
-                    SendAdvert | Announce => prop_assert!(is_master && held),
+                    // A last word is one before it lets go.
+                    SendAdvert => prop_assert!((is_master || was_master) && held),
+                    Announce(_) => prop_assert!(is_master && held),
                     Resign => prop_assert!(was_master && !is_master && !held),
                 }
             }
@@ -376,4 +514,19 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn other_parameters_change_no_state_and_no_running_timer() {
+    let faster = Parameters { priority: 210, interval: SECOND / 2, ..parameters() };
+    for state in ["init", "listening", "claiming", "master"] {
+        let mut router = router(state, parameters());
+        let before = (router.status(), router.next_deadline());
+        router.reconfigure(faster.clone());
+        assert_eq!((router.status(), router.next_deadline()), before, "{state}");
+    }
+    let mut router = router("master", parameters());
+    router.reconfigure(faster);
+    assert_eq!(router.handle(at(11_000), Event::Tick), [SendAdvert]);
+    assert_eq!(router.next_deadline(), Some(at(11_500)));
 }

@@ -1,0 +1,76 @@
+//! Bursts of gratuitous ARP and neighbour advertisements, at once or at a pace.
+
+use crate::net::arp::Mac;
+use crate::net::neighbour::NeighbourSocket;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+/// Paced bursts that wait for a LAN; what comes beyond is left to the next refresh.
+const QUEUE: usize = 256;
+
+/// Round by round over all addresses, as keepalived does.
+pub(crate) struct Burst {
+    pub(crate) socket: Arc<NeighbourSocket>,
+    pub(crate) mac: Mac,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) router: bool,
+    pub(crate) rounds: u8,
+}
+
+/// Announces; bursts with a pace wait for each other on their LAN.
+#[derive(Default)]
+pub(crate) struct Announcer {
+    paced: BTreeMap<String, mpsc::Sender<(Burst, Duration)>>,
+}
+
+impl Announcer {
+    /// Sends a burst on an interface, with `pause` between two announcements of whatever burst there.
+    pub(crate) fn announce(&mut self, interface: &str, burst: Burst, pause: Duration) {
+        if pause.is_zero() {
+            burst.order().all(|address| burst.send(address));
+            return;
+        }
+        let queue = self.paced.entry(interface.to_owned()).or_insert_with(|| {
+            let (queue, waiting) = mpsc::channel(QUEUE);
+            tokio::spawn(pace(waiting));
+            queue
+        });
+        if queue.try_send((burst, pause)).is_err() {
+            tracing::warn!(interface, "too many announcements wait for their pace; one burst is not sent");
+        }
+    }
+}
+
+async fn pace(mut waiting: mpsc::Receiver<(Burst, Duration)>) {
+    while let Some((burst, pause)) = waiting.recv().await {
+        for address in burst.order() {
+            if !burst.send(address) {
+                break;
+            }
+            sleep(pause).await;
+        }
+    }
+}
+
+impl Burst {
+    fn order(&self) -> impl Iterator<Item = IpAddr> {
+        (0..self.rounds).flat_map(|_| self.addresses.iter().copied())
+    }
+
+    /// False: the gate is shut, for all of them.
+    fn send(&self, address: IpAddr) -> bool {
+        match self.socket.announce(self.mac, address, self.router) {
+            Ok(()) => true,
+            // A packet socket hears of a shut gate in this way.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => false,
+            Err(error) => {
+                tracing::warn!(%address, %error, "announcement not sent");
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The groups of a reloaded configuration, each in its turn.
+
+use super::{Director, Happened, started};
+use crate::config::VipGroup;
+use crate::node::claim::Served;
+use crate::node::lan::FACT;
+use crate::node::lane::LaneOutput;
+use crate::node::lans::{self, Lans};
+use crate::node::reload::{self, Fresh, Turn};
+use crate::vrrp::router;
+use hamesh_fencing::clock::Moment;
+use hamesh_fencing::holder;
+use hamesh_raft::command::GroupName;
+use std::collections::BTreeSet;
+
+impl Director {
+    /// A configuration to be served: its new LANs are opened beside this, then it comes back as an occurrence.
+    pub(in crate::node) fn prepare(&self, fresh: Fresh) {
+        reload::prepare(fresh, self.lans.keys().cloned().collect(), self.tell.clone());
+    }
+
+    /// Serves `fresh` from now on: groups that only say it in other words at once, the others when they are given up. The
+    /// old and the new are guarded until then.
+    pub(super) async fn reload(&mut self, fresh: Fresh, lans: Lans) {
+        let Fresh { config, answer } = fresh;
+        if self.surplus {
+            // What that one gives up is guarded by its word only.
+            answer
+                .send(Err("what the last reload has taken away is not off this machine yet: try again".to_owned()))
+                .ok();
+            return;
+        }
+        let guarded = [self.config.definitions(), config.definitions()].concat();
+        let interfaces = &lans::interfaces(&self.config) | &lans::interfaces(&config);
+        let interfaces: Vec<String> = interfaces.into_iter().collect();
+        if let Err(error) = self.hands.guard(&guarded, &interfaces) {
+            answer.send(Err(error.to_string())).ok();
+            return;
+        }
+        let vips = &lans::vips(&self.config) | &lans::vips(&config);
+        self.hands.look_at(interfaces, vips.into_iter().collect());
+        self.lans.extend(lans);
+        (self.config, self.surplus) = (config, true);
+        let names: BTreeSet<GroupName> = self.groups.keys().chain(self.config.groups.keys()).cloned().collect();
+        for name in names {
+            match self.groups.get(&name).map(|served| Turn::of(served, self.wanted(&name))) {
+                Some(Turn::Stays) => {}
+                Some(Turn::Adapts) => self.begin(&name).await,
+                Some(Turn::Moves) if !self.holder.uses(&name) => self.begin(&name).await,
+                Some(Turn::Moves | Turn::Ends) => {
+                    self.queue.push_back(Happened::Lease(holder::Event::Refuse(name.clone())));
+                    self.turning.insert(name);
+                }
+                None => self.begin(&name).await,
+            }
+        }
+        answer.send(Ok(())).ok();
+    }
+
+    /// What the configuration says of a group that this node serves.
+    fn wanted(&self, name: &str) -> Option<&VipGroup> {
+        self.config.groups.get(name).filter(|group| group.priority.is_some())
+    }
+
+    /// The turn of groups that are given up. Returns whether something has come of it.
+    pub(super) async fn turn(&mut self) -> bool {
+        let free: Vec<GroupName> = self.turning.iter().filter(|name| !self.holder.uses(name)).cloned().collect();
+        for name in &free {
+            self.turning.remove(name);
+            self.begin(name).await;
+        }
+        if self.surplus && self.turning.is_empty() && !self.hands.has_leftovers() {
+            self.surplus = false;
+            let names = lans::names(&self.config);
+            let interfaces: Vec<String> = lans::interfaces(&self.config).into_iter().collect();
+            match self.hands.guard(&self.config.definitions(), &interfaces) {
+                Ok(()) => self.lans.retain(|name, _| names.contains(name)),
+                Err(error) => tracing::warn!(%error, "addresses that are configured no more stay guarded"),
+            }
+            self.hands.look_at(interfaces, lans::vips(&self.config).into_iter().collect());
+        }
+        !free.is_empty()
+    }
+
+    /// Serves a group that is not used, or only put in other words, as the configuration says.
+    async fn begin(&mut self, name: &GroupName) {
+        let Some(wanted) = self.wanted(name).cloned() else {
+            self.groups.remove(name);
+            let key = format!("{FACT}{name}");
+            if self.facts.remove(&key).is_some() {
+                self.outputs.push(LaneOutput::Retract(key));
+            }
+            return;
+        };
+        match self.groups.get_mut(name) {
+            Some(served) if Turn::of(served, Some(&wanted)) != Turn::Ends => {
+                let before = served.vips.clone();
+                served.adapt(&wanted);
+                self.hands.exchange(served, &before).await;
+                if served.router.status().candidate {
+                    let want = holder::Event::Want(name.clone(), served.candidate());
+                    self.queue.push_back(Happened::Lease(want));
+                }
+                // Whoever follows us is to know at once. What is no MASTER says nothing.
+                self.queue.push_back(Happened::Router(name.clone(), router::Event::Announce));
+            }
+            Some(_) | None => {
+                let Some(lan) = self.lans.get(&(wanted.interface.clone(), wanted.family)) else { return };
+                let balanced = self.config.is_balanced(name);
+                let Some(served) = Served::new(Moment::now(), name, &wanted, lan, balanced) else { return };
+                self.queue.extend(started(&served, false));
+                self.groups.insert(name.clone(), served);
+            }
+        }
+    }
+}

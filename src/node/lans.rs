@@ -1,0 +1,135 @@
+//! The LANs that a director speaks on: an interface and a family each, with sockets for adverts and for neighbours.
+
+use super::director::Occurred;
+use crate::config::Config;
+use crate::kernel::link::{self, Link};
+use crate::kernel::sysctl::promote_secondaries;
+use crate::net::neighbour::NeighbourSocket;
+use crate::net::vrrp::{Carries, VrrpSocket};
+use crate::vrrp::advert::Header;
+use anyhow::Context;
+use hamesh_raft::command::Family;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// The largest packet.
+const LARGEST: usize = 65_535;
+/// A socket of an interface that is down says so at every read.
+const DEAF_PAUSE: Duration = Duration::from_millis(200);
+
+/// An interface's name, and what is spoken there.
+pub(super) type LanName = (String, Family);
+
+/// One LAN. Its ears end with it.
+#[derive(Debug)]
+pub(super) struct Lan {
+    pub(super) link: Link,
+    pub(super) vrrp: Arc<VrrpSocket>,
+    pub(super) neighbours: Arc<NeighbourSocket>,
+    #[expect(dead_code, reason = "held for its drop")]
+    ears: JoinSet<()>,
+}
+
+/// All of them.
+pub(super) type Lans = BTreeMap<LanName, Lan>;
+
+/// The LANs of `config`, of groups that are served here or not.
+pub(super) fn names(config: &Config) -> BTreeSet<LanName> {
+    config.groups.values().map(|group| (group.interface.clone(), group.family)).collect()
+}
+
+/// Their interfaces.
+pub(super) fn interfaces(config: &Config) -> BTreeSet<String> {
+    config.groups.values().map(|group| group.interface.clone()).collect()
+}
+
+/// Every VIP of `config`: nobody's own address.
+pub(super) fn vips(config: &Config) -> BTreeSet<IpAddr> {
+    config.groups.values().flat_map(|group| group.addresses.iter().map(|(address, _)| *address)).collect()
+}
+
+/// Opens the LANs of `config` that are not `known`. What is heard there goes to `tell`.
+///
+/// # Errors
+/// An interface that is not there, or a socket that is not to be had.
+pub(super) async fn open(
+    config: &Config,
+    known: &BTreeSet<LanName>,
+    tell: &mpsc::Sender<Occurred>,
+) -> anyhow::Result<Lans> {
+    let (links, _) = link::connect()?;
+    let vips: Vec<IpAddr> = vips(config).into_iter().collect();
+    let mut lans = Lans::new();
+    for (interface, family) in names(config).difference(known) {
+        let link = links.get(interface, &vips).await?;
+        promote_secondaries(interface)?;
+        let vrrp = VrrpSocket::open(&link.interface, *family, Carries::Vrrp);
+        let vrrp = Arc::new(vrrp.with_context(|| format!("cannot speak VRRP on {interface}"))?);
+        let (neighbours, what) = (NeighbourSocket::open(interface, *family), announces(*family));
+        let neighbours = Arc::new(neighbours.with_context(|| format!("cannot speak {what} on {interface}"))?);
+        let ears = listen(interface, &vrrp, &neighbours, tell);
+        lans.insert((interface.clone(), *family), Lan { link, vrrp, neighbours, ears });
+    }
+    Ok(lans)
+}
+
+fn announces(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ARP",
+        Family::V6 => "neighbour discovery",
+    }
+}
+
+/// One task for adverts and one for neighbours. A broken socket ends its task; the link's watch says why.
+fn listen(
+    interface: &str,
+    vrrp: &Arc<VrrpSocket>,
+    neighbours: &Arc<NeighbourSocket>,
+    tell: &mpsc::Sender<Occurred>,
+) -> JoinSet<()> {
+    let mut ears = JoinSet::new();
+    let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
+    ears.spawn(async move {
+        let mut buffer = vec![0; LARGEST];
+        loop {
+            match vrrp.receive(&mut buffer).await {
+                Ok(received) => {
+                    let header =
+                        Header { source: received.source, destination: received.destination, ttl: received.ttl };
+                    let packet =
+                        Occurred::Packet { interface: name.clone(), header, payload: received.payload.to_vec() };
+                    if adverts.try_send(packet).is_err() && adverts.is_closed() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(interface = %name, %error, "no adverts can be heard");
+                    sleep(DEAF_PAUSE).await;
+                }
+            }
+        }
+    });
+    let (neighbours, senders, name) = (neighbours.clone(), tell.clone(), interface.to_owned());
+    ears.spawn(async move {
+        loop {
+            match neighbours.heard().await {
+                Ok(heard) => {
+                    let heard = Occurred::Neighbour { interface: name.clone(), sender: heard.ip };
+                    if senders.try_send(heard).is_err() && senders.is_closed() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(interface = %name, %error, "no neighbours can be heard");
+                    sleep(DEAF_PAUSE).await;
+                }
+            }
+        }
+    });
+    ears
+}

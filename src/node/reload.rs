@@ -1,0 +1,187 @@
+//! A reload: the files are read and checked beside the running configuration, then what differs changes, and nothing else.
+//!
+//! What is new is looked up and opened first, on the lane's thread but not in its way; then the director takes all of it over
+//! in one go. So whatever is wrong, in a file or on the machine, changes nothing.
+
+use super::claim::Served;
+use super::core::{Core, lock};
+use super::director::Occurred;
+use super::lane::LaneInput;
+use super::lans::{self, LanName};
+use crate::config::{self, Config, VipGroup};
+use hamesh_raft::command::{Definition, GroupName, Role};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// How long the director may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A configuration on its way to the director, which answers whether it serves that now.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    pub(crate) config: Arc<Config>,
+    pub(crate) answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// Reads the files anew. Returns what has changed, in words.
+///
+/// # Errors
+/// Why nothing was changed.
+pub(crate) async fn reload(core: &Core) -> Result<String, String> {
+    let _one = core.reloading.lock().await;
+    let result = changed(core).await;
+    match &result {
+        Ok(done) => tracing::info!("reloaded: {done}"),
+        Err(why) => tracing::error!("not reloaded, nothing was changed: {why}"),
+    }
+    result
+}
+
+async fn changed(core: &Core) -> Result<String, String> {
+    let file = core.file.clone();
+    let read = tokio::task::spawn_blocking(move || config::load(&file)).await.map_err(|error| error.to_string())?;
+    let fresh = Arc::new(read.map_err(|errors| errors.to_string())?);
+    let running = core.config();
+    let fixed = fixed(&running, &fresh);
+    if !fixed.is_empty() {
+        let what = fixed.join(", ");
+        return Err(format!(
+            "{what} cannot change while hamesh runs. Restart it for that; SIGUSR2 does so and keeps its VIPs"
+        ));
+    }
+    if fresh.groups.is_empty() && !running.groups.is_empty() {
+        // An empty file is rather half a write than a wish.
+        return Err("no VIP group is configured any more: drain this node, or stop hamesh, if that is meant".to_owned());
+    }
+    if running.node.role == Role::Director {
+        let (answer, answered) = oneshot::channel();
+        let order = LaneInput::Reload(Fresh { config: fresh.clone(), answer });
+        core.lane.send(order).await.map_err(|_| "the lane has ended".to_owned())?;
+        match timeout(PATIENCE, answered).await {
+            Ok(Ok(served)) => served?,
+            Ok(Err(_)) => return Err("the lane has ended".to_owned()),
+            Err(_) => return Err(format!("the director has not answered within {PATIENCE:?}")),
+        }
+    }
+    let done = differences(&running.groups, &fresh.groups);
+    *lock(&core.current) = fresh;
+    say_wishes(core, Some(&running));
+    Ok(if done.is_empty() { "no VIP group differs".to_owned() } else { done.join(", ") })
+}
+
+/// Tells the others what this node's files say, instead of what they said `before`; `status` on any node shows where
+/// they differ.
+pub(crate) fn say_wishes(core: &Core, before: Option<&Config>) {
+    let wishes = wishes(&core.config());
+    for key in before.map(self::wishes).unwrap_or_default().into_keys().filter(|key| !wishes.contains_key(key)) {
+        core.gossip.remove_fact(key);
+    }
+    for (key, value) in wishes {
+        core.gossip.set_fact(key, value);
+    }
+}
+
+fn wishes(config: &Config) -> BTreeMap<String, String> {
+    let mut wishes = BTreeMap::from([("wish/lease ttl".to_owned(), format!("{:?}", config.lease.ttl))]);
+    for (name, group) in &config.groups {
+        let addresses: Vec<String> = group.addresses.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect();
+        let mut wish = |key: &str, value: String| wishes.insert(format!("wish/vip.{name} {key}"), value);
+        wish("vrid", group.vrid.to_string());
+        wish("version", group.version.number().to_string());
+        wish("advertisement_interval", format!("{:?}", group.interval));
+        wish("addresses", addresses.join(" "));
+    }
+    wishes
+}
+
+/// What differs and is fixed for the time of a run: who and where this node is, and the terms of its session.
+fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
+    let (old, new) = (&running.node, &fresh.node);
+    let all = [
+        ("node.name", old.name != new.name),
+        ("node.rack", old.rack != new.rack),
+        ("node.role", old.role != new.role),
+        ("node.listen", old.listen != new.listen),
+        ("node.data_dir", old.data_dir != new.data_dir),
+        ("[admin]", running.admin != fresh.admin),
+        ("[lease]", running.lease != fresh.lease),
+        ("[health]", running.health != fresh.health),
+        ("[service]", running.services != fresh.services),
+        ("[track_script]", running.scripts != fresh.scripts),
+        ("a group that tracks something", tracking(running) != tracking(fresh)),
+        ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),
+        ("the addresses of a group with services", balanced(running) != balanced(fresh)),
+    ];
+    all.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
+
+/// What IPVS is programmed for.
+fn balanced(config: &Config) -> Vec<Definition> {
+    let groups = config.groups.iter().filter(|(name, _)| config.is_balanced(name));
+    groups.map(|(_, group)| group.definition()).collect()
+}
+
+/// Its priority is part of what was last seen.
+fn tracking(config: &Config) -> Vec<(&GroupName, &VipGroup)> {
+    config.groups.iter().filter(|(_, group)| !group.track.is_empty()).collect()
+}
+
+/// Its device is made and gated at the start.
+fn with_virtual_mac(config: &Config) -> Vec<(&GroupName, &VipGroup)> {
+    config.groups.iter().filter(|(_, group)| group.virtual_mac.is_some()).collect()
+}
+
+fn differences(old: &BTreeMap<GroupName, VipGroup>, new: &BTreeMap<GroupName, VipGroup>) -> Vec<String> {
+    let names: BTreeSet<&GroupName> = old.keys().chain(new.keys()).collect();
+    let word = |name: &GroupName| match (old.get(name), new.get(name)) {
+        (None, Some(_)) => Some("added"),
+        (Some(_), None) => Some("removed"),
+        (Some(old), Some(new)) => (old != new).then_some("changed"),
+        (None, None) => None,
+    };
+    names.into_iter().filter_map(|name| Some(format!("vip.{name} {}", word(name)?))).collect()
+}
+
+/// Opens the LANs that are new, beside the lane's work, and hands everything to the director.
+pub(super) fn prepare(fresh: Fresh, known: BTreeSet<LanName>, tell: mpsc::Sender<Occurred>) {
+    tokio::spawn(async move {
+        match lans::open(&fresh.config, &known, &tell).await {
+            // The director answers.
+            Ok(lans) => drop(tell.send(Occurred::Reloaded(fresh, lans)).await),
+            Err(error) => drop(fresh.answer.send(Err(format!("{error:#}")))),
+        }
+    });
+}
+
+/// What becomes of one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It is as it was.
+    Stays,
+    /// It is changed where it stands: nothing that a lease was granted for differs.
+    Adapts,
+    /// What was granted differs: it is given up first, if it is held, and then changed.
+    Moves,
+    /// It becomes another virtual router, or none: it is given up first, if it is held.
+    Ends,
+}
+
+impl Turn {
+    /// `new` is `None` where this node does not serve the group any more.
+    pub(super) fn of(old: &Served, new: Option<&VipGroup>) -> Self {
+        let Some(new) = new else { return Self::Ends };
+        let router = |group: &VipGroup| (group.interface.clone(), group.family, group.vrid);
+        if *new == old.config {
+            Self::Stays
+        } else if router(new) != router(&old.config) {
+            Self::Ends
+        } else if new.definition() != old.definition {
+            Self::Moves
+        } else {
+            Self::Adapts
+        }
+    }
+}
