@@ -6,6 +6,7 @@ use crate::node::{Node, Process};
 use hamesh::vrrp::advert::{Format, Header};
 use hamesh::vrrp::checksum::Form;
 use hamesh::vrrp::router::{Action, Event, Parameters, Router};
+use hamesh::vrrp::timing::Timing;
 use hamesh::vrrp::{Auth, LegacyPeers, TTL, Version, group as everybody};
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder;
@@ -88,6 +89,7 @@ impl Node {
                 preempt,
                 legacy_peers: net.lan.legacy.clone(),
                 source: address(self.id),
+                timing: Timing::default(),
             })
         };
         let wishes = self.wishes.iter();
@@ -124,7 +126,7 @@ impl Node {
                 Action::Refuse | Action::Yield => self.hold(net, now, holder::Event::Refuse(group.to_owned())),
                 Action::SendAdvert => self.advert(net, group, self.wishes.get(group).map_or(1, |(_, c)| c.priority)),
                 Action::Resign => self.advert(net, group, 0),
-                Action::Announce => {}
+                Action::Announce(_) => {}
             }
         }
     }
