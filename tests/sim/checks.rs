@@ -20,6 +20,8 @@ pub struct Checks {
     /// The state that was committed last, as far as any node has applied: the truth.
     pub truth: Arc<State>,
     newest: u64,
+    /// When each session was first seen.
+    born: BTreeMap<Sid, Time>,
     /// The state after each entry: every node must come to the same.
     states: BTreeMap<u64, Arc<State>>,
     tokens: BTreeMap<(GroupName, Token), Sid>,
@@ -33,6 +35,7 @@ impl Checks {
         for (node, index, state) in std::mem::take(&mut net.applied) {
             self.tokens_grow(net.now, node, index, &state);
             if index >= self.newest {
+                self.no_newborn_is_fenced(net, &state);
                 (self.newest, self.truth, turned) = (index, state, true);
             }
         }
@@ -55,6 +58,21 @@ impl Checks {
         if turned {
             self.at_most_one(net.now, nodes);
             self.only_with_a_lease(net.now, nodes);
+        }
+    }
+
+    /// L1: in calm times no session is fenced that is younger than its lease (V2).
+    fn no_newborn_is_fenced(&mut self, net: &Net, state: &State) {
+        for (sid, session) in &state.sessions {
+            let born = *self.born.entry(*sid).or_insert(net.now);
+            let fresh = session.fenced.is_some() && self.truth.sessions.get(sid).is_none_or(|s| s.fenced.is_none());
+            if fresh && !net.hostile && net.now < born + session.ttl {
+                let age = net.now - born;
+                self.violated(
+                    net.now,
+                    format!("L1: session {sid} of {} was fenced {age:?} after its Open", session.node),
+                );
+            }
         }
     }
 

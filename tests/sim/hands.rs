@@ -108,7 +108,7 @@ impl Node {
                 }
             }
             Step::Ordered(Action::Claim(group, token, definition)) => {
-                if fails(&mut self.failing, Failing::Claim, net, "claim failed") {
+                if self.broken || fails(&mut self.failing, Failing::Claim, net, "claim failed") {
                     gate.unhold(&group);
                     routed = Some((group.clone(), router::Event::Revoked));
                     told = Some(Event::ClaimFailed(group, token));

@@ -131,6 +131,29 @@ impl Node {
         }
     }
 
+    /// The link of a group goes down, or comes back.
+    pub fn wish(&mut self, net: &mut Net, now: Moment, group: &str) {
+        let Some((up, _)) = self.wishes.get(group) else { return };
+        let event = if *up { Event::LinkUp } else { Event::LinkDown };
+        self.route(net, now, group, event);
+    }
+
+    /// Its configuration has changed: a new priority or definition, which a candidate tells the mesh.
+    pub fn reweigh(&mut self, net: &mut Net, now: Moment, group: &str) {
+        let Some((_, candidate)) = self.wishes.get(group) else { return };
+        let Some(router) = self.process.as_mut().and_then(|process| process.routers.get_mut(group)) else { return };
+        router.set_priority(candidate.priority);
+        if router.status().candidate {
+            self.want(net, now, group);
+        }
+    }
+
+    pub fn want(&mut self, net: &mut Net, now: Moment, group: &str) {
+        if let Some((_, candidate)) = self.wishes.get(group).cloned() {
+            self.hold(net, now, holder::Event::Want(group.to_owned(), candidate));
+        }
+    }
+
     /// The gate lets out what is no claim, and claims only while it is open.
     fn advert(&mut self, net: &mut Net, group: &str, priority: u8) {
         let gates = &self.gates;

@@ -20,6 +20,9 @@ const ELECTIONS: Duration = Duration::from_secs(4);
 /// From the end of the promises, or a leader that leads, until the VIP answers.
 const TAKEOVER: Duration = Duration::from_millis(500);
 
+/// So many of the trials are made in one schedule, beside the crash at its end.
+const TRIALS: usize = 3;
+
 /// What was seen of the groups over a while.
 #[derive(Default)]
 struct Seen {
@@ -43,9 +46,16 @@ impl World {
                 None => format!("L1: the cluster does not come to rest after the faults; leaders {leaders:?}"),
             });
         }
-        let mut trials: [fn(&mut Self); 3] = [Self::loses_the_leader, Self::restarts, Self::moves];
+        let mut trials: [fn(&mut Self); 6] = [
+            Self::loses_the_leader,
+            Self::restarts,
+            Self::moves,
+            Self::fails_to_claim,
+            Self::hears_nothing,
+            Self::grantee_is_cut_off,
+        ];
         self.net.rng.shuffle(&mut trials);
-        for trial in trials {
+        for trial in trials.into_iter().take(TRIALS) {
             trial(self);
             if self.checks.violation.is_none() && !self.becomes_well(RECOVERY) {
                 self.fails("L1: the cluster does not come to rest after a trial".to_owned());
@@ -203,11 +213,7 @@ impl World {
 
     /// L3: a planned move costs milliseconds, and says on the LAN that the old MASTER is none.
     fn moves(&mut self) {
-        let chosen = self.net.rng.usize(0..self.groups.len());
-        let group = self.groups[chosen].clone();
-        let Some(from) = self.owner(&group) else { return };
-        let targets = self.eligible(&group, from);
-        let Some(to) = self.net.rng.choice(targets) else { return };
+        let Some((group, from, to)) = self.any_move() else { return };
         self.net.note(to, || format!("TRIAL: vip.{group} is moved here"));
         self.net.count("trial: move");
         let begun = self.net.now;
@@ -216,7 +222,7 @@ impl World {
         if self.owner(&group) != Some(to) {
             return self.fails(format!("L3: vip.{group} was not moved to {to} by order"));
         }
-        if let Some(gap) = seen.dark.get(&group).filter(|gap| **gap > MOVE) {
+        if let Some(gap) = seen.dark.get(&group).filter(|gap| **gap > MOVE + self.net.base * 12) {
             return self.fails(format!("L3: the move of vip.{group} kept it dark for {gap:?}"));
         }
         let heard = self.net.lan.heard.get(&group).copied().unwrap_or_default();
@@ -224,8 +230,83 @@ impl World {
             return self.fails(format!("L3: {from} gave up vip.{group} and told nobody on the LAN"));
         }
         if heard.advert.is_none_or(|(node, at)| node != to || at < begun) {
-            return self.fails(format!("L3: {to} took vip.{group} and told nobody on the LAN"));
+            self.fails(format!("L3: {to} took vip.{group} and told nobody on the LAN"));
         }
+    }
+
+    /// A group, its owner, and another director that it could go to.
+    fn any_move(&mut self) -> Option<(GroupName, NodeId, NodeId)> {
+        let chosen = self.net.rng.usize(0..self.groups.len());
+        let group = self.groups[chosen].clone();
+        let from = self.owner(&group)?;
+        let targets = self.eligible(&group, from);
+        Some((group, from, self.net.rng.choice(targets)?))
+    }
+
+    /// L1: a director whose claims fail lets others have the group (V4).
+    fn fails_to_claim(&mut self) {
+        let Some((group, _, to)) = self.any_move() else { return };
+        self.net.note(to, || format!("TRIAL: vip.{group} is moved here, and claims fail"));
+        self.net.count("trial: claims fail");
+        if let Some(node) = self.node(to) {
+            node.broken = true;
+        }
+        faults::order(self, &Command::Pin { group: group.clone(), node: Some(to) });
+        self.watch(Duration::from_millis(400), |_| false);
+        self.watch(Duration::from_secs(1), |world| world.owner(&group).is_some());
+        if self.owner(&group).is_none() {
+            self.fails(format!("L1: vip.{group} stays with {to}, whose claims fail"));
+        }
+        if let Some(node) = self.node(to) {
+            node.broken = false;
+        }
+    }
+
+    /// L1: a holder that is heard and hears nothing loses its groups to others (V1). Not a voter: that would be the Raft's affair.
+    fn hears_nothing(&mut self) {
+        let Some((group, from, _)) = self.any_move() else { return };
+        let Some((ttl, promise)) = self.terms(from).filter(|_| !self.votes(from)) else { return };
+        self.net.note(from, || "TRIAL: hears nothing any more".to_owned());
+        self.net.count("trial: hears nothing");
+        let others = self.nodes.iter().map(|node| node.id).filter(|id| *id != from);
+        self.net.cuts.insert(0, others.map(|other| (other, from)).collect());
+        let span = ttl + promise + TAKEOVER * 2 + self.net.base * 12;
+        self.watch(span, |world| world.owner(&group).is_some_and(|owner| owner != from));
+        if self.owner(&group).is_none_or(|owner| owner == from) {
+            self.fails(format!("L1: vip.{group} stays with {from}, which hears nothing, for {span:?}"));
+        }
+        self.net.cuts.clear();
+    }
+
+    /// L1: a grantee that cannot take what it was given loses it (V3).
+    fn grantee_is_cut_off(&mut self) {
+        let Some((group, _, to)) = self.any_move() else { return };
+        let Some(leader) = self.nodes.iter().find(|node| node.leads()).map(|node| node.id) else { return };
+        let Some((ttl, promise)) = self.terms(to).filter(|_| !self.votes(to) && to != leader) else { return };
+        self.net.note(to, || format!("TRIAL: vip.{group} is moved here, and the leader is not heard"));
+        self.net.count("trial: grantee cut off");
+        self.net.cuts.insert(0, [(to, leader), (leader, to)].into());
+        let chosen = self.nodes.iter().position(|node| node.id == leader).unwrap_or(0);
+        let Self { net, nodes, .. } = self;
+        nodes[chosen].propose(net, Command::Pin { group: group.clone(), node: Some(to) });
+        self.watch(Duration::from_millis(200) + self.net.base * 8, |_| false);
+        let span = ttl + promise + TAKEOVER * 2 + self.net.base * 12;
+        self.watch(span, |world| world.owner(&group).is_some());
+        if self.owner(&group).is_none() {
+            self.fails(format!("L1: vip.{group} was granted to {to}, which cannot know, and is dark for {span:?}"));
+        }
+        self.net.cuts.clear();
+    }
+
+    /// L and Lg of a node's session.
+    fn terms(&self, node: NodeId) -> Option<(Duration, Duration)> {
+        let session = self.checks.truth.sessions.values().find(|session| session.node == node)?;
+        Some((session.ttl, session.promise))
+    }
+
+    fn votes(&self, node: NodeId) -> bool {
+        let leader = self.nodes.iter().find(|node| node.leads()).and_then(|node| node.process.as_ref());
+        leader.is_some_and(|leader| leader.raft.effective().is_voter(node))
     }
 
     /// L1: after the crash of any one machine every VIP that another director may have answers again in time.
@@ -257,7 +338,7 @@ impl World {
         };
         // A leader that has just started, or that has just changed the voters, waits from there.
         let floor = crashed.max(leader.began).max(self.net.voters_changed) + promise;
-        let end = floor.max(self.net.now) + TAKEOVER;
+        let end = floor.max(self.net.now) + TAKEOVER + self.net.base * 12;
         let answers = |world: &Self| lost.iter().all(|group| world.owner(group).is_some());
         self.watch(end - self.net.now, answers);
         if !answers(self) {

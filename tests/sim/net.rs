@@ -120,6 +120,8 @@ pub struct Net {
     seq: u64,
     epochs: u64,
     terms: [Duration; 2],
+    /// What the mesh adds to every message: nothing, or what a wide area does.
+    pub base: Duration,
     /// How late this schedule's gates may be; it goes into Lg.
     pub lateness: Duration,
 }
@@ -129,6 +131,8 @@ impl Net {
         let mut rng = fastrand::Rng::with_seed(seed);
         let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 1000, 2000][rng.usize(0..3)]);
         let terms = [any(&mut rng), any(&mut rng)];
+        let wide = terms.iter().all(|ttl| *ttl >= Duration::from_secs(1)) && rng.bool();
+        let base = if wide { Duration::from_millis(20) } else { Duration::ZERO };
         let calm = [600, 1500, 3000, 5000][rng.usize(0..4)];
         // That of nf_tables, and that of address lifetimes where there is no better gate.
         let lateness = [LATENESS, LATENESS * 20][rng.usize(0..2)];
@@ -159,6 +163,7 @@ impl Net {
             seq: 0,
             epochs: 0,
             terms,
+            base,
             lateness,
         }
     }
@@ -285,7 +290,7 @@ impl Net {
         if self.chance(self.loss) {
             return self.count("message lost");
         }
-        let mut span = Duration::from_micros(self.rng.u64(100..1500));
+        let mut span = Duration::from_micros(self.rng.u64(100..1500)) + self.base * self.rng.u32(50..150) / 100;
         let late = match msg {
             // A proposal may wait out an election or sit in a retry anywhere.
             Msg::Propose(..) => 60,

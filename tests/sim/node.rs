@@ -6,7 +6,7 @@ use crate::kernel::{Gate, Kind};
 use crate::log::{self, Disk, membership_of};
 use crate::net::{Msg, Net, What};
 use crate::raft::{Out, Raft};
-use hamesh::vrrp::router::{self, Router};
+use hamesh::vrrp::router::Router;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor, Hearing};
 use hamesh_fencing::holder::{self, Holder, Identity, Terms};
@@ -43,6 +43,8 @@ pub struct Node {
     pub dies_in: Option<u32>,
     /// What fails the next time.
     pub failing: Option<Failing>,
+    /// Every claim fails.
+    pub broken: bool,
     pub wishes: BTreeMap<GroupName, (bool, Candidate)>,
     /// What this node, as a leader, is told of the LAN.
     pub hears: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>,
@@ -471,29 +473,6 @@ impl Node {
         let Some(process) = &self.process else { return };
         if let Some(leader) = process.raft.leader {
             net.send(self.id, leader, Msg::Propose(command, 0));
-        }
-    }
-
-    /// The link of a group goes down, or comes back.
-    pub fn wish(&mut self, net: &mut Net, now: Moment, group: &str) {
-        let Some((up, _)) = self.wishes.get(group) else { return };
-        let event = if *up { router::Event::LinkUp } else { router::Event::LinkDown };
-        self.route(net, now, group, event);
-    }
-
-    /// Its configuration has changed: a new priority or definition, which a candidate tells the mesh.
-    pub fn reweigh(&mut self, net: &mut Net, now: Moment, group: &str) {
-        let Some((_, candidate)) = self.wishes.get(group) else { return };
-        let Some(router) = self.process.as_mut().and_then(|process| process.routers.get_mut(group)) else { return };
-        router.set_priority(candidate.priority);
-        if router.status().candidate {
-            self.want(net, now, group);
-        }
-    }
-
-    pub fn want(&mut self, net: &mut Net, now: Moment, group: &str) {
-        if let Some((_, candidate)) = self.wishes.get(group).cloned() {
-            self.hold(net, now, holder::Event::Want(group.to_owned(), candidate));
         }
     }
 }

@@ -60,6 +60,7 @@ impl World {
                 slow_disk: Time::ZERO,
                 dies_in: None,
                 failing: None,
+                broken: false,
                 wishes: BTreeMap::new(),
                 hears: BTreeMap::new(),
                 voters: None,
