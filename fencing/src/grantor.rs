@@ -182,7 +182,8 @@ impl Grantor {
             | Command::Grant { .. }
             | Command::Pin { .. }
             | Command::Drain { .. }
-            | Command::Remove { .. } => command,
+            | Command::Remove { .. }
+            | Command::Serve { .. } => command,
         }
     }
 

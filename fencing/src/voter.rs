@@ -141,6 +141,7 @@ impl Voter {
             | Command::Withdraw { .. }
             | Command::Release { .. }
             | Command::Grant { .. }
+            | Command::Serve { .. }
             | Command::Pin { .. }
             | Command::Drain { .. }
             | Command::Remove { .. } => return,

@@ -260,6 +260,27 @@ pub enum Command {
         /// Which.
         node: NodeId,
     },
+    /// Somebody orders of a server what no file says. `None` ends that.
+    Serve {
+        /// The service, by its name in the configuration.
+        service: String,
+        /// Where the server listens.
+        server: SocketAddr,
+        /// What it is to do.
+        order: Option<ServerOrder>,
+    },
+}
+
+/// What people order of a server of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerOrder {
+    /// This share instead of its own.
+    Weight(u32),
+    /// No new connections, and the time to end for those it has.
+    Drain,
+    /// Out, at once.
+    Disable,
 }
 
 /// What applying a command came to.

@@ -7,7 +7,7 @@ mod orders;
 
 use crate::command::{
     Applicant, ClusterId, Command, Definition, GateId, GroupName, InvitationId, Leadership, Lineage, NodeId, Outcome,
-    Role, Sid, Token, WallTime,
+    Role, ServerOrder, Sid, Token, WallTime,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ pub struct State {
     pub sessions: BTreeMap<Sid, Session>,
     /// The VIP groups that have a holder or a candidate.
     pub groups: BTreeMap<GroupName, Group>,
+    /// What people have ordered of servers, by the names of their services.
+    pub servers: BTreeMap<(String, SocketAddr), ServerOrder>,
     last_node: u64,
 }
 
@@ -162,6 +164,7 @@ impl State {
             Command::Pin { group, node } => self.pin(group, *node),
             Command::Drain { node, drained } => self.drain(*node, *drained),
             Command::Remove { node } => self.remove(*node),
+            Command::Serve { service, server, order } => self.serve(service, *server, *order),
         };
         done.unwrap_or_else(Outcome::Refused)
     }

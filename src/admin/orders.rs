@@ -6,10 +6,11 @@ use crate::node::Core;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use hamesh_raft::command::{Command, GroupName, NodeId, Outcome};
+use hamesh_raft::command::{Command, GroupName, NodeId, Outcome, ServerOrder};
 use hamesh_raft::{Standing, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -50,6 +51,15 @@ pub enum Order {
         /// The node.
         node: String,
     },
+    /// Something of a server that no file says; nothing takes that back.
+    Server {
+        /// The service.
+        service: String,
+        /// Where the server listens.
+        server: SocketAddr,
+        /// What.
+        order: Option<ServerOrder>,
+    },
 }
 
 /// That it is carried out.
@@ -78,6 +88,7 @@ pub(super) async fn order(
             format!("{node} is in service again")
         }
         Order::Remove { node } => remove(&core, &node).await?,
+        Order::Server { service, server, order } => serve(&core, service, server, order).await?,
     };
     Ok(Json(OrderAnswer { done }))
 }
@@ -122,6 +133,29 @@ async fn remove(core: &Core, name: &str) -> Result<String, Trouble> {
     }
     let why = format!("{name} is no member any more, but the voters have not changed within {CARRIED_OUT:?}");
     Err((StatusCode::GATEWAY_TIMEOUT, format!("{why}. They will as soon as the leader can: see hamesh status")))
+}
+
+async fn serve(
+    core: &Core,
+    service: String,
+    server: SocketAddr,
+    order: Option<ServerOrder>,
+) -> Result<String, Trouble> {
+    let config = core.config();
+    let names = config.services.keys().map(String::as_str);
+    let known = config.services.get(&service).ok_or_else(|| unknown("service", &service, names))?;
+    let addresses: Vec<String> = known.servers.iter().map(|server| server.address.to_string()).collect();
+    if !known.servers.iter().any(|known| known.address == server) {
+        return Err(unknown("server", &server.to_string(), addresses.iter().map(String::as_str)));
+    }
+    let done = match order {
+        None => format!("{server} of {service} is served as configured"),
+        Some(ServerOrder::Weight(weight)) => format!("{server} of {service} has weight {weight}"),
+        Some(ServerOrder::Drain) => format!("{server} of {service} gets no new connections"),
+        Some(ServerOrder::Disable) => format!("{server} of {service} is out"),
+    };
+    propose(core, Command::Serve { service, server, order }).await?;
+    Ok(done)
 }
 
 /// Waits until this node sees it.

@@ -18,6 +18,7 @@ use crate::node::{self, Ending};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
 use hamesh_raft::command::Role;
+use hamesh_raft::command::ServerOrder;
 use sink::Sink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -171,6 +172,20 @@ enum ServiceTask {
         #[arg(long)]
         json: bool,
     },
+    /// Give a server another weight, whatever its configuration and its checks say.
+    Weight {
+        #[command(flatten)]
+        which: ServerArgs,
+        /// 0 gets no new connections.
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(crate::ipvs::MAX_WEIGHT)))]
+        weight: u32,
+    },
+    /// Give a server no new connections; those it has may end, for as long as the service's `drain` allows.
+    Drain(ServerArgs),
+    /// Take a server out at once.
+    Disable(ServerArgs),
+    /// Serve a server as configured again.
+    Enable(ServerArgs),
     /// One service: its servers, what each director sees of them, and why they are down.
     Show {
         /// As in `[service.NAME]`.
@@ -181,6 +196,22 @@ enum ServiceTask {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct ServerArgs {
+    /// The service, as in `[service.NAME]`.
+    service: String,
+    /// The server's address and port.
+    server: std::net::SocketAddr,
+    #[command(flatten)]
+    door: Door,
+}
+
+impl ServerArgs {
+    fn order(self, what: Option<ServerOrder>) -> Result<Exit, Failure> {
+        order(&self.door, &Order::Server { service: self.service, server: self.server, order: what })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -264,6 +295,10 @@ pub fn main() -> ExitCode {
         Task::Reload { door } => reload(&door),
         Task::Service { what } => match what {
             ServiceTask::List { door, json } => socket(&door).and_then(|at| service::list(&Client::new(at), json)),
+            ServiceTask::Weight { which, weight } => which.order(Some(ServerOrder::Weight(weight))),
+            ServiceTask::Drain(which) => which.order(Some(ServerOrder::Drain)),
+            ServiceTask::Disable(which) => which.order(Some(ServerOrder::Disable)),
+            ServiceTask::Enable(which) => which.order(None),
             ServiceTask::Show { name, door, json } => {
                 socket(&door).and_then(|at| service::show(&Client::new(at), &name, json))
             }

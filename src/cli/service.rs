@@ -49,13 +49,14 @@ fn print(service: &ServiceStatus) {
     let ServiceStatus { name, vip, listen, protocol, scheduler, quorum, servers } = service;
     let serves = if *quorum { "has its quorum" } else { "HAS LOST ITS QUORUM" };
     println!("service {name}   {protocol} {listen}   vip {vip}   {scheduler}   {serves}\n");
-    let mut lines = table(&["SERVER", "WEIGHT", "STATE", "SEEN", "WHY"]);
-    for ServerStatus { address, weight, state, why, observers } in servers {
+    let mut lines = table(&["SERVER", "WEIGHT", "STATE", "ANSWERS IN", "SEEN", "WHY"]);
+    for ServerStatus { address, weight, state, why, order, response_ms, observers } in servers {
         let seen: Vec<String> = observers.iter().map(|(node, seen)| format!("{node} {seen}")).collect();
         lines.add_row([
             address.to_string(),
             weight.to_string(),
-            state.clone(),
+            order.as_ref().map_or_else(|| state.clone(), |order| format!("{state}, {order}")),
+            response_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default(),
             seen.join(", "),
             why.clone().unwrap_or_default(),
         ]);

@@ -1,30 +1,35 @@
 //! `check` of a service or a server: what is asked, how often, and what makes a server up and down.
 
+mod http;
+mod tls;
+
+pub use http::{Http, HttpVersion, Pattern};
+pub use tls::{Files, Tls};
+
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::reader::{Section, Value};
+use super::track;
+pub(super) use http::{VERSIONS, check_path, digest, pattern, status_range};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is asked of a server.
+/// What is asked of a server, or about it.
+#[expect(clippy::large_enum_variant, reason = "most are of the large kind")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// A connection.
     Tcp,
     /// A GET.
-    Http {
-        /// Begins with a slash.
-        path: String,
-        /// The name of the site; by default the address.
-        host: Option<String>,
-        /// The answers that count as alive.
-        status: Vec<RangeInclusive<u16>>,
-    },
+    Http(Http),
     /// A datagram. A port that is refused is a failure.
     Udp {
-        /// What is sent; it may be empty.
-        payload: Vec<u8>,
-        /// Whether silence is a failure too.
-        reply: bool,
+        /// What is sent; it may be empty. `None` is 32 random bytes.
+        payload: Option<Vec<u8>>,
+        /// What must come back; `None`: silence will do.
+        reply: Option<Reply>,
     },
     /// A question to a name server, by UDP. Any answer without an error will do.
     Dns {
@@ -38,6 +43,35 @@ pub enum Probe {
         /// The name that is given with HELO: visible ASCII.
         helo: String,
     },
+    /// An echo request (RFC 792, RFC 4443).
+    Ping,
+    /// A program run here; exit status 0 is up.
+    Script {
+        /// An absolute path and its arguments; there is no shell.
+        command: Vec<String>,
+        /// Whom it runs as; `None`: as hamesh does.
+        user: Option<String>,
+        /// Exit status 2 to 255 is up too, with a weight of the status less 2.
+        dynamic: bool,
+    },
+    /// A number in a file here, 0 when there is none.
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// With 0 the server is down while the number is not 0; else the number times this is added to its weight.
+        weight: i32,
+    },
+    /// A process of this name that runs here.
+    Process(String),
+}
+
+/// What a datagram in answer must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// How it begins: hexadecimal digits, with `X` for any.
+    pub begins: String,
+    /// Its length in bytes.
+    pub length: RangeInclusive<u16>,
 }
 
 /// A type of DNS records (RFC 1035 3.2.2, RFC 3596), with its number.
@@ -65,42 +99,98 @@ pub(super) const RECORDS: [(&str, Record); 7] = [
     ("AAAA", Record::Aaaa),
 ];
 
+/// How a question gets to a server, where it is not simply sent to the server's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Who is asked instead of the server's own address.
+    pub address: Option<IpAddr>,
+    /// The port that is asked instead of the server's.
+    pub port: Option<u16>,
+    /// The address that asks.
+    pub source: Option<IpAddr>,
+    /// The port that asks; 0 is any. A check that begins before the last one's port is free again has not been asked.
+    pub source_port: u16,
+    /// The interface that it leaves by.
+    pub interface: Option<String>,
+    /// The firewall mark of its packets.
+    pub mark: Option<NonZeroU32>,
+}
+
 /// How a server is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// What is asked.
     pub probe: Probe,
+    /// How it gets there.
+    pub way: Way,
     /// Between two questions.
     pub interval: Duration,
     /// The same, while the answers contradict what is seen. Not above `interval`.
     pub again: Duration,
     /// No answer after this is a failure; not above `interval`.
     pub timeout: Duration,
+    /// First questions are spread over this time, unless the VIP is held.
+    pub warmup: Duration,
     /// Failures in a row that make it down, 1 to 100.
     pub fall: u8,
     /// Successes in a row that make it up, 1 to 100.
     pub rise: u8,
+    /// An answer that takes longer counts as a failure.
+    pub slow: Option<Duration>,
+    /// Too many failures among the last answers make it down too.
+    pub loss: Option<Loss>,
 }
 
-/// Reads `check` of a service or a server.
-pub(super) fn read(parent: &Section<'_>, log: &Log) -> Option<Check> {
-    let section = parent.get("check").and_then(Value::table)?;
+/// How many failures are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Of so many last answers, 2 to 100. Before there are as many nothing is judged.
+    pub of: u8,
+    /// More than so many failures make it down, 1 to `of` - 1.
+    pub most: u8,
+}
+
+const KINDS: &str = "`tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file` and `process`";
+
+/// Reads `check` of a service or a server: one, or a list of which all must pass.
+pub(super) fn read(parent: &Section<'_>, log: &Log) -> Option<Vec<Check>> {
+    let value = parent.get("check")?;
+    if value.is_table() {
+        return Some(read_one(value.table()?, log).into_iter().collect());
+    }
+    if !value.is_list() {
+        return value.expected("a table, or a list of tables");
+    }
+    let one = |item: Value<'_>| read_one(item.table()?, log);
+    Some(value.list()?.into_iter().filter_map(one).collect())
+}
+
+fn read_one(section: Section<'_>, log: &Log) -> Option<Check> {
+    let table = |key| section.get(key).and_then(Value::table);
+    let bare = |key, probe: Probe| {
+        table(key).map(|empty| {
+            empty.close();
+            Some(probe)
+        })
+    };
     let asked = [
-        section.get("tcp").and_then(Value::table).map(|tcp| {
-            tcp.close();
-            Some(Probe::Tcp)
-        }),
-        section.get("http").and_then(Value::table).map(|http| read_http(http, log)),
-        section.get("udp").and_then(Value::table).map(|udp| read_udp(udp, log)),
-        section.get("dns").and_then(Value::table).map(|dns| read_dns(dns, log)),
-        section.get("smtp").and_then(Value::table).map(|smtp| read_smtp(smtp, log)),
+        bare("tcp", Probe::Tcp),
+        table("http").map(|http| http::read(http, false, log).map(Probe::Http)),
+        table("https").map(|https| http::read(https, true, log).map(Probe::Http)),
+        table("udp").map(|udp| read_udp(udp, log)),
+        table("dns").map(|dns| read_dns(dns, log)),
+        table("smtp").map(|smtp| read_smtp(smtp, log)),
+        bare("ping", Probe::Ping),
+        table("script").map(|script| read_script(script, log)),
+        table("file").map(read_file),
+        table("process").map(read_process),
     ];
     let mut asked = asked.into_iter().flatten();
-    let seconds = |key, default| {
-        section.get(key).and_then(Value::duration).map_or(Duration::from_secs(default), |value| value.value)
-    };
+    let time = |key| section.get(key).and_then(Value::duration).map(|value| value.value);
+    let seconds = |key, default| time(key).unwrap_or(Duration::from_secs(default));
     let (interval, timeout) = (seconds("interval", 2), seconds("timeout", 1));
-    let again = section.get("again").and_then(Value::duration).map_or(interval, |value| value.value);
+    let again = time("again").unwrap_or(interval);
+    let warmup = time("warmup").unwrap_or(interval);
     let times = |key, default| section.get(key).and_then(|v| v.integer(1..=100)).map_or(default, |v| v.value);
     let (fall, rise) = (times("fall", 3), times("rise", 2));
     if timeout.is_zero() || timeout > interval {
@@ -114,55 +204,59 @@ pub(super) fn read(parent: &Section<'_>, log: &Log) -> Option<Check> {
     let probe = match (asked.next(), asked.next()) {
         (Some(probe), None) => probe,
         (None | Some(_), _) => {
-            let message = "a check needs one of `tcp`, `http`, `udp`, `dns` and `smtp`";
-            log.add(Diagnostic::error(section.place(), message));
+            log.add(Diagnostic::error(section.place(), format!("a check needs one of {KINDS}")));
             None
         }
     };
+    let way = read_way(&section);
+    let slow = time("slow");
+    let loss = section.get("loss").and_then(Value::table).and_then(|loss| read_loss(loss, log));
     section.close();
-    Some(Check { probe: probe?, interval, again, timeout, fall, rise })
+    Some(Check { probe: probe?, way, interval, again, timeout, warmup, fall, rise, slow, loss })
 }
 
-fn read_http(section: Section<'_>, log: &Log) -> Option<Probe> {
-    let path = section.required("path").and_then(Value::string);
-    let host = section.get("host").and_then(Value::string).map(|host| host.value);
-    let status = section.get("status").and_then(Value::string);
+fn read_loss(section: Section<'_>, log: &Log) -> Option<Loss> {
+    let number = |key| section.required(key).and_then(|v| v.integer(1..=100u8)).map(|v| v.value);
+    let (of, most) = (number("of"), number("most"));
+    let place = section.place().clone();
     section.close();
-    let status = match &status {
-        None => Some(vec![200..=299]),
-        Some(text) => {
-            let ranges: Option<Vec<_>> = text.value.split(',').map(|text| status_range(text.trim())).collect();
-            if ranges.is_none() {
-                let error =
-                    Diagnostic::error(&text.place, format!("`{}` is no range of HTTP status codes", text.value));
-                log.add(error.help("for example \"200-299\" or \"200, 204\""));
-            }
-            ranges
-        }
-    };
-    let path = path?;
-    if !path.value.starts_with('/') {
-        log.add(Diagnostic::error(&path.place, "the path of an HTTP check begins with `/`"));
+    let loss = Loss { of: of?, most: most? };
+    if loss.most >= loss.of {
+        log.add(Diagnostic::error(&place, format!("there are never more than {} failures of {}", loss.most, loss.of)));
     }
-    Some(Probe::Http { path: path.value, host, status: status? })
+    Some(loss)
 }
 
-/// `200` or `200-299`.
-pub(super) fn status_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
-    let range = code(first)?..=code(last)?;
-    (!range.is_empty()).then_some(range)
+fn read_way(section: &Section<'_>) -> Way {
+    let address = |key| {
+        let value = section.get(key)?.parsed::<IpAddr>("an address", "10.0.5.11")?;
+        Some(value.value)
+    };
+    Way {
+        address: address("address"),
+        port: section.get("port").and_then(|v| v.integer(1..=65_535)).map(|v| v.value),
+        source: address("source"),
+        source_port: section.get("source_port").and_then(|v| v.integer(1..=65_535)).map_or(0, |v| v.value),
+        interface: section.get("interface").and_then(Value::string).map(|name| name.value),
+        mark: section.get("mark").and_then(|v| v.integer(1..=u32::MAX)).and_then(|mark| NonZeroU32::new(mark.value)),
+    }
 }
 
 fn read_udp(section: Section<'_>, log: &Log) -> Option<Probe> {
-    let reply = section.get("reply").and_then(Value::boolean).is_some_and(|reply| reply.value);
-    let payload = section.get("payload").map(|value| {
-        let text = value.string()?;
-        hex(&text, log)
+    let payload = section.get("payload").map(|value| match value.string()? {
+        random if random.value == "random" => Some(None),
+        text => hex(&text, log).map(Some),
     });
+    let reply = match section.get("reply") {
+        None => None,
+        Some(value) if value.is_boolean() => value.boolean()?.value.then(String::new),
+        Some(value) => Some(reply_pattern(&value.string()?, log)?),
+    };
+    let length = |key| section.get(key).and_then(|v| v.integer(0..=65_507u16)).map(|v| v.value);
+    let (least, most) = (length("reply_min").unwrap_or(0), length("reply_max").unwrap_or(65_507));
     section.close();
-    Some(Probe::Udp { payload: payload.unwrap_or(Some(Vec::new()))?, reply })
+    let reply = reply.map(|begins| Reply { begins, length: least..=most });
+    Some(Probe::Udp { payload: payload.unwrap_or(Some(Some(Vec::new())))?, reply })
 }
 
 fn read_dns(section: Section<'_>, log: &Log) -> Option<Probe> {
@@ -187,6 +281,28 @@ fn read_smtp(section: Section<'_>, log: &Log) -> Option<Probe> {
     Some(Probe::Smtp { helo })
 }
 
+fn read_script(section: Section<'_>, log: &Log) -> Option<Probe> {
+    let command = section.required("command").and_then(|value| track::read_command(value, log));
+    let user = section.get("user").and_then(Value::string).map(|user| user.value);
+    let dynamic = section.get("dynamic").and_then(Value::boolean).is_some_and(|dynamic| dynamic.value);
+    section.close();
+    Some(Probe::Script { command: command?, user, dynamic })
+}
+
+fn read_file(section: Section<'_>) -> Option<Probe> {
+    let path = section.required("path").and_then(Value::string);
+    let weight = section.get("weight").and_then(|v| v.integer(-65_535..=65_535)).map_or(0, |v| v.value);
+    section.close();
+    let path = path?;
+    Some(Probe::File { path: path.place.source.resolve(&path.value), weight })
+}
+
+fn read_process(section: Section<'_>) -> Option<Probe> {
+    let name = section.required("name").and_then(Value::string);
+    section.close();
+    Some(Probe::Process(name?.value))
+}
+
 /// Two digits for each of at most 512 bytes.
 pub(super) fn hex(text: &Located<String>, log: &Log) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> =
@@ -197,6 +313,18 @@ pub(super) fn hex(text: &Located<String>, log: &Log) -> Option<Vec<u8>> {
         log.add(Diagnostic::error(&text.place, message).help("for example \"70696e67\""));
     }
     Some(bytes?.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+/// Two digits for each of at most 512 bytes, or `X` for a digit that may be any.
+pub(super) fn reply_pattern(text: &Located<String>, log: &Log) -> Option<String> {
+    let pattern = text.value.to_ascii_uppercase();
+    let known = pattern.bytes().all(|digit| digit == b'X' || digit.is_ascii_hexdigit());
+    if !known || !pattern.len().is_multiple_of(2) || pattern.len() > 1024 {
+        let message = "a reply is up to 512 bytes of two hexadecimal digits each, with X for any digit";
+        log.add(Diagnostic::error(&text.place, message).help("for example \"706f6e67XXXX\""));
+        return None;
+    }
+    Some(pattern)
 }
 
 /// A domain name that fits into a question: labels of 1 to 63 bytes, 253 in all (RFC 1035 2.3.4); `.` is the root.

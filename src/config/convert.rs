@@ -4,12 +4,12 @@
 //! the model has and cluster.toml cannot say is an error. A keepalived.conf is one machine's and a cluster.toml every
 //! machine's: the priority is written for the one machine.
 
-use super::check::{Check, Probe, RECORDS};
+use super::check::{Check, Http, Probe, RECORDS, VERSIONS, Way};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
-use super::service::Server;
+use super::service::{Notify, Server};
 use super::track::{Script, Track, Tracked};
 use super::{Service, VipGroup, group, keepalived, service, unreadable};
-use crate::ipvs::{Forwarding, Tunnel};
+use crate::ipvs::{Forwarding, Granularity, Tunnel};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, Version};
 use hamesh_raft::command::Family;
@@ -155,13 +155,15 @@ fn forwarding(forwarding: Forwarding) -> Option<&'static str> {
 }
 
 fn show_service(name: &str, service: &Service) -> String {
-    let Service { vip, listen, protocol, scheduler, servers, persistence, sorry_server, quorum, hysteresis, min_up } =
-        service;
+    let Service {
+        vip, listen, protocol, scheduler, flags, one_packet, servers, persistence, granularity, engine, ..
+    } = service;
+    let Service { drain, slow_start, quorum_up, quorum_down, sorry_server, quorum, hysteresis, min_up, .. } = service;
     let common = sorry_server.map(|sorry| sorry.1).or(servers.first().map(|server| server.forwarding));
     let common = common.unwrap_or(Forwarding::Nat);
     // Said once where it is the same for all.
-    let check = servers.first().and_then(|server| server.check.as_ref());
-    let check = check.filter(|check| servers.iter().all(|server| server.check.as_ref() == Some(check)));
+    let checks = servers.first().map(|server| &server.checks).filter(|checks| !checks.is_empty());
+    let checks = checks.filter(|checks| servers.iter().all(|server| server.checks == **checks));
     let mut text = format!("\n[service.{}]\nvip = {}\nlisten = {}\n", key(name), quoted(vip), quoted(listen));
     let mut line = |line: String| text += &(line + "\n");
     line(format!("protocol = {}", quoted(protocol.to_string().to_lowercase())));
@@ -169,6 +171,34 @@ fn show_service(name: &str, service: &Service) -> String {
     line(format!("forwarding = {}", quoted(forwarding(common).unwrap_or_default())));
     if let Some(persistence) = persistence {
         line(format!("persistence = {}", seconds(*persistence)));
+    }
+    let set = [("flag-1", flags.first), ("flag-2", flags.second), ("flag-3", flags.third)];
+    let set: Vec<_> = set.into_iter().filter(|(_, set)| *set).map(|(name, _)| quoted(name)).collect();
+    if !set.is_empty() {
+        line(format!("scheduler_flags = [{}]", set.join(", ")));
+    }
+    if *one_packet {
+        line("one_packet = true".to_owned());
+    }
+    if let Some(granularity) = granularity {
+        let text = match granularity {
+            Granularity::Netmask(mask) => mask.to_string(),
+            Granularity::Prefix(length) => length.to_string(),
+        };
+        line(format!("persistence_granularity = {}", quoted(text)));
+    }
+    if let Some(engine) = engine {
+        line(format!("persistence_engine = {}", quoted(engine)));
+    }
+    for (key, time) in [("drain", drain.unwrap_or_default()), ("slow_start", *slow_start)] {
+        if !time.is_zero() {
+            line(format!("{key} = {}", seconds(time)));
+        }
+    }
+    for (key, notify) in [("quorum_up", quorum_up), ("quorum_down", quorum_down)] {
+        if let Some(notify) = notify {
+            line(format!("{key} = {}", show_notify(notify)));
+        }
     }
     if let Some((sorry, _)) = sorry_server {
         line(format!("sorry_server = {}", quoted(sorry)));
@@ -181,26 +211,27 @@ fn show_service(name: &str, service: &Service) -> String {
     if *min_up > 0 {
         line(format!("min_up = {min_up}"));
     }
-    if let Some(check) = check {
-        line(format!("check = {}", show_check(check)));
+    if let Some(checks) = checks {
+        line(format!("check = {}", show_checks(checks)));
     }
     line("server = [".to_owned());
     for server in servers {
-        line(format!("    {},", show_server(server, common, check)));
+        line(format!("    {},", show_server(server, common, checks.is_some())));
     }
     line("]".to_owned());
     text
 }
 
-fn show_server(server: &Server, common: Forwarding, same_check: Option<&Check>) -> String {
-    let Server { address, weight, forwarding: way, check, inhibit_on_failure, upper, lower } = server;
+fn show_server(server: &Server, common: Forwarding, same_checks: bool) -> String {
+    let Server { address, weight, forwarding: way, checks, inhibit_on_failure, upper, lower, .. } = server;
+    let Server { alpha, notify_up, notify_down, .. } = server;
     let mut text = format!("{{ address = {}, weight = {weight}", quoted(address));
     let mut part = |part: String| text += &format!(", {part}");
     if *way != common {
         part(format!("forwarding = {}", quoted(forwarding(*way).unwrap_or_default())));
     }
-    if let Some(check) = check.as_ref().filter(|_| same_check.is_none()) {
-        part(format!("check = {}", show_check(check)));
+    if !checks.is_empty() && !same_checks {
+        part(format!("check = {}", show_checks(checks)));
     }
     if *inhibit_on_failure {
         part("inhibit_on_failure = true".to_owned());
@@ -210,31 +241,104 @@ fn show_server(server: &Server, common: Forwarding, same_check: Option<&Check>) 
             part(format!("{key} = {value}"));
         }
     }
+    if *alpha {
+        part("alpha = true".to_owned());
+    }
+    for (key, notify) in [("notify_up", notify_up), ("notify_down", notify_down)] {
+        if let Some(notify) = notify {
+            part(format!("{key} = {}", show_notify(notify)));
+        }
+    }
     text + " }"
 }
 
-fn show_check(Check { probe, interval, again, timeout, fall, rise }: &Check) -> String {
+fn show_notify(Notify { command, user }: &Notify) -> String {
+    let command: Vec<_> = command.iter().map(quoted).collect();
+    let user = user.as_ref().map(|user| format!(", user = {}", quoted(user))).unwrap_or_default();
+    format!("{{ command = [{}]{user} }}", command.join(", "))
+}
+
+fn show_checks(checks: &[Check]) -> String {
+    match checks {
+        [check] => show_check(check),
+        checks => format!("[{}]", checks.iter().map(show_check).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn show_check(Check { probe, way, interval, again, timeout, warmup, fall, rise, slow, loss }: &Check) -> String {
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let probe = match probe {
         Probe::Tcp => "tcp = {}".to_owned(),
+        Probe::Ping => "ping = {}".to_owned(),
         Probe::Udp { payload, reply } => {
-            let payload: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("udp = {{ payload = {}, reply = {reply} }}", quoted(payload))
+            let payload = payload.as_ref().map_or_else(|| "random".to_owned(), |payload| hex(payload));
+            let reply = reply.as_ref().map_or_else(String::new, |reply| {
+                let begins = if reply.begins.is_empty() { "true".to_owned() } else { quoted(&reply.begins) };
+                let (least, most) = (reply.length.start(), reply.length.end());
+                format!(", reply = {begins}, reply_min = {least}, reply_max = {most}")
+            });
+            format!("udp = {{ payload = {}{reply} }}", quoted(payload))
         }
         Probe::Dns { name, record } => {
             let record = RECORDS.iter().find(|(_, known)| known == record).map_or("", |(record, _)| record);
             format!("dns = {{ name = {}, type = {} }}", quoted(name), quoted(record))
         }
         Probe::Smtp { helo } => format!("smtp = {{ helo = {} }}", quoted(helo)),
-        Probe::Http { path, host, status } => {
-            let ranges: Vec<_> = status.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
-            let host = host.as_ref().map(|host| format!(", host = {}", quoted(host))).unwrap_or_default();
-            format!("http = {{ path = {}{host}, status = {} }}", quoted(path), quoted(ranges.join(", ")))
+        Probe::Http(http) => show_http(http),
+        Probe::Script { command, user, dynamic } => {
+            let command: Vec<_> = command.iter().map(quoted).collect();
+            let user = user.as_ref().map(|user| format!(", user = {}", quoted(user))).unwrap_or_default();
+            format!("script = {{ command = [{}]{user}, dynamic = {dynamic} }}", command.join(", "))
         }
+        Probe::File { path, weight } => {
+            format!("file = {{ path = {}, weight = {weight} }}", quoted(path.display()))
+        }
+        Probe::Process(name) => format!("process = {{ name = {} }}", quoted(name)),
     };
-    let mut text = format!("{{ {probe}");
-    for (key, duration) in [("interval", interval), ("again", again), ("timeout", timeout)] {
+    let mut text = format!("{{ {probe}{}", show_way(way));
+    for (key, duration) in [("interval", interval), ("again", again), ("timeout", timeout), ("warmup", warmup)] {
         // Writing to a String does not fail.
         write!(text, ", {key} = {}", seconds(*duration)).unwrap_or_default();
     }
-    text + &format!(", fall = {fall}, rise = {rise} }}")
+    let slow = slow.map(|slow| format!(", slow = {}", seconds(slow))).unwrap_or_default();
+    let loss = loss.map(|loss| format!(", loss = {{ of = {}, most = {} }}", loss.of, loss.most)).unwrap_or_default();
+    text + &format!(", fall = {fall}, rise = {rise}{slow}{loss} }}")
+}
+
+fn show_http(Http { path, host, version, status, digest, regex, no_regex, tls }: &Http) -> String {
+    let ranges: Vec<_> = status.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let mut text = format!("{scheme} = {{ path = {}, status = {}", quoted(path), quoted(ranges.join(", ")));
+    let mut part = |key: &str, value: Option<String>| {
+        text += &value.map(|value| format!(", {key} = {}", quoted(value))).unwrap_or_default();
+    };
+    part("host", host.clone());
+    part("version", VERSIONS.iter().find(|(_, known)| known == version).map(|(name, _)| (*name).to_owned()));
+    part("digest", digest.map(|digest| format!("{:032x}", u128::from_be_bytes(digest))));
+    part("regex", regex.as_ref().map(|regex| regex.text().to_owned()));
+    part("no_regex", no_regex.as_ref().map(|regex| regex.text().to_owned()));
+    if let Some(tls) = tls {
+        // Empty: none is asked for.
+        part("sni", Some(tls.name.clone().unwrap_or_default()));
+        let own = tls.files.own.as_ref();
+        let file = |path: &std::path::PathBuf| path.display().to_string();
+        part("ca", tls.files.ca.as_ref().map(file));
+        part("certificate", own.map(|(certificate, _)| file(certificate)));
+        part("key", own.map(|(_, key)| file(key)));
+    }
+    text + " }"
+}
+
+fn show_way(Way { address, port, source, source_port, interface, mark }: &Way) -> String {
+    let mut text = String::new();
+    let mut part = |key: &str, value: Option<String>| {
+        text += &value.map(|value| format!(", {key} = {value}")).unwrap_or_default();
+    };
+    part("address", address.map(quoted));
+    part("port", port.map(|port| port.to_string()));
+    part("source", source.map(quoted));
+    part("source_port", (*source_port > 0).then(|| source_port.to_string()));
+    part("interface", interface.as_ref().map(quoted));
+    part("mark", mark.map(|mark| mark.to_string()));
+    text
 }

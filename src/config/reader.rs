@@ -139,6 +139,10 @@ impl<'a> Value<'a> {
         self.value.as_bool().is_some()
     }
 
+    pub fn is_list(&self) -> bool {
+        self.value.is_array()
+    }
+
     pub fn list(self) -> Option<Vec<Self>> {
         let Some(array) = self.value.as_array() else {
             return self.expected("a list");

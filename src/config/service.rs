@@ -4,7 +4,9 @@ use super::check::{self, Check};
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
 use super::reader::{Section, Value};
-use crate::ipvs::{Forwarding, Protocol, SCHEDULERS, Tunnel};
+use super::track;
+use crate::ipvs::{Endpoint, Forwarding, Granularity, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
+use hamesh_raft::command::Family;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -17,14 +19,29 @@ pub struct Server {
     pub weight: u32,
     /// How packets get there.
     pub forwarding: Forwarding,
-    /// How it is watched, if it is.
-    pub check: Option<Check>,
+    /// How it is watched, if it is. It is up while all say so.
+    pub checks: Vec<Check>,
     /// While it is down it stays with weight 0, and keeps its connections.
     pub inhibit_on_failure: bool,
     /// From so many connections on it gets no new ones; 0 is without limit.
     pub upper: u32,
     /// Below so many it gets new ones again; 0 is three quarters of `upper`. Not above `upper`.
     pub lower: u32,
+    /// It is down until a check has passed.
+    pub alpha: bool,
+    /// Run when this director sees it come up.
+    pub notify_up: Option<Notify>,
+    /// Run when this director sees it go down.
+    pub notify_down: Option<Notify>,
+}
+
+/// A program that is told of something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// An absolute path and its arguments; there is no shell.
+    pub command: Vec<String>,
+    /// Whom it runs as; `None`: as hamesh does.
+    pub user: Option<String>,
 }
 
 /// How the directors share their looking.
@@ -53,10 +70,26 @@ pub struct Service {
     pub protocol: Protocol,
     /// One of [`SCHEDULERS`].
     pub scheduler: &'static str,
+    /// What the scheduler is told.
+    pub flags: SchedulerFlags,
+    /// Every datagram is balanced by itself: UDP only.
+    pub one_packet: bool,
     /// Who serves.
     pub servers: Vec<Server>,
     /// A client stays with its server until it was away for so long. Whole seconds, at least one.
     pub persistence: Option<Duration>,
+    /// Which clients count as one to persistence; `None`: each for itself.
+    pub granularity: Option<Granularity>,
+    /// What tells clients apart instead of their address: `sip`.
+    pub engine: Option<&'static str>,
+    /// How long a server that is drained keeps its connections; `None`: until they end.
+    pub drain: Option<Duration>,
+    /// A server that has come back has its whole weight after this.
+    pub slow_start: Duration,
+    /// Run when this director sees the quorum reached.
+    pub quorum_up: Option<Notify>,
+    /// Run when this director sees the quorum lost.
+    pub quorum_down: Option<Notify>,
     /// Serves alone while the quorum is lost.
     pub sorry_server: Option<(SocketAddr, Forwarding)>,
     /// The weight that must be up.
@@ -74,8 +107,16 @@ pub(super) struct Draft {
     pub listen: Option<Located<SocketAddr>>,
     pub protocol: Protocol,
     pub scheduler: &'static str,
+    pub flags: SchedulerFlags,
+    pub one_packet: bool,
     pub servers: Vec<Server>,
     pub persistence: Option<Duration>,
+    pub granularity: Option<Granularity>,
+    pub engine: Option<&'static str>,
+    pub drain: Option<Duration>,
+    pub slow_start: Duration,
+    pub quorum_up: Option<Notify>,
+    pub quorum_down: Option<Notify>,
     pub sorry_server: Option<(SocketAddr, Forwarding)>,
     pub quorum: u32,
     pub hysteresis: u32,
@@ -85,9 +126,29 @@ pub(super) struct Draft {
 /// What the servers of a service have in common.
 struct Common {
     forwarding: Option<Forwarding>,
-    check: Option<Check>,
+    checks: Vec<Check>,
     inhibit_on_failure: bool,
+    alpha: bool,
+    notify_up: Option<Notify>,
+    notify_down: Option<Notify>,
 }
+
+/// A way to set a flag of a scheduler.
+pub(super) type Flag = fn(&mut SchedulerFlags);
+
+/// By their names, which are ipvsadm's.
+pub(super) const FLAGS: [(&str, Flag); 7] = [
+    ("flag-1", |flags| flags.first = true),
+    ("flag-2", |flags| flags.second = true),
+    ("flag-3", |flags| flags.third = true),
+    ("sh-fallback", |flags| flags.first = true),
+    ("sh-port", |flags| flags.second = true),
+    ("mh-fallback", |flags| flags.first = true),
+    ("mh-port", |flags| flags.second = true),
+];
+
+/// What Linux has, for persistence.
+pub(super) const ENGINES: [(&str, &str); 1] = [("sip", "sip")];
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 const FORWARDINGS: [(&str, Forwarding); 3] =
@@ -113,9 +174,15 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
     let schedulers = SCHEDULERS.map(|name| (name, name));
     let common = Common {
         forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
-        check: check::read(&section, log),
+        checks: check::read(&section, log).unwrap_or_default(),
         inhibit_on_failure: section.get("inhibit_on_failure").and_then(Value::boolean).is_some_and(|v| v.value),
+        alpha: section.get("alpha").and_then(Value::boolean).is_some_and(|v| v.value),
+        notify_up: notify(&section, "notify_up", log),
+        notify_down: notify(&section, "notify_down", log),
     };
+    let mut flags = SchedulerFlags::default();
+    let set = section.get("scheduler_flags").and_then(Value::list).unwrap_or_default();
+    set.into_iter().filter_map(|flag| flag.choice(&FLAGS)).for_each(|set| (set.value)(&mut flags));
     let sorry_server: Option<Located<SocketAddr>> =
         section.get("sorry_server").and_then(|value| value.parsed("an address and port", "10.0.5.99:80"));
     let draft = Draft {
@@ -123,6 +190,17 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
         listen: section.required("listen").and_then(|value| value.parsed("an address and port", "203.0.113.10:80")),
         protocol: section.get("protocol").and_then(|v| v.choice(&PROTOCOLS)).map_or(Protocol::Tcp, |v| v.value),
         scheduler: section.get("scheduler").and_then(|v| v.choice(&schedulers)).map_or("wlc", |v| v.value),
+        flags,
+        one_packet: section.get("one_packet").and_then(Value::boolean).is_some_and(|v| v.value),
+        granularity: section.get("persistence_granularity").and_then(|value| {
+            let text = value.string()?;
+            granularity(&text, log)
+        }),
+        engine: section.get("persistence_engine").and_then(|v| v.choice(&ENGINES)).map(|v| v.value),
+        drain: section.get("drain").and_then(Value::duration).map(|v| v.value),
+        slow_start: section.get("slow_start").and_then(Value::duration).map_or(Duration::ZERO, |v| v.value),
+        quorum_up: notify(&section, "quorum_up", log),
+        quorum_down: notify(&section, "quorum_down", log),
         servers: section.required("server").and_then(|value| read_servers(value, &common, log)).unwrap_or_default(),
         persistence: section.get("persistence").and_then(|value| read_persistence(value, log)),
         sorry_server: sorry_server.and_then(|server| Some((server.value, common.forwarding?))),
@@ -141,11 +219,14 @@ fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Serv
         let address: Option<Located<SocketAddr>> =
             section.required("address").and_then(|value| value.parsed("an address and port", "10.0.5.11:80"));
         let weight = section.get("weight").map_or(Some(1), |value| Some(value.integer(0..=65_535u32)?.value));
+        let alpha = section.get("alpha").and_then(Value::boolean).map(|v| v.value);
+        let notify_up = notify(&section, "notify_up", log).or_else(|| common.notify_up.clone());
+        let notify_down = notify(&section, "notify_down", log).or_else(|| common.notify_down.clone());
         let forwarding = section.get("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value);
         let inhibit = section.get("inhibit_on_failure").and_then(Value::boolean).map(|v| v.value);
         let limit = |key| section.get(key).and_then(|v| v.integer(0..=1_000_000_000)).map(|v| v.value);
         let (upper, lower) = (limit("upper").unwrap_or(0), limit("lower").unwrap_or(0));
-        let check = check::read(&section, log).or_else(|| common.check.clone());
+        let checks = check::read(&section, log).unwrap_or_else(|| common.checks.clone());
         if lower > upper {
             log.add(Diagnostic::error(section.place(), format!("`lower`, {lower}, is above `upper`, {upper}")));
         }
@@ -156,10 +237,13 @@ fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Serv
             weight: weight?,
             // Without one the service's own line is an error already.
             forwarding: forwarding.or(common.forwarding).unwrap_or(Forwarding::Nat),
-            check,
+            checks,
             inhibit_on_failure: inhibit.unwrap_or(common.inhibit_on_failure),
             upper,
             lower,
+            alpha: alpha.unwrap_or(common.alpha),
+            notify_up,
+            notify_down,
         };
         Some(Located { value: server, place: address.place })
     };
@@ -178,6 +262,25 @@ pub(super) fn distinct(servers: impl Iterator<Item = Located<Server>>, log: &Log
     all
 }
 
+fn notify(parent: &Section<'_>, key: &'static str, log: &Log) -> Option<Notify> {
+    let section = parent.get(key)?.table()?;
+    let command = section.required("command").and_then(|value| track::read_command(value, log));
+    let user = section.get("user").and_then(Value::string).map(|user| user.value);
+    section.close();
+    Some(Notify { command: command?, user })
+}
+
+/// A netmask for IPv4, the length of a prefix for IPv6.
+pub(super) fn granularity(text: &Located<String>, log: &Log) -> Option<Granularity> {
+    let mask = text.value.parse().ok().map(Granularity::Netmask);
+    let prefix = text.value.parse().ok().filter(|prefix| (1..=128).contains(prefix)).map(Granularity::Prefix);
+    if mask.or(prefix).is_none() {
+        let message = format!("`{}` is neither a netmask nor the length of an IPv6 prefix", text.value);
+        log.add(Diagnostic::error(&text.place, message).help("for example \"255.255.255.0\", or \"64\""));
+    }
+    mask.or(prefix)
+}
+
 fn read_persistence(value: Value<'_>, log: &Log) -> Option<Duration> {
     let timeout = value.duration()?;
     if timeout.value.subsec_nanos() != 0 || timeout.value.is_zero() {
@@ -193,6 +296,14 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         log.add(Diagnostic::error(&draft.name.place, message).help("it must be smaller than the quorum"));
     }
     let (vip, listen) = (draft.vip?, draft.listen?);
+    if draft.one_packet && draft.protocol != Protocol::Udp {
+        log.add(Diagnostic::error(&draft.name.place, "only UDP can be balanced packet by packet"));
+    }
+    let is_four = Endpoint::from(listen.value).family() == Family::V4;
+    if draft.granularity.is_some_and(|granularity| matches!(granularity, Granularity::Netmask(_)) != is_four) {
+        let message = "persistence takes a netmask for IPv4, and the length of a prefix for IPv6";
+        log.add(Diagnostic::error(&draft.name.place, message));
+    }
     match groups.iter().find(|group| group.name.value == vip.value) {
         None => {
             let meant = super::diagnostic::nearest(&vip.value, groups.iter().map(|group| group.name.value.as_str()));
@@ -212,8 +323,16 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         listen: listen.value,
         protocol: draft.protocol,
         scheduler: draft.scheduler,
+        flags: draft.flags,
+        one_packet: draft.one_packet,
         servers: draft.servers,
         persistence: draft.persistence,
+        granularity: draft.granularity,
+        engine: draft.engine,
+        drain: draft.drain,
+        slow_start: draft.slow_start,
+        quorum_up: draft.quorum_up,
+        quorum_down: draft.quorum_down,
         sorry_server: draft.sorry_server,
         quorum: draft.quorum,
         hysteresis: draft.hysteresis,

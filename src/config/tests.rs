@@ -103,7 +103,7 @@ fn the_examples_are_right_with_every_commented_line_too() {
     assert_eq!(web.legacy_peers, LegacyPeers::Only(vec![IpAddr::from([10, 0, 0, 21])]));
     let service = &config.services["web"];
     assert_eq!((service.servers.len(), service.scheduler), (2, "wrr"));
-    assert_eq!(service.servers[1].check.as_ref().unwrap().fall, 3);
+    assert_eq!(service.servers[1].checks[0].fall, 3);
     assert_eq!(config.health, HealthMesh { observers: 3, agree: 2 });
     assert_eq!(config.warnings, []);
 }

@@ -77,7 +77,7 @@ pub(super) fn read_script(section: Section<'_>, log: &Log) -> Option<Script> {
     Some(script).filter(|script| !script.command.is_empty())
 }
 
-fn read_command(value: Value<'_>, log: &Log) -> Option<Vec<String>> {
+pub(super) fn read_command(value: Value<'_>, log: &Log) -> Option<Vec<String>> {
     let place = value.place.clone();
     let words: Vec<String> = value.list()?.into_iter().filter_map(Value::string).map(|word| word.value).collect();
     if !words.first().is_some_and(|program| program.starts_with('/')) {

@@ -1,17 +1,17 @@
 //! The mind of the health mesh: what to ask when, what to tell the others, and what IPVS is to have.
 
-use super::policy::Policy;
+use super::policy::{Conclusion, Look, Policy};
 use super::verdict::{Verdict, verdict};
 use super::watch::Watch;
-use super::{Names, ServerStatus, ServiceStatus, word};
-use crate::config::check::Check;
-use crate::config::service::Server;
+use super::{Answer, Names, ServerStatus, ServiceStatus, Share, word};
+use crate::config::check::{Check, Probe};
+use crate::config::service::{Notify, Server};
 use crate::config::{HealthMesh, Service};
-use crate::ipvs::{ServiceKey, Table};
+use crate::ipvs::{MAX_WEIGHT, ServiceKey, Table};
 use hamesh_fencing::clock::Moment;
 use hamesh_gossip::assignment::observers;
 use hamesh_gossip::observation::{self, Seen, TargetId};
-use hamesh_raft::command::{GroupName, NodeId};
+use hamesh_raft::command::{GroupName, NodeId, ServerOrder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +41,9 @@ pub type Wanted = BTreeMap<GroupName, Table>;
 /// The groups that this director holds.
 pub type Holdings = BTreeSet<GroupName>;
 
+/// What people have ordered of the servers of services.
+pub type Orders = BTreeMap<(String, SocketAddr), ServerOrder>;
+
 /// What happens to the mesh's member on this director.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -48,8 +51,10 @@ pub enum Event {
     Facts(BTreeMap<NodeId, BTreeMap<String, String>>),
     /// What this director holds now.
     Holds(Holdings),
-    /// A target has answered as it should, or not, and why.
-    Answered(TargetId, Result<(), String>),
+    /// What people have ordered of servers.
+    Orders(Orders),
+    /// What came of [`Action::Ask`].
+    Answered(TargetId, Answer),
     /// [`Health::next_deadline`] has come.
     Tick,
 }
@@ -58,11 +63,13 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Ask a target, and say what came of it: [`Event::Answered`].
-    Ask(TargetId, Target),
+    Ask(TargetId, Arc<Target>),
     /// Say this to the other nodes; `None` takes it back.
     Say(String, Option<String>),
     /// IPVS is to have this, where the group is held.
     Want(Arc<Wanted>),
+    /// Tell somebody that a server or a quorum has come or gone, in the order in which it is said.
+    Tell(Notify),
     /// Whether this director sees much less of the servers behind a group than the others do.
     Short(GroupName, bool),
 }
@@ -79,6 +86,9 @@ pub struct Health {
     agenda: BTreeSet<(Duration, TargetId)>,
     peers: BTreeMap<NodeId, Peer>,
     holds: Holdings,
+    orders: Orders,
+    /// When time alone changes what IPVS is to have.
+    next_turn: Option<Duration>,
     /// Among whom, and with what held here, the targets were shared out last.
     shared: Option<(BTreeSet<NodeId>, Holdings)>,
     beat: u64,
@@ -92,13 +102,13 @@ pub struct Health {
 struct Served {
     service: Service,
     policy: Policy,
-    /// What is asked of its servers, in their order.
-    targets: Vec<Option<TargetId>>,
+    /// What is asked of each of its servers, in their order.
+    targets: Vec<Vec<TargetId>>,
 }
 
 #[derive(Debug)]
 struct Watched {
-    target: Target,
+    target: Arc<Target>,
     groups: BTreeSet<GroupName>,
     /// While it is this director's to watch.
     watch: Option<Watch>,
@@ -113,14 +123,27 @@ struct Peer {
 }
 
 impl Target {
-    /// What is asked of a server, if anything is.
-    fn of(server: &Server) -> Option<Self> {
-        Some(Self { address: server.address, check: server.check.clone()? })
+    /// What is asked of a server.
+    fn of(server: &Server) -> impl Iterator<Item = Self> {
+        let to = |check: &Check| {
+            let way = &check.way;
+            let (ip, port) = (way.address.unwrap_or(server.address.ip()), way.port.unwrap_or(server.address.port()));
+            SocketAddr::new(ip, port)
+        };
+        server.checks.iter().map(move |check| Self { address: to(check), check: check.clone() })
     }
 
-    /// The same on every node that asks the same.
+    /// The same on every node that asks the same, wherefrom it may ask.
     pub fn id(&self) -> TargetId {
-        TargetId::of(&format!("{} {:?}", self.address, self.check))
+        let Check { probe, way, interval, again, timeout, warmup: _, fall, rise, slow, loss } = &self.check;
+        let way = (&way.interface, &way.mark);
+        let times = (interval, again, timeout, fall, rise, slow, loss);
+        TargetId::of(&format!("{} {probe:?} {way:?} {times:?}", self.address))
+    }
+
+    /// What is asked of this machine is true here alone: others cannot tell, and it is no path that is bad.
+    fn is_local(&self) -> bool {
+        matches!(self.check.probe, Probe::File { .. } | Probe::Process(_))
     }
 }
 
@@ -132,11 +155,11 @@ impl Health {
         for (name, service) in services {
             let mut watch = |target: Target| {
                 let id = target.id();
-                let watched = Watched { target, groups: BTreeSet::new(), watch: None };
+                let watched = Watched { target: Arc::new(target), groups: BTreeSet::new(), watch: None };
                 targets.entry(id).or_insert(watched).groups.insert(service.vip.clone());
                 id
             };
-            let targets = service.servers.iter().map(|server| Target::of(server).map(&mut watch)).collect();
+            let targets = service.servers.iter().map(|server| Target::of(server).map(&mut watch).collect()).collect();
             served.insert(name.clone(), Served { service: service.clone(), policy: Policy::new(), targets });
         }
         Self {
@@ -148,6 +171,8 @@ impl Health {
             agenda: BTreeSet::new(),
             peers: BTreeMap::new(),
             holds: Holdings::new(),
+            orders: Orders::new(),
+            next_turn: None,
             shared: None,
             beat: 0,
             next_beat: Duration::ZERO,
@@ -169,13 +194,14 @@ impl Health {
                 self.agenda.extend(changed.and_then(|(_, next)| Some((next?, target))));
                 changed.is_some_and(|(changed, _)| changed)
             }
-            Event::Tick => self.forget(now),
+            Event::Orders(orders) => std::mem::replace(&mut self.orders, orders.clone()) != orders,
+            Event::Tick => self.forget(now) | self.next_turn.is_some_and(|turn| now >= turn),
         };
         let mut actions = Vec::new();
         // Most answers change nothing, and there may be thousands a second.
         if changed || self.wanted.is_none() {
             self.share_out(now);
-            self.conclude(&mut actions);
+            self.conclude(now, &mut actions);
         }
         self.say(now, changed, &mut actions);
         self.ask(now, &mut actions);
@@ -185,25 +211,32 @@ impl Health {
     /// When [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Moment {
         let ask = self.agenda.first().map_or(self.next_beat, |(due, _)| *due);
-        self.started + ask.min(self.next_beat)
+        self.started + ask.min(self.next_beat).min(self.next_turn.unwrap_or(Duration::MAX))
     }
 
     /// For people.
     pub fn status(&self, names: &Names) -> Vec<ServiceStatus> {
         let name = |node: NodeId| names.get(&node).cloned().unwrap_or_else(|| node.to_string());
-        let server = |(server, id): (&Server, &Option<TargetId>)| {
-            let own = id.and_then(|id| self.targets.get(&id)?.watch.as_ref());
-            let mut observers: BTreeMap<String, String> = BTreeMap::new();
-            if let Some(id) = id {
-                observers.extend(self.others(*id).into_iter().map(|(node, seen)| (name(node), word(Some(seen)))));
+        let server = |service: &str, (server, ids): (&Server, &Vec<TargetId>)| {
+            let own: Vec<&Watch> = ids.iter().filter_map(|id| self.targets.get(id)?.watch.as_ref()).collect();
+            let mut observers: BTreeMap<NodeId, Vec<Option<Seen>>> = BTreeMap::new();
+            for (node, seen) in ids.iter().flat_map(|id| self.others(*id)) {
+                observers.entry(node).or_default().push(Some(seen));
             }
-            observers.extend(own.map(|watch| (name(self.me), word(watch.seen()))));
+            observers.extend((!own.is_empty()).then(|| (self.me, own.iter().map(|watch| watch.seen()).collect())));
+            let look = self.look(service, server, ids);
             ServerStatus {
                 address: server.address,
-                weight: server.weight,
-                state: word(id.and_then(|id| self.judge(id).seen)),
-                why: own.and_then(Watch::why).map(str::to_owned),
-                observers,
+                weight: look.weight,
+                order: look.order.map(|order| match order {
+                    ServerOrder::Weight(weight) => format!("weight {weight} by order"),
+                    ServerOrder::Drain => "drained by order".to_owned(),
+                    ServerOrder::Disable => "disabled by order".to_owned(),
+                }),
+                state: word(look.seen),
+                why: own.iter().find_map(|watch| watch.why()).map(str::to_owned),
+                response_ms: own.iter().filter_map(|watch| watch.took()).max().map(|took| took.as_secs_f64() * 1000.0),
+                observers: observers.into_iter().map(|(node, seen)| (name(node), word(together(seen)))).collect(),
             }
         };
         let service = |(name, Served { service, policy, targets }): (&String, &Served)| ServiceStatus {
@@ -213,7 +246,7 @@ impl Health {
             protocol: service.protocol.to_string().to_lowercase(),
             scheduler: service.scheduler.to_owned(),
             quorum: policy.has_quorum(),
-            servers: service.servers.iter().zip(targets).map(server).collect(),
+            servers: service.servers.iter().zip(targets).map(|one| server(name, one)).collect(),
         };
         self.services.iter().map(service).collect()
     }
@@ -263,12 +296,13 @@ impl Health {
         }
         for (step, (id, watched)) in (0..SPREAD).cycle().zip(&mut self.targets) {
             let held = watched.groups.iter().any(|group| self.holds.contains(group));
-            if !held && !observers(*id, &directors, self.mesh.observers).contains(&self.me) {
+            let own = held || watched.target.is_local();
+            if !own && !observers(*id, &directors, self.mesh.observers).contains(&self.me) {
                 watched.watch = None;
             } else if watched.watch.is_none() {
                 let check = &watched.target.check;
                 // What is held is looked at without delay.
-                let delay = if held { Duration::ZERO } else { check.interval * step / SPREAD };
+                let delay = if held { Duration::ZERO } else { check.warmup * step / SPREAD };
                 watched.watch = Some(Watch::new(check, now + delay));
                 self.agenda.insert((now + delay, *id));
             }
@@ -276,12 +310,16 @@ impl Health {
         self.shared = Some((directors, self.holds.clone()));
     }
 
-    fn conclude(&mut self, actions: &mut Vec<Action>) {
+    fn conclude(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let mut wanted = Wanted::new();
         let mut services = std::mem::take(&mut self.services);
-        for Served { service, policy, targets } in services.values_mut() {
-            let seen: Vec<_> = targets.iter().map(|id| id.and_then(|id| self.judge(id).seen)).collect();
-            let table = policy.table(service, &seen);
+        self.next_turn = None;
+        for (name, Served { service, policy, targets }) in &mut services {
+            let looks: Vec<Look> =
+                service.servers.iter().zip(targets).map(|(server, ids)| self.look(name, server, ids)).collect();
+            let Conclusion { table, told, next } = policy.conclude(now, service, &looks);
+            actions.extend(told.into_iter().map(Action::Tell));
+            self.next_turn = self.next_turn.into_iter().chain(next).min();
             let key = ServiceKey::Address(service.protocol, service.listen.into());
             wanted.entry(service.vip.clone()).or_default().insert(key, table);
         }
@@ -321,7 +359,8 @@ impl Health {
             self.beat += 1;
             self.next_beat = now + BEAT_EVERY;
         }
-        let seen = self.targets.iter().filter_map(|(id, watched)| Some((*id, watched.watch.as_ref()?.seen()?)));
+        let shared = self.targets.iter().filter(|(_, watched)| !watched.target.is_local());
+        let seen = shared.filter_map(|(id, watched)| Some((*id, watched.watch.as_ref()?.seen()?)));
         let mut facts = observation::encode(&seen.collect());
         facts.insert(BEAT.to_owned(), self.beat.to_string());
         for key in self.said.keys().filter(|key| !facts.contains_key(*key)) {
@@ -347,14 +386,39 @@ impl Health {
         }
     }
 
+    /// What follows from all that is asked of a server.
+    fn look(&self, service: &str, server: &Server, ids: &[TargetId]) -> Look {
+        let shares = || ids.iter().filter_map(|id| Some(self.targets.get(id)?.watch.as_ref()?.share()));
+        let exactly = shares().filter_map(|share| if let Share::Exactly(weight) = share { Some(weight) } else { None });
+        let more: i64 = shares().map(|share| if let Share::More(more) = share { more } else { 0 }).sum();
+        let weight = i64::from(exactly.reduce(|_, later| later).unwrap_or(server.weight)) + more;
+        let weight = u32::try_from(weight.max(0)).unwrap_or(u32::MAX).min(MAX_WEIGHT);
+        let order = self.orders.get(&(service.to_owned(), server.address)).copied();
+        Look { seen: together(ids.iter().map(|id| self.judge(*id).seen)), weight, order }
+    }
+
     fn judge(&self, id: TargetId) -> Verdict {
         let own = self.targets.get(&id).and_then(|watched| watched.watch.as_ref()?.seen());
         verdict(own, &self.others(id), self.mesh.agree)
     }
 
+    /// What other directors see. Nobody says what is true for itself alone.
     fn others(&self, id: TargetId) -> BTreeMap<NodeId, Seen> {
         self.peers.iter().filter_map(|(node, peer)| Some((*node, *peer.seen.get(&id)?))).collect()
     }
+}
+
+/// Down when one is, and up when all are.
+fn together(seen: impl IntoIterator<Item = Option<Seen>>) -> Option<Seen> {
+    let mut all = Some(None);
+    for seen in seen {
+        match seen {
+            Some(Seen::Down) => return Some(Seen::Down),
+            Some(Seen::Up) => all = all.map(|_| Some(Seen::Up)),
+            None => all = None,
+        }
+    }
+    all.flatten()
 }
 
 #[cfg(test)]

@@ -9,16 +9,49 @@ mod policy;
 mod verdict;
 mod watch;
 
-pub use machine::{Action, Event, Health, Holdings, Target, Wanted};
+pub use machine::{Action, Event, Health, Holdings, Orders, Target, Wanted};
 
 use hamesh_gossip::observation::Seen;
 use hamesh_raft::command::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The answer itself.
+    pub said: Said,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// An answer, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// As it should be.
+    Up(Share),
+    /// Not as it should be, or none in time, and why in words for people.
+    Down(String),
+    /// This machine could not ask, and why: it says nothing about the server.
+    Unasked(String),
+}
+
+/// The weight that an answer gives a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// As configured.
+    #[default]
+    Configured,
+    /// This instead.
+    Exactly(u32),
+    /// So much more, or less.
+    More(i64),
+}
 
 /// A service, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     /// As in `[service.NAME]`.
     pub name: String,
@@ -37,16 +70,20 @@ pub struct ServiceStatus {
 }
 
 /// A server of a service, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerStatus {
     /// Where it listens.
     pub address: SocketAddr,
-    /// Its configured share.
+    /// Its share, as configured or as a check has made it.
     pub weight: u32,
     /// `up`, `down`, or `unknown`: not asked yet, or not checked at all. It is served then.
     pub state: String,
+    /// What people have ordered of it.
+    pub order: Option<String>,
     /// Why this director sees it down.
     pub why: Option<String>,
+    /// How long its last good answer took; of several checks the slowest.
+    pub response_ms: Option<f64>,
     /// What each director that watches it sees, by its name.
     pub observers: BTreeMap<String, String>,
 }

@@ -1,67 +1,174 @@
-//! What a service wants in IPVS, given which of its servers are up.
+//! What a service wants in IPVS, given which of its servers are up and what people have ordered.
 
 use crate::config::Service;
-use crate::config::service::Server;
+use crate::config::service::{Notify, Server};
 use crate::ipvs;
 use hamesh_gossip::observation::Seen;
+use hamesh_raft::command::ServerOrder;
+use std::time::Duration;
 
-/// A service's memory: whether it has its quorum.
+/// A weight that grows does so in so many steps.
+const STEPS: u32 = 20;
+
+/// What is known of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// `None` while nobody knows.
+    pub(super) seen: Option<Seen>,
+    /// Its share, which a check may have changed.
+    pub(super) weight: u32,
+    /// What people want of it.
+    pub(super) order: Option<ServerOrder>,
+}
+
+/// A service's memory: whether it has its quorum, and since when its servers are what they are.
+#[derive(Clone, Debug)]
 pub(super) struct Policy {
     quorum: bool,
+    /// Of its servers, in their order; empty before the first look.
+    courses: Vec<Course>,
+}
+
+/// A server's past.
+#[derive(Clone, Copy, Debug)]
+struct Course {
+    up: bool,
+    /// It came back, and its weight grows.
+    back: Option<Duration>,
+    /// It was ordered to drain.
+    drained: Option<Duration>,
+}
+
+/// What follows from a look.
+#[derive(Debug)]
+pub(super) struct Conclusion {
+    /// The service as IPVS is to have it.
+    pub(super) table: ipvs::Service,
+    /// Who is to be told.
+    pub(super) told: Vec<Notify>,
+    /// When time alone changes the table.
+    pub(super) next: Option<Duration>,
 }
 
 impl Policy {
     pub(super) fn new() -> Self {
-        Self { quorum: true }
+        Self { quorum: true, courses: Vec::new() }
     }
 
     /// Whether so much of the service is up that it serves.
-    pub(super) fn has_quorum(self) -> bool {
+    pub(super) fn has_quorum(&self) -> bool {
         self.quorum
     }
 
-    /// The service as IPVS is to have it. A server that nobody knows of is taken to be up: it was not seen to fail.
-    /// `seen` is of its servers, in their order.
-    pub(super) fn table(&mut self, service: &Service, seen: &[Option<Seen>]) -> ipvs::Service {
-        let servers = || service.servers.iter().zip(seen).map(|(server, seen)| (server, *seen != Some(Seen::Down)));
-        let up = || servers().filter_map(|(server, up)| up.then_some(server));
+    /// A server that nobody knows of is taken to be up, because it was not seen to fail, unless it is `alpha`.
+    /// `looks` are at its servers, in their order; `now` is the time since the machine's start.
+    pub(super) fn conclude(&mut self, now: Duration, service: &Service, looks: &[Look]) -> Conclusion {
+        let first = self.courses.is_empty();
+        let mut told = self.follow(now, service, looks);
+        let servers = || service.servers.iter().zip(looks).zip(&self.courses);
+        let in_service = || servers().filter(|((_, look), _)| !is_out(look));
+        let up = || in_service().filter_map(|((_, look), course)| course.up.then_some(look));
         // Better to ask servers that look dead than none: when so many fail at once it is the look that is wrong.
         let spared = up().count() < service.min_up;
-        let weight: u32 = up().map(|server| server.weight).sum();
-        self.quorum = spared
-            || if self.quorum {
-                weight + service.hysteresis >= service.quorum
-            } else {
-                weight >= service.quorum + service.hysteresis
-            };
-        let mut table = ipvs::Service { settings: settings(service), servers: [].into() };
-        if let Some((sorry, forwarding)) = service.sorry_server.filter(|_| !self.quorum) {
-            table.servers.insert(sorry.into(), ipvs::Server::new(forwarding, 1));
-            return table;
+        let weight: u64 = up().map(|look| u64::from(full_weight(look))).sum();
+        let (quorum, hysteresis) = (u64::from(service.quorum), u64::from(service.hysteresis));
+        let before = self.quorum;
+        let has = spared || if before { weight + hysteresis >= quorum } else { weight >= quorum + hysteresis };
+        if has != before && !first {
+            told.extend(if has { service.quorum_up.clone() } else { service.quorum_down.clone() });
         }
-        for (server, up) in servers() {
-            let weight = match (spared || up, server.inhibit_on_failure) {
-                (true, _) => server.weight,
-                (false, true) => 0,
-                (false, false) => continue,
+        let mut table = ipvs::Service { settings: settings(service), servers: [].into() };
+        let mut next: Option<Duration> = None;
+        if let Some((sorry, forwarding)) = service.sorry_server.filter(|_| !has) {
+            table.servers.insert(sorry.into(), ipvs::Server::new(forwarding, 1));
+            self.quorum = has;
+            return Conclusion { table, told, next };
+        }
+        for ((server, look), course) in servers() {
+            let mut at = |time: Duration| next = Some(next.map_or(time, |next| next.min(time)));
+            let weight = match (look.order, course.drained, service.drain) {
+                (Some(ServerOrder::Disable), ..) => continue,
+                (_, Some(since), Some(time)) if now >= since + time => continue,
+                (_, Some(since), time) => {
+                    time.into_iter().for_each(|time| at(since + time));
+                    0
+                }
+                (_, None, _) if !spared && !course.up && server.inhibit_on_failure => 0,
+                (_, None, _) if !spared && !course.up => continue,
+                (_, None, _) => match course.back.filter(|back| now < *back + service.slow_start) {
+                    Some(back) => {
+                        at(now + service.slow_start / STEPS);
+                        grown(full_weight(look), now.saturating_sub(back), service.slow_start)
+                    }
+                    None => full_weight(look),
+                },
             };
             let Server { forwarding, upper, lower, .. } = *server;
             table.servers.insert(server.address.into(), ipvs::Server { forwarding, weight, upper, lower });
         }
-        table
+        self.quorum = has;
+        Conclusion { table, told, next }
+    }
+
+    /// Takes down what has changed for each server, and returns who is to be told of it.
+    fn follow(&mut self, now: Duration, service: &Service, looks: &[Look]) -> Vec<Notify> {
+        let is_up = |server: &Server, look: &Look| look.seen.map_or(!server.alpha, |seen| seen == Seen::Up);
+        if self.courses.is_empty() {
+            let course = |(server, look)| Course { up: is_up(server, look), back: None, drained: None };
+            self.courses = service.servers.iter().zip(looks).map(course).collect();
+        }
+        let mut told = Vec::new();
+        for ((server, look), course) in service.servers.iter().zip(looks).zip(&mut self.courses) {
+            let up = is_up(server, look);
+            if up != course.up {
+                course.up = up;
+                course.back = up.then_some(now);
+                told.extend(if up { server.notify_up.clone() } else { server.notify_down.clone() });
+            }
+            match (look.order == Some(ServerOrder::Drain), course.drained) {
+                (true, None) => course.drained = Some(now),
+                (false, Some(_)) => (course.drained, course.back) = (None, Some(now)),
+                (true, Some(_)) | (false, None) => {}
+            }
+        }
+        told
     }
 }
 
+/// By somebody's order it is none that serves.
+fn is_out(look: &Look) -> bool {
+    matches!(look.order, Some(ServerOrder::Disable | ServerOrder::Drain))
+}
+
+fn full_weight(look: &Look) -> u32 {
+    match look.order {
+        Some(ServerOrder::Weight(weight)) => weight,
+        Some(ServerOrder::Drain | ServerOrder::Disable) | None => look.weight,
+    }
+}
+
+/// The part of a weight that a server has so long after it came back; at least 1, unless it is 0.
+fn grown(weight: u32, elapsed: Duration, whole: Duration) -> u32 {
+    let part = u128::from(weight) * elapsed.as_nanos() / whole.as_nanos().max(1);
+    u32::try_from(part).unwrap_or(weight).max(1).min(weight)
+}
+
 fn settings(service: &Service) -> ipvs::Settings {
-    let granularity = ipvs::Granularity::finest(ipvs::Endpoint::from(service.listen).family());
-    let persistence = service.persistence.map(|timeout| ipvs::Persistence { timeout, granularity, engine: None });
-    ipvs::Settings { persistence, ..ipvs::Settings::new(service.scheduler) }
+    let finest = ipvs::Granularity::finest(ipvs::Endpoint::from(service.listen).family());
+    let granularity = service.granularity.unwrap_or(finest);
+    let engine = service.engine.map(str::to_owned);
+    let persistence = service.persistence.map(|timeout| ipvs::Persistence { timeout, granularity, engine });
+    let (flags, one_packet) = (service.flags, service.one_packet);
+    ipvs::Settings { scheduler: service.scheduler.to_owned(), flags, one_packet, persistence }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn told(what: &str) -> Notify {
+        Notify { command: vec![what.to_owned()], user: None }
+    }
 
     /// Three servers of weight 1, 2 and 3.
     fn service() -> Service {
@@ -69,16 +176,27 @@ mod tests {
             address: ([10, 0, 5, n], 80).into(),
             weight: u32::from(n),
             forwarding: ipvs::Forwarding::Nat,
-            check: None,
+            checks: Vec::new(),
             inhibit_on_failure: false,
             upper: 0,
             lower: 0,
+            alpha: false,
+            notify_up: Some(told("up")),
+            notify_down: Some(told("down")),
         };
         Service {
             vip: "web".to_owned(),
             listen: ([203, 0, 113, 10], 80).into(),
             protocol: ipvs::Protocol::Tcp,
             scheduler: "wrr",
+            flags: ipvs::SchedulerFlags::default(),
+            one_packet: false,
+            granularity: None,
+            engine: None,
+            drain: None,
+            slow_start: Duration::ZERO,
+            quorum_up: Some(told("quorum")),
+            quorum_down: Some(told("no quorum")),
             servers: (1..=3).map(server).collect(),
             persistence: None,
             sorry_server: Some((([10, 0, 5, 9], 80).into(), ipvs::Forwarding::Nat)),
@@ -90,15 +208,94 @@ mod tests {
 
     /// The last byte and the weight of each server in the table, while those in `down` are down.
     fn with(policy: &mut Policy, service: &Service, down: &[u8]) -> String {
+        at(policy, 0, service, down, None).0
+    }
+
+    /// The same at a second, with an order of the first server, and who is told, and when it changes by itself.
+    fn at(
+        policy: &mut Policy,
+        second: u64,
+        service: &Service,
+        down: &[u8],
+        order: Option<ServerOrder>,
+    ) -> (String, String, Option<u64>) {
         let last = |ip: std::net::IpAddr| match ip {
             std::net::IpAddr::V4(ip) => ip.octets()[3],
             std::net::IpAddr::V6(_) => panic!("{ip}"),
         };
-        let seen = |server: &Server| down.contains(&last(server.address.ip())).then_some(Seen::Down);
-        let seen: Vec<_> = service.servers.iter().map(seen).collect();
-        let table = policy.table(service, &seen);
+        let look = |server: &Server| {
+            let n = last(server.address.ip());
+            let seen = if down.contains(&n) { Some(Seen::Down) } else { Some(Seen::Up).filter(|_| !server.alpha) };
+            Look { seen, weight: server.weight, order: order.filter(|_| n == 1) }
+        };
+        let looks: Vec<_> = service.servers.iter().map(look).collect();
+        let Conclusion { table, told, next } = policy.conclude(Duration::from_secs(second), service, &looks);
         let server = |(at, server): (&ipvs::Endpoint, &ipvs::Server)| format!("{}x{}", last(at.ip), server.weight);
-        table.servers.iter().map(server).collect::<Vec<_>>().join(" ")
+        let told: Vec<_> = told.iter().map(|told| told.command[0].as_str()).collect();
+        let servers: Vec<_> = table.servers.iter().map(server).collect();
+        (servers.join(" "), told.join(", "), next.map(|next| next.as_secs()))
+    }
+
+    #[test]
+    fn who_is_told_of_what() {
+        let mut policy = Policy::new();
+        let mut told = |down: &[u8]| at(&mut policy, 0, &service(), down, None).1;
+        assert_eq!(told(&[1]), "", "nothing has changed yet");
+        assert_eq!(told(&[1, 2]), "down");
+        assert_eq!(told(&[1, 2, 3]), "down, no quorum");
+        assert_eq!(told(&[1, 2]), "up, quorum");
+    }
+
+    #[test]
+    fn a_drained_server_keeps_its_connections_for_a_time_and_a_disabled_one_none() {
+        let drains = Service { drain: Some(Duration::from_secs(60)), ..service() };
+        let mut policy = Policy::new();
+        let mut order = |second, order| at(&mut policy, second, &drains, &[], order);
+        order(0, None);
+        let (servers, _, next) = order(5, Some(ServerOrder::Drain));
+        assert_eq!((servers.as_str(), next), ("1x0 2x2 3x3", Some(65)));
+        assert_eq!(order(64, Some(ServerOrder::Drain)).0, "1x0 2x2 3x3");
+        assert_eq!(order(65, Some(ServerOrder::Drain)).0, "2x2 3x3");
+        assert_eq!(order(66, None).0, "1x1 2x2 3x3");
+        assert_eq!(order(67, Some(ServerOrder::Disable)).0, "2x2 3x3");
+        assert_eq!(order(68, Some(ServerOrder::Weight(70))).0, "1x70 2x2 3x3");
+        let mut forever = Policy::new();
+        assert_eq!(at(&mut forever, 0, &service(), &[], Some(ServerOrder::Drain)).2, None);
+    }
+
+    #[test]
+    fn orders_count_for_the_quorum() {
+        let strict = Service { quorum: 6, ..service() };
+        for (order, serves) in
+            [(ServerOrder::Disable, false), (ServerOrder::Drain, false), (ServerOrder::Weight(1), true)]
+        {
+            let mut policy = Policy::new();
+            at(&mut policy, 0, &strict, &[], Some(order));
+            assert_eq!(policy.has_quorum(), serves, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_comes_back_grows_and_those_of_the_start_do_not() {
+        let mut slow = Service { slow_start: Duration::from_secs(100), ..service() };
+        slow.servers[1].weight = 50;
+        let mut policy = Policy::new();
+        let mut look = |second, down: &[u8]| {
+            let (servers, _, next) = at(&mut policy, second, &slow, down, None);
+            (servers, next)
+        };
+        assert_eq!(look(0, &[]), ("1x1 2x50 3x3".to_owned(), None));
+        assert_eq!(look(10, &[2]), ("1x1 3x3".to_owned(), None));
+        assert_eq!(look(20, &[]), ("1x1 2x1 3x3".to_owned(), Some(25)));
+        assert_eq!(look(70, &[]), ("1x1 2x25 3x3".to_owned(), Some(75)));
+        assert_eq!(look(120, &[]), ("1x1 2x50 3x3".to_owned(), None));
+    }
+
+    #[test]
+    fn an_alpha_server_is_down_until_it_was_seen_up() {
+        let mut alpha = Service { sorry_server: None, ..service() };
+        alpha.servers[0].alpha = true;
+        assert_eq!(with(&mut Policy::new(), &alpha, &[]), "2x2 3x3");
     }
 
     #[test]

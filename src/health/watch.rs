@@ -1,6 +1,7 @@
 //! One target, as this director sees it: answers in, an observation out. Times are those since the machine's start.
 
-use crate::config::check::Check;
+use super::{Answer, Said, Share};
+use crate::config::check::{Check, Loss};
 use hamesh_gossip::observation::Seen;
 use std::time::Duration;
 
@@ -17,23 +18,63 @@ pub(super) struct Watch {
     asked: Option<Duration>,
     next: Duration,
     why: Option<String>,
+    share: Share,
+    took: Option<Duration>,
+    slow: Option<Duration>,
+    loss: Option<Loss>,
+    /// The last answers, the latest in the lowest bit: 1 is a failure.
+    failures: u128,
+    answers: u8,
 }
 
 impl Watch {
     /// Asked first at `first`.
     pub(super) fn new(check: &Check, first: Duration) -> Self {
-        let Check { interval, again, fall, rise, .. } = *check;
-        Self { interval, again, fall, rise, seen: None, against: 0, asked: None, next: first, why: None }
+        let Check { interval, again, fall, rise, slow, loss, .. } = *check;
+        Self {
+            interval,
+            again,
+            fall,
+            rise,
+            seen: None,
+            against: 0,
+            asked: None,
+            next: first,
+            why: None,
+            share: Share::Configured,
+            took: None,
+            slow,
+            loss,
+            failures: 0,
+            answers: 0,
+        }
     }
 
-    /// What is seen, once there were enough answers: one that is right, or `fall` that are not.
+    /// What is seen, once there were enough answers: one that is right, or `fall` that are not; or too many among the last.
     pub(super) fn seen(&self) -> Option<Seen> {
-        self.seen
+        if self.lost().is_some() { Some(Seen::Down) } else { self.seen }
+    }
+
+    /// How many of the last answers were failures, when they are too many.
+    fn lost(&self) -> Option<(u32, u8)> {
+        let Loss { of, most } = self.loss?;
+        let lost = (self.failures & !(u128::MAX << of)).count_ones();
+        (self.answers >= of && lost > u32::from(most)).then_some((lost, of))
     }
 
     /// What was wrong with the last answer.
     pub(super) fn why(&self) -> Option<&str> {
         self.why.as_deref()
+    }
+
+    /// The weight that the last good answer gave it.
+    pub(super) fn share(&self) -> Share {
+        self.share
+    }
+
+    /// How long the last good answer took.
+    pub(super) fn took(&self) -> Option<Duration> {
+        self.took
     }
 
     /// When it is to be asked; `None` while it is.
@@ -47,28 +88,51 @@ impl Watch {
     }
 
     /// It has answered, or not as it should. Whether what is seen has changed.
-    pub(super) fn answered(&mut self, now: Duration, answer: Result<(), String>) -> bool {
-        let (says, enough) = match &answer {
-            Ok(()) => (Seen::Up, if self.seen.is_none() { 1 } else { self.rise }),
-            Err(_) => (Seen::Down, self.fall),
+    pub(super) fn answered(&mut self, now: Duration, answer: Answer) -> bool {
+        let (share, seen) = (self.share, self.seen());
+        let slow = self.slow.filter(|slow| answer.took > *slow);
+        let said = match (answer.said, slow) {
+            (Said::Up(_), Some(slow)) => Said::Down(format!("answered after {:?}, more than {slow:?}", answer.took)),
+            (said, _) => said,
         };
-        self.why = answer.err();
+        let (says, enough) = match said {
+            Said::Up(share) => {
+                (self.why, self.share, self.took) = (None, share, Some(answer.took));
+                (Seen::Up, if self.seen.is_none() { 1 } else { self.rise })
+            }
+            Said::Down(why) => {
+                self.why = Some(why);
+                (Seen::Down, self.fall)
+            }
+            Said::Unasked(why) => {
+                self.why = Some(why);
+                self.again_after(now, self.interval);
+                return false;
+            }
+        };
+        self.failures = self.failures << 1 | u128::from(says == Seen::Down);
+        self.answers = self.answers.saturating_add(1);
+        if let Some((lost, of)) = self.lost().filter(|_| says == Seen::Up) {
+            self.why = Some(format!("{lost} of the last {of} answers were failures"));
+        }
         self.against = if self.seen == Some(says) { 0 } else { self.against + 1 };
-        let changed = self.against >= enough;
-        if changed {
+        if self.against >= enough {
             (self.seen, self.against) = (Some(says), 0);
         }
-        // From question to question, however long the answer took: a pause of this machine is not caught up.
-        let pause = if self.against > 0 { self.again } else { self.interval };
+        self.again_after(now, if self.against > 0 { self.again } else { self.interval });
+        seen != self.seen() || share != self.share
+    }
+
+    /// From question to question, however long the answer took: a pause of this machine is not caught up.
+    fn again_after(&mut self, now: Duration, pause: Duration) {
         self.next = self.asked.take().map_or(now, |asked| asked + pause).max(now);
-        changed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::check::Probe;
+    use crate::config::check::{Probe, Way};
 
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -77,14 +141,24 @@ mod tests {
     fn watch() -> Watch {
         let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
         let again = Duration::from_millis(500);
-        Watch::new(&Check { probe: Probe::Tcp, interval, again, timeout, fall: 3, rise: 2 }, at(0))
+        let (probe, way, warmup) = (Probe::Tcp, Way::default(), interval);
+        let (slow, loss) = (Some(at(800)), None);
+        Watch::new(&Check { probe, way, interval, again, timeout, warmup, fall: 3, rise: 2, slow, loss }, at(0))
+    }
+
+    fn good() -> Answer {
+        Answer { said: Said::Up(Share::Configured), took: at(1) }
+    }
+
+    fn bad() -> Answer {
+        Answer { said: Said::Down("refused".to_owned()), took: at(1) }
     }
 
     fn play(watch: &mut Watch, answers: &str) -> String {
         let mut seen = String::new();
         for answer in answers.chars() {
             watch.ask(at(0));
-            watch.answered(at(0), if answer == '+' { Ok(()) } else { Err("refused".to_owned()) });
+            watch.answered(at(0), if answer == '+' { good() } else { bad() });
             seen.push(match watch.seen() {
                 None => '?',
                 Some(Seen::Up) => 'u',
@@ -106,13 +180,57 @@ mod tests {
         let mut watch = watch();
         watch.ask(at(100));
         assert_eq!(watch.next(), None);
-        watch.answered(at(900), Ok(()));
+        watch.answered(at(900), good());
         assert_eq!(watch.next(), Some(at(2_100)));
         watch.ask(at(2_100));
-        watch.answered(at(2_200), Err("refused".to_owned()));
+        watch.answered(at(2_200), bad());
         assert_eq!((watch.next(), watch.why()), (Some(at(2_600)), Some("refused")), "doubt asks again sooner");
         watch.ask(at(2_600));
-        watch.answered(at(9_000), Ok(()));
+        watch.answered(at(9_000), good());
         assert_eq!((watch.next(), watch.why()), (Some(at(9_000)), None));
+    }
+
+    #[test]
+    fn too_many_failures_among_the_last_are_down_though_never_three_in_a_row() {
+        let mut watch = Watch { loss: Some(Loss { of: 6, most: 2 }), ..watch() };
+        assert_eq!(play(&mut watch, "+-+-+-"), "uuuuud", "three of six");
+        assert_eq!(watch.why(), Some("refused"));
+        assert_eq!(play(&mut watch, "+"), "d", "two of six, and still three of the last six");
+        assert_eq!(watch.why(), Some("3 of the last 6 answers were failures"));
+        assert_eq!(play(&mut watch, "++"), "uu");
+    }
+
+    #[test]
+    fn a_slow_answer_is_a_failure() {
+        let mut watch = watch();
+        for _ in 0..3 {
+            watch.answered(at(0), Answer { took: at(801), ..good() });
+        }
+        assert_eq!((watch.seen(), watch.why()), (Some(Seen::Down), Some("answered after 801ms, more than 800ms")));
+        watch.answered(at(0), Answer { took: at(800), ..good() });
+        assert_eq!(watch.why(), None);
+    }
+
+    #[test]
+    fn what_could_not_be_asked_says_nothing() {
+        let mut watch = watch();
+        assert_eq!(play(&mut watch, "+--"), "uuu");
+        for _ in 0..5 {
+            watch.ask(at(0));
+            let unasked = Answer { said: Said::Unasked("no socket".to_owned()), took: at(0) };
+            assert!(!watch.answered(at(0), unasked));
+        }
+        assert_eq!((watch.seen(), watch.why()), (Some(Seen::Up), Some("no socket")));
+        assert_eq!(play(&mut watch, "-"), "d", "the third failure in a row of those that were asked");
+    }
+
+    #[test]
+    fn a_weight_that_changes_is_a_change() {
+        let mut watch = watch();
+        let weighs = |share| Answer { said: Said::Up(share), took: at(3) };
+        let changes =
+            [Share::Exactly(7), Share::Exactly(7), Share::More(-1)].map(|share| watch.answered(at(0), weighs(share)));
+        assert_eq!(changes, [true, false, true]);
+        assert_eq!((watch.share(), watch.took()), (Share::More(-1), Some(at(3))));
     }
 }

@@ -151,7 +151,8 @@ impl Core {
             | Command::Join { .. }
             | Command::Pin { .. }
             | Command::Drain { .. }
-            | Command::Remove { .. } => true,
+            | Command::Remove { .. }
+            | Command::Serve { .. } => true,
             Command::Found { .. } => from == self.me,
             Command::Fence { .. } | Command::Expire { .. } | Command::Grant { .. } => false,
         };

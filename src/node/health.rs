@@ -3,14 +3,20 @@
 use super::balance::Order;
 use super::core::{Core, lock};
 use super::lane::LaneInput;
+use crate::config::service::Notify;
 use crate::health::{Action, Event, Holdings};
 use crate::probe;
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::View;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Builder;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+
+/// How long somebody may take to hear of a server.
+const HEARING: Duration = Duration::from_secs(30);
 
 /// Starts the thread, where there is something to watch.
 ///
@@ -29,17 +35,20 @@ async fn run(core: Arc<Core>) {
     let mut facts = core.gossip.facts();
     let mut view = core.raft.view();
     let mut asked = JoinSet::new();
+    let mut pending = lock(&core.health).handle(Moment::now(), Event::Orders(view.borrow().state.servers.clone()));
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(notify(told));
     let mut event = Event::Holds(holdings(&core, &view.borrow_and_update()));
     loop {
-        let actions = lock(&core.health).handle(Moment::now(), event);
-        for action in actions {
+        pending.extend(lock(&core.health).handle(Moment::now(), event));
+        for action in pending.drain(..) {
             match action {
-                Action::Ask(id, target) => drop(asked.spawn(async move {
-                    let check = &target.check;
-                    (id, probe::ask(target.address, &check.probe, check.timeout).await)
-                })),
+                Action::Ask(id, target) => {
+                    drop(asked.spawn(async move { (id, probe::ask(target.address, &target.check).await) }));
+                }
                 Action::Say(key, Some(value)) => core.gossip.set_fact(key, value),
                 Action::Say(key, None) => core.gossip.remove_fact(key),
+                Action::Tell(notice) => drop(tell.send(notice)),
                 Action::Want(wanted) => core.balance.order(Order::Want(wanted)),
                 Action::Short(group, short) => {
                     tracing::warn!(%group, short, "servers that others reach do not answer here");
@@ -70,10 +79,24 @@ async fn run(core: Arc<Core>) {
                 if changed.is_err() {
                     return;
                 }
-                Event::Holds(holdings(&core, &view.borrow_and_update()))
+                let view = view.borrow_and_update();
+                let orders = lock(&core.health).handle(Moment::now(), Event::Orders(view.state.servers.clone()));
+                pending.extend(orders);
+                Event::Holds(holdings(&core, &view))
             }
             () = sleep(pause) => Event::Tick,
         };
+    }
+}
+
+/// One after the other, so that nobody hears that a server is up after it went down.
+async fn notify(mut told: mpsc::UnboundedReceiver<Notify>) {
+    while let Some(Notify { command, user }) = told.recv().await {
+        match probe::script::status(&command, user.as_deref(), HEARING).await {
+            Ok(status) if status.success() => {}
+            Ok(status) => tracing::warn!(?command, %status, "whoever was told of a server has failed"),
+            Err(error) => tracing::warn!(?command, error, "nobody was told of a server"),
+        }
     }
 }
 

@@ -1,27 +1,30 @@
 //! One question to a name server (RFC 1035 4.1), by UDP and without EDNS; what it answers is not looked into.
 
-use super::udp::{connect, refused};
-use crate::config::check::Record;
+use super::Trouble;
+use super::socket::datagrams;
+use super::udp::refused;
+use crate::config::check::{Record, Way};
 use std::net::SocketAddr;
 
 const HEADER: usize = 12;
 
-pub(super) async fn ask(address: SocketAddr, name: &str, record: Record) -> Result<(), String> {
+pub(super) async fn ask(address: SocketAddr, way: &Way, name: &str, record: Record) -> Result<(), Trouble> {
     let id = fastrand::u16(..);
-    let socket = connect(address).await?;
+    let socket = datagrams(address, way).await?;
     socket.send(&question(id, name, record)).await.map_err(refused)?;
     loop {
         let mut answer = [0; 512];
         let length = socket.recv(&mut answer).await.map_err(refused)?;
         // Anything else may be late, from somebody's earlier question.
         if length >= HEADER && answer[..2] == id.to_be_bytes() && answer[2] & 0x80 != 0 {
-            return match answer[3] & 0x0f {
-                0 => Ok(()),
-                2 => Err("DNS says SERVFAIL".to_owned()),
-                3 => Err("DNS says NXDOMAIN".to_owned()),
-                5 => Err("DNS says REFUSED".to_owned()),
-                code => Err(format!("DNS says error {code}")),
+            let trouble = match answer[3] & 0x0f {
+                0 => return Ok(()),
+                2 => "DNS says SERVFAIL".to_owned(),
+                3 => "DNS says NXDOMAIN".to_owned(),
+                5 => "DNS says REFUSED".to_owned(),
+                code => format!("DNS says error {code}"),
             };
+            return Err(trouble.into());
         }
     }
 }

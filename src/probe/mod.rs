@@ -3,45 +3,66 @@
 
 mod dns;
 mod http;
+mod local;
+mod ping;
 pub mod script;
 mod smtp;
+mod socket;
 mod udp;
 
-use crate::config::check::Probe;
+use crate::config::check::{Check, Probe};
+use crate::health::{Answer, Said, Share};
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
-use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use std::time::Instant;
 use tokio::time::timeout;
 
-/// Asks `address`.
-///
-/// # Errors
-/// In words for people: what was wrong with the answer, or that there was none within `patience`.
-pub async fn ask(address: SocketAddr, probe: &Probe, patience: Duration) -> Result<(), String> {
-    let asked = async {
-        match probe {
-            Probe::Tcp => connect(address).await.map(drop),
-            Probe::Http { path, host, status } => http::get(address, path, host.as_deref(), status).await,
-            Probe::Udp { payload, .. } => udp::exchange(address, payload).await,
-            Probe::Dns { name, record } => dns::ask(address, name, *record).await,
-            Probe::Smtp { helo } => smtp::greet(address, helo).await,
-        }
-    };
-    match (timeout(patience, asked).await, probe) {
-        (Ok(answer), _) => answer,
-        // Nobody said that nobody listens, and no more was asked for.
-        (Err(_), Probe::Udp { reply: false, .. }) => Ok(()),
-        (Err(_), _) => Err(format!("no answer within {patience:?}")),
+/// Why there is no good answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// The server's, or that of the path to it.
+    There(String),
+    /// This machine's: nothing was asked.
+    Here(String),
+}
+
+impl From<String> for Trouble {
+    fn from(why: String) -> Self {
+        Self::There(why)
     }
 }
 
-/// A connection that is closed by a reset: a check leaves no TIME_WAIT behind, here or at the server.
-async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let socket = socket.map_err(|error| format!("no socket: {error}"))?;
-    socket.set_zero_linger().map_err(|error| format!("no socket: {error}"))?;
-    socket.connect(address).await.map_err(words)
+/// Asks `address`, in the way of the check.
+pub async fn ask(address: SocketAddr, check: &Check) -> Answer {
+    let began = Instant::now();
+    let Check { probe, way, timeout: patience, .. } = check;
+    let asked = async {
+        match probe {
+            Probe::Tcp => socket::connect(address, way).await.map(drop)?,
+            Probe::Http(http) => http::get(address, way, http).await?,
+            Probe::Udp { payload, reply } => udp::exchange(address, way, payload.as_deref(), reply.as_ref()).await?,
+            Probe::Dns { name, record } => dns::ask(address, way, name, *record).await?,
+            Probe::Smtp { helo } => smtp::greet(address, way, helo).await?,
+            Probe::Ping => ping::echo(address.ip(), way).await?,
+            Probe::Script { command, user, dynamic } => {
+                return local::script(command, user.as_deref(), *patience, *dynamic).await;
+            }
+            Probe::File { path, weight } => return local::file(path, *weight).await,
+            Probe::Process(name) => local::process(name).await?,
+        }
+        Ok(Share::Configured)
+    };
+    // A script ends itself with all that it has started.
+    let grace = if matches!(probe, Probe::Script { .. }) { 3 * *patience } else { *patience };
+    let said = match (timeout(grace, asked).await, probe) {
+        (Ok(Ok(share)), _) => Said::Up(share),
+        (Ok(Err(Trouble::There(why))), _) => Said::Down(why),
+        (Ok(Err(Trouble::Here(why))), _) => Said::Unasked(why),
+        // Nobody said that nobody listens, and no more was asked for.
+        (Err(_), Probe::Udp { reply: None, .. }) => Said::Up(Share::Configured),
+        (Err(_), _) => Said::Down(format!("no answer within {patience:?}")),
+    };
+    Answer { said, took: began.elapsed() }
 }
 
 /// The words that operators know, without the number.

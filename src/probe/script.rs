@@ -6,7 +6,8 @@ use nix::unistd::{Gid, Uid, User};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -16,27 +17,32 @@ use tokio::time::timeout;
 /// # Errors
 /// In words for people: it could not be run, took too long, or did not end with 0.
 pub async fn run(script: &Script) -> Result<(), String> {
-    let (command, user) = (script.command.clone(), script.user.clone());
+    let status = status(&script.command, script.user.as_deref(), script.timeout).await?;
+    if status.success() { Ok(()) } else { Err(status.to_string()) }
+}
+
+/// Runs a command to its end, or for so long.
+///
+/// # Errors
+/// In words for people: it could not be run, or took too long.
+pub async fn status(command: &[String], user: Option<&str>, patience: Duration) -> Result<ExitStatus, String> {
+    let (command, user) = (command.to_vec(), user.map(str::to_owned));
     // Names and paths may be looked up on a network.
     let prepared = spawn_blocking(move || prepare(&command, user.as_deref()));
-    let ended = timeout(script.timeout, prepared).await;
+    let ended = timeout(patience, prepared).await;
     let mut command = match ended {
         Ok(Ok(prepared)) => prepared?,
         Ok(Err(error)) => return Err(format!("cannot be prepared: {error}")),
-        Err(_) => return Err(format!("its user and path were not found out within {:?}", script.timeout)),
+        Err(_) => return Err(format!("its user and path were not found out within {patience:?}")),
     };
     let mut child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
-    let Ok(ended) = timeout(script.timeout, child.wait()).await else {
+    let Ok(ended) = timeout(patience, child.wait()).await else {
         kill_group(&child);
         // Killed, so it ends; what hangs in the kernel is left to be reaped by tokio.
-        timeout(script.timeout, child.wait()).await.ok();
-        return Err(format!("killed: it took longer than {:?}", script.timeout));
+        timeout(patience, child.wait()).await.ok();
+        return Err(format!("killed: it took longer than {patience:?}"));
     };
-    match ended {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(status.to_string()),
-        Err(error) => Err(format!("cannot be waited for: {error}")),
-    }
+    ended.map_err(|error| format!("cannot be waited for: {error}"))
 }
 
 /// The child leads a group of its own and is not reaped yet, so the number is still its own.
@@ -111,7 +117,7 @@ fn refuse_unsafe(program: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn script(command: &[&str]) -> Script {
         Script {

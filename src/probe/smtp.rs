@@ -1,6 +1,8 @@
 //! SMTP (RFC 5321): the greeting, HELO and QUIT.
 
-use super::{connect, words};
+use super::socket::connect;
+use super::{Trouble, words};
+use crate::config::check::Way;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -8,13 +10,13 @@ use tokio::net::TcpStream;
 /// The longest reply, all its lines together.
 const REPLY: usize = 4096;
 
-pub(super) async fn greet(address: SocketAddr, helo: &str) -> Result<(), String> {
-    let mut stream = connect(address).await?;
+pub(super) async fn greet(address: SocketAddr, way: &Way, helo: &str) -> Result<(), Trouble> {
+    let mut stream = connect(address, way).await?;
     expect(&mut stream, "the greeting", 220).await?;
     stream.write_all(format!("HELO {helo}\r\n").as_bytes()).await.map_err(words)?;
     expect(&mut stream, "HELO", 250).await?;
     stream.write_all(b"QUIT\r\n").await.map_err(words)?;
-    expect(&mut stream, "QUIT", 221).await
+    Ok(expect(&mut stream, "QUIT", 221).await?)
 }
 
 async fn expect(stream: &mut TcpStream, after: &str, code: u16) -> Result<(), String> {

@@ -1,16 +1,37 @@
 //! Against servers on loopback, well-meaning and not.
 
 use super::*;
-use crate::config::check::Record;
+use crate::config::check::{Files, Http, HttpVersion, Pattern, Record, Reply, Tls, Way};
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
 const PATIENCE: Duration = Duration::from_millis(500);
 
+fn get() -> Http {
+    let (path, status, version) = ("/healthz".to_owned(), vec![200..=299], HttpVersion::New);
+    Http { path, host: None, version, status, digest: None, regex: None, no_regex: None, tls: None }
+}
+
 fn http() -> Probe {
-    Probe::Http { path: "/healthz".to_owned(), host: None, status: vec![200..=299] }
+    Probe::Http(get())
+}
+
+/// What comes of it, in the words for people.
+async fn ask(address: SocketAddr, probe: &Probe, timeout: Duration) -> Result<(), String> {
+    ask_by(address, probe, &Way::default(), timeout).await
+}
+
+async fn ask_by(address: SocketAddr, probe: &Probe, way: &Way, timeout: Duration) -> Result<(), String> {
+    let interval = Duration::from_secs(10);
+    let (probe, way, again, warmup) = (probe.clone(), way.clone(), interval, interval);
+    let check = Check { probe, way, interval, again, timeout, warmup, fall: 1, rise: 1, slow: None, loss: None };
+    match super::ask(address, &check).await.said {
+        Said::Up(_) => Ok(()),
+        Said::Down(why) => Err(why),
+        Said::Unasked(why) => Err(format!("unasked: {why}")),
+    }
 }
 
 /// A server that answers every connection with `said`, then `more` again and again until the other end has enough.
@@ -22,7 +43,8 @@ async fn server(said: &'static [u8], more: &'static [u8]) -> SocketAddr {
             tokio::spawn(async move {
                 let mut request = [0; 1024];
                 let read = stream.read(&mut request).await.unwrap_or(0);
-                if read > 0 {
+                // A handshake is no request.
+                if read > 0 && request[0] != 0x16 {
                     assert!(
                         request.starts_with(b"GET /healthz HTTP/1.1\r\n"),
                         "{:?}",
@@ -98,7 +120,8 @@ async fn datagrams(answers: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> 
 
 #[tokio::test]
 async fn a_datagram_is_answered_or_not_refused() {
-    let udp = |reply| Probe::Udp { payload: b"ping".to_vec(), reply };
+    let any = Reply { begins: String::new(), length: 0..=65_507 };
+    let udp = |reply: bool| Probe::Udp { payload: Some(b"ping".to_vec()), reply: reply.then(|| any.clone()) };
     let echo = datagrams(|asked| vec![asked.to_vec()]).await;
     assert_eq!(ask(echo, &udp(true), PATIENCE).await, Ok(()));
     let silent = datagrams(|_| Vec::new()).await;
@@ -108,6 +131,11 @@ async fn a_datagram_is_answered_or_not_refused() {
     assert_eq!(ask(huge, &udp(true), PATIENCE).await, Ok(()));
     let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
     assert_eq!(ask(nobody, &udp(false), PATIENCE).await, Err("port unreachable".to_owned()));
+    let pong =
+        |begins: &str| Probe::Udp { payload: None, reply: Some(Reply { begins: begins.to_owned(), length: 0..=255 }) };
+    let ours = datagrams(|asked| vec![[b"pong", asked].concat()]).await;
+    assert_eq!(ask(ours, &pong("706F6EXX"), PATIENCE).await, Ok(()));
+    assert_eq!(ask(ours, &pong("706F6F"), PATIENCE).await, Err("another answer, of 36 bytes".to_owned()));
 }
 
 #[tokio::test]
@@ -160,4 +188,124 @@ async fn a_mail_server_says_hello_and_goodbye() {
     assert_eq!(ask(slow, &smtp, PATIENCE).await, Err("no answer within 500ms".to_owned()));
     let chatty = mail(Box::leak("220-more\r\n".repeat(1000).into_boxed_str()), "", "").await;
     assert_eq!(ask(chatty, &smtp, PATIENCE).await, Err("an endless reply at the greeting".to_owned()));
+}
+
+#[tokio::test]
+async fn a_body_has_its_digest_and_its_pattern() {
+    let page = server(b"HTTP/1.0 200 OK\r\n\r\nall is well\n", b"").await;
+    let digest = md5::compute(b"all is well\n").0;
+    let with = async |http: Http| ask(page, &Probe::Http(http), PATIENCE).await;
+    assert_eq!(with(Http { digest: Some(digest), ..get() }).await, Ok(()));
+    let why = with(Http { digest: Some([0; 16]), ..get() }).await.unwrap_err();
+    assert_eq!(why, format!("the digest is {:032x}", u128::from_be_bytes(digest)));
+    let pattern = |text: &str| Some(Pattern::new(text).unwrap());
+    assert_eq!(with(Http { regex: pattern("is +well"), ..get() }).await, Ok(()));
+    assert_eq!(with(Http { regex: pattern("^is"), ..get() }).await, Err("the body does not match".to_owned()));
+    assert_eq!(with(Http { no_regex: pattern("ill"), ..get() }).await, Ok(()));
+    let not = with(Http { no_regex: pattern("well"), digest: Some(digest), ..get() }).await;
+    assert_eq!(not, Err("the body matches what it must not".to_owned()));
+}
+
+#[tokio::test]
+async fn an_endless_body_is_read_to_its_bound() {
+    let endless = server(b"HTTP/1.1 200 OK\r\n\r\nwell", &[b'b'; 4096]).await;
+    let pattern = |text: &str| Some(Pattern::new(text).unwrap());
+    let patience = Duration::from_secs(20);
+    let (yes, no) = (Http { regex: pattern("well"), ..get() }, Http { regex: pattern("ill"), ..get() });
+    assert_eq!(ask(endless, &Probe::Http(yes), patience).await, Ok(()));
+    assert_eq!(ask(endless, &Probe::Http(no), patience).await, Err("the body does not match".to_owned()));
+    let digest = Http { digest: Some([0; 16]), ..get() };
+    assert_eq!(ask(endless, &Probe::Http(digest), PATIENCE).await, Err("no answer within 500ms".to_owned()));
+    // It ends before the length that it has promised.
+    let short = server(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nwell", b"").await;
+    let yes = Http { regex: pattern("well"), ..get() };
+    assert!(ask(short, &Probe::Http(yes), PATIENCE).await.is_err());
+}
+
+#[tokio::test]
+async fn a_reset_is_said() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            let mut asked = [0; 1024];
+            assert!(stream.read(&mut asked).await.unwrap_or(0) <= asked.len());
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nwe").await.ok();
+        }
+    });
+    let well = Http { regex: Some(Pattern::new("well").unwrap()), ..get() };
+    for probe in [Probe::Http(well), Probe::Smtp { helo: "lb".to_owned() }] {
+        assert!(ask(address, &probe, PATIENCE).await.is_err(), "{probe:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_goes_the_way_that_it_is_told() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let address: SocketAddr = ([127, 0, 0, 1], port).into();
+    let by =
+        |source: [u8; 4]| Way { source: Some(source.into()), mark: std::num::NonZeroU32::new(7), ..Way::default() };
+    assert_eq!(ask_by(address, &Probe::Tcp, &by([127, 0, 0, 9]), PATIENCE).await, Ok(()));
+    assert_eq!(listener.accept().await.unwrap().1.ip(), Ipv4Addr::new(127, 0, 0, 9));
+    let stranger = ask_by(address, &Probe::Tcp, &by([203, 0, 113, 77]), PATIENCE).await;
+    assert!(stranger.unwrap_err().starts_with("unasked: "), "an address of somebody else");
+    let out = Way { interface: Some("no-such-if".to_owned()), ..Way::default() };
+    assert!(ask_by(address, &Probe::Tcp, &out, PATIENCE).await.unwrap_err().starts_with("unasked: "));
+}
+
+/// A server that does nothing but TLS handshakes, with a certificate of its own making for `lb.example.org`, and its PEM.
+async fn secure(versions: &[&'static rustls::SupportedProtocolVersion]) -> (SocketAddr, String) {
+    let made = rcgen::generate_simple_self_signed(["lb.example.org".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let asked = stream.get_ref().1.server_name().unwrap_or("nobody").to_owned();
+                let mut request = [0; 1024];
+                assert!(stream.read(&mut request).await.unwrap_or(0) <= request.len());
+                // Without a length, and without TLS's word for the end.
+                stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\nfor {asked}").as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            });
+        }
+    });
+    (address, made.cert.pem())
+}
+
+#[tokio::test]
+async fn tls_takes_anybody_unless_it_is_to_verify() {
+    let dir = tempfile::tempdir().unwrap();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (address, pem) = secure(&[version]).await;
+        let (ca, other) = (dir.path().join("ca.pem"), dir.path().join("other.pem"));
+        std::fs::write(&ca, pem).unwrap();
+        std::fs::write(&other, secure(&[version]).await.1).unwrap();
+        let with = async |name: Option<&str>, ca: Option<&std::path::Path>, answers: &str| {
+            let files = Files { ca: ca.map(Into::into), own: None };
+            let tls = Some(Tls::new(name.map(str::to_owned), files).unwrap());
+            let regex = Some(Pattern::new(&format!("^for {answers}$")).unwrap());
+            ask(address, &Probe::Http(Http { tls, regex, ..get() }), Duration::from_secs(5)).await
+        };
+        assert_eq!(with(None, None, "nobody").await, Ok(()));
+        assert_eq!(with(Some("www.example.org"), None, "www.example.org").await, Ok(()), "another's certificate");
+        assert_eq!(with(Some("lb.example.org"), Some(&ca), "lb.example.org").await, Ok(()));
+        for (name, ca) in [(Some("www.example.org"), &ca), (None, &ca), (Some("lb.example.org"), &other)] {
+            let why = with(name, Some(ca), "").await.unwrap_err();
+            assert!(why.starts_with("TLS: invalid peer certificate"), "{why}");
+        }
+    }
+    let plain = server(b"HTTP/1.1 200 OK\r\n\r\n", b"").await;
+    let tls = Some(Tls::new(None, Files::default()).unwrap());
+    assert!(ask(plain, &Probe::Http(Http { tls, ..get() }), PATIENCE).await.unwrap_err().starts_with("TLS: "));
 }

@@ -3,6 +3,8 @@
 //! This kernel may have no IPVS: what is judged is what each director would serve, and who answers for the VIP on the
 //! wire. Balancing itself is judged in the virtual machine (`tests/run vm`).
 
+mod checks;
+
 use anyhow::{Context, Result, ensure};
 use hamesh::health::ServiceStatus;
 use hamesh::lab::cluster::{Cluster, cluster_toml};
@@ -35,7 +37,7 @@ check = { tcp = {}, interval = "500ms", timeout = "400ms", fall = 2, rise = 1 }
 "#;
 
 fn main() -> ExitCode {
-    tell("health", "a server, a path and a whole pool that fail", story)
+    tell("health", "checks of real servers; a server, a path and a whole pool that fail", story)
 }
 
 /// The servers' machine. A listening socket that nobody reads accepts a check's connections all the same.
@@ -73,6 +75,7 @@ fn until(cluster: &Cluster, node: usize, up: usize, patience: Duration) -> Resul
 
 fn story(dir: &Path) -> Result<u32> {
     ensure!(std::env::var_os(NO_IPVS).is_some(), "set {NO_IPVS}=1, as `tests/run health` does");
+    let checked = checks::against_real_servers(dir)?;
     let scene = Scene::set(dir, 1)?;
     let mut pool = Pool { host: scene.legacy.clone(), servers: Vec::new() };
     pool.serve(&PORTS)?;
@@ -85,6 +88,31 @@ fn story(dir: &Path) -> Result<u32> {
         until(&cluster, node, 4, PATIENCE)?;
     }
     println!("all directors see 4 servers up");
+
+    // It says of every server that it is down, and it is the only one.
+    let lie = scene.lan.cut(&[scene.directors[2].lan], &[scene.legacy_lan], Kind::Any);
+    until(&cluster, 2, 0, PATIENCE)?;
+    sleep(OUT);
+    for node in 0..2 {
+        until(&cluster, node, 4, Duration::ZERO)?;
+    }
+    ensure!(lie.harmed() > 0, "the cut took no frame");
+    ensure!(scene.settled(Duration::from_millis(500), PATIENCE)? == "lb1", "one director's word has moved the VIP");
+    drop(lie);
+    until(&cluster, 2, 4, PATIENCE)?;
+    println!("one director that says that all servers are down changes nothing");
+
+    for (order, shown) in [("drain", Some("drained by order")), ("enable", None)] {
+        cluster.command(1, &["service", order, "web", "10.77.0.15:8002"])?;
+        let began = Instant::now();
+        for node in 0..DIRECTORS {
+            while service(&cluster, node)?.servers[1].order.as_deref() != shown {
+                ensure!(began.elapsed() < PATIENCE, "{} does not know the order", cluster.name(node));
+                sleep(Duration::from_millis(20));
+            }
+        }
+    }
+    println!("an order given at one director holds at all");
 
     pool.servers.remove(0);
     let mut slowest = Duration::ZERO;
@@ -130,5 +158,5 @@ fn story(dir: &Path) -> Result<u32> {
     }
     ensure!(scene.settled(Duration::from_secs(2), PATIENCE)? == "lb1", "the VIP has moved though all see the same");
     println!("a pool that fails as a whole moves no VIP, and is served all the same");
-    Ok(5)
+    Ok(checked + 7)
 }

@@ -210,7 +210,8 @@ impl Net {
             | Command::Grant { .. }
             | Command::Pin { node: None, .. }
             | Command::Drain { drained: false, .. }
-            | Command::Remove { .. } => {}
+            | Command::Remove { .. }
+            | Command::Serve { .. } => {}
         }
     }
 

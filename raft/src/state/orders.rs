@@ -1,7 +1,8 @@
 //! What people order: a group to a node, a node out of service, a node out of the cluster.
 
 use super::{Candidate, Group, State};
-use crate::command::{GroupName, NodeId, Outcome, Sid};
+use crate::command::{GroupName, NodeId, Outcome, ServerOrder, Sid};
+use std::net::SocketAddr;
 
 impl Group {
     /// A session is no candidate any more; a pin to its node ends with that.
@@ -49,6 +50,21 @@ impl State {
             for group in self.groups.values_mut() {
                 group.pinned = group.pinned.filter(|pinned| *pinned != node);
             }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Which services there are only the configuration knows.
+    pub(super) fn serve(
+        &mut self,
+        service: &str,
+        server: SocketAddr,
+        order: Option<ServerOrder>,
+    ) -> Result<Outcome, String> {
+        let key = (service.to_owned(), server);
+        match order {
+            Some(order) => drop(self.servers.insert(key, order)),
+            None => drop(self.servers.remove(&key)),
         }
         Ok(Outcome::Done)
     }

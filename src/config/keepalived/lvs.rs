@@ -1,73 +1,35 @@
 //! `virtual_server` and `real_server`, with keepalived's defaults: each is a service behind the VIP group that has its address.
-//!
-//! A check that fails is repeated `retry` times, `delay_before_retry` apart, and one that succeeds makes a server up:
-//! `fall` is `retry` + 1, `rise` is 1. Two things differ: keepalived counts the time between two checks from the end of the
-//! first, and takes a server out at the first failure after its own start. And an answer is not waited for beyond the next check.
 
-use super::super::check::{self, Check, Probe, Record};
-use super::super::duration;
-use super::super::service::{self, Server};
-use super::syntax::{Statement, Word};
-use super::{argument, block, check_leaf, unknown};
-use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
+use super::super::service::{self, Notify, Server};
+use super::checks::{self, Asking, CHECKERS, Elsewhere, TIMES};
+use super::syntax::Statement;
+use super::{argument, block, check_leaf, track, unknown};
+use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
+use crate::config::duration;
 use crate::config::group;
-use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, Tunnel};
+use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What keepalived persists for where a service asks for it without a time.
 const PERSISTENCE: Duration = Duration::from_secs(360);
 
-/// The times of checks, which servers and checks inherit.
-#[derive(Clone, Copy)]
-struct Times {
-    delay_loop: Duration,
-    retry: Option<u8>,
-    before_retry: Option<Duration>,
-    connect: Duration,
-}
-
-const TIMES: [&str; 5] = ["delay_loop", "retry", "delay_before_retry", "connect_timeout", "warmup"];
-
-impl Times {
-    const DEFAULT: Self =
-        Self { delay_loop: Duration::from_secs(60), retry: None, before_retry: None, connect: Duration::from_secs(5) };
-
-    /// Takes a line, if it is about times.
-    fn read(&mut self, line: &Statement, log: &Log) -> bool {
-        match line.keyword.text.as_str() {
-            "delay_loop" => self.delay_loop = positive(line, log).unwrap_or(self.delay_loop),
-            "retry" => self.retry = count(line, 99, log).and_then(|retry| u8::try_from(retry).ok()),
-            "delay_before_retry" => self.before_retry = seconds(line, log),
-            "connect_timeout" => self.connect = positive(line, log).unwrap_or(self.connect),
-            // First checks are spread over the interval in any case.
-            "warmup" => drop(seconds(line, log)),
-            _ => return false,
-        }
-        true
-    }
-
-    fn check(&self, probe: Probe, before_retry: Duration, place: &Place, log: &Log) -> Check {
-        if self.connect > self.delay_loop {
-            let (asked, used) = (duration::show(self.connect), duration::show(self.delay_loop));
-            let message = format!("a check every {used} does not wait {asked} for an answer: {used} is its timeout");
-            log.add(Diagnostic::warning(place, message));
-        }
-        let again = self.before_retry.unwrap_or(before_retry).min(self.delay_loop);
-        Check {
-            probe,
-            interval: self.delay_loop,
-            again: if again.is_zero() { Duration::from_millis(10).min(self.delay_loop) } else { again },
-            timeout: self.connect.min(self.delay_loop),
-            fall: self.retry.unwrap_or(1) + 1,
-            rise: 1,
-        }
-    }
-}
-
 /// Reads `virtual_server IP PORT { ... }`; `None` when it has no name.
-pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log: &Log) -> Option<service::Draft> {
-    const KNOWN: [&str; 13] = [
+pub(super) fn virtual_server(
+    statement: &Statement,
+    groups: &[group::Draft],
+    elsewhere: &Elsewhere<'_>,
+    log: &Log,
+) -> Option<service::Draft> {
+    const KNOWN: [&str; 20] = [
+        "alpha",
+        "ops",
+        "persistence_granularity",
+        "persistence_engine",
+        "quorum_up",
+        "quorum_down",
+        "sorry_server_lvs_method",
         "protocol",
         "lvs_sched",
         "lb_algo",
@@ -86,7 +48,9 @@ pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log
     // The historic default; UDP services are few, so it is said.
     let (mut protocol, mut scheduler, mut forwarding) = (None, "wlc", Forwarding::Nat);
     let (mut persistence, mut quorum, mut hysteresis, mut sorry) = (None, 1, 0, None);
-    let (mut inhibit, mut host, mut times) = (false, None, Times::DEFAULT);
+    let (mut inhibit, mut host, mut asking) = (false, None, Asking::new());
+    let (mut flags, mut one_packet, mut granularity, mut engine) = (SchedulerFlags::default(), false, None, None);
+    let (mut alpha, mut quorum_up, mut quorum_down, mut sorry_method) = (false, None, None, None);
     let lines = block(statement, log);
     for line in lines.iter().filter(|line| line.keyword.text != "real_server") {
         match line.keyword.text.as_str() {
@@ -100,10 +64,22 @@ pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log
             "quorum" => quorum = count(line, 1_000_000_000, log).unwrap_or(quorum),
             "hysteresis" => hysteresis = count(line, 1_000_000_000, log).unwrap_or(hysteresis),
             "sorry_server" => sorry = endpoint(line, log),
+            "sorry_server_lvs_method" => sorry_method = method(line, log),
+            "alpha" => alpha = checks::truth(line, log),
+            "ops" => one_packet = true,
+            "persistence_granularity" => {
+                granularity = argument(line, log).and_then(|text| service::granularity(&text, log));
+            }
+            "persistence_engine" => engine = choice(line, &service::ENGINES, log),
+            "quorum_up" => quorum_up = notify(line, elsewhere.user, log),
+            "quorum_down" => quorum_down = notify(line, elsewhere.user, log),
+            flag if service::FLAGS.iter().any(|(name, _)| *name == flag) => {
+                service::FLAGS.iter().filter(|(name, _)| *name == flag).for_each(|(_, set)| set(&mut flags));
+            }
             "inhibit_on_failure" => inhibit = true,
             "virtualhost" => host = argument(line, log).map(|host| host.value),
             "ip_family" => drop(choice(line, &[("inet", ()), ("inet6", ())], log)),
-            _ if times.read(line, log) => {}
+            _ if asking.read(line, log) => {}
             _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
         }
         check_leaf(line, &KNOWN, log);
@@ -113,9 +89,9 @@ pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log
         log.add(Diagnostic::warning(&statement.keyword.place, message));
         Protocol::Udp
     });
-    let inherited = Inherited { forwarding, inhibit, host, times };
+    let inherited = Inherited { forwarding, inhibit, alpha, host, asking };
     let servers = lines.iter().filter(|line| line.keyword.text == "real_server");
-    let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, log)).collect();
+    let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, elsewhere, log)).collect();
     let vip = behind(&listen, groups, log);
     Some(service::Draft {
         name: Located {
@@ -126,9 +102,17 @@ pub(super) fn virtual_server(statement: &Statement, groups: &[group::Draft], log
         listen: Some(listen),
         protocol,
         scheduler,
+        flags,
+        one_packet,
         servers: service::distinct(servers.into_iter(), log),
         persistence,
-        sorry_server: sorry.map(|sorry| (sorry.value, forwarding)),
+        granularity,
+        engine,
+        drain: None,
+        slow_start: Duration::ZERO,
+        quorum_up,
+        quorum_down,
+        sorry_server: sorry.map(|sorry| (sorry.value, sorry_method.unwrap_or(forwarding))),
         quorum,
         hysteresis,
         min_up: 0,
@@ -151,12 +135,21 @@ fn behind(listen: &Located<SocketAddr>, groups: &[group::Draft], log: &Log) -> O
 struct Inherited {
     forwarding: Forwarding,
     inhibit: bool,
+    alpha: bool,
     host: Option<String>,
-    times: Times,
+    asking: Asking,
 }
 
-fn real_server(statement: &Statement, inherited: &Inherited, log: &Log) -> Option<Located<Server>> {
-    const KNOWN: [&str; 11] = [
+fn real_server(
+    statement: &Statement,
+    inherited: &Inherited,
+    elsewhere: &Elsewhere<'_>,
+    log: &Log,
+) -> Option<Located<Server>> {
+    const KNOWN: [&str; 10] = [
+        "alpha",
+        "notify_up",
+        "notify_down",
         "weight",
         "inhibit_on_failure",
         "uthreshold",
@@ -164,155 +157,55 @@ fn real_server(statement: &Statement, inherited: &Inherited, log: &Log) -> Optio
         "lvs_method",
         "lb_kind",
         "virtualhost",
-        "TCP_CHECK",
-        "HTTP_GET",
-        "SMTP_CHECK",
-        "DNS_CHECK",
     ];
     let address = endpoint(statement, log)?;
-    let Inherited { mut forwarding, mut inhibit, mut host, mut times } =
-        Inherited { host: inherited.host.clone(), ..*inherited };
+    let Inherited { mut forwarding, mut inhibit, mut alpha, .. } = *inherited;
+    let (mut notify_up, mut notify_down) = (None, None);
+    let (mut host, mut asking) = (inherited.host.clone(), inherited.asking.clone());
     let (mut weight, mut upper, mut lower) = (1, 0, 0);
     let mut checks = Vec::new();
     for line in block(statement, log) {
         match line.keyword.text.as_str() {
             "weight" => weight = count(line, 65_535, log).unwrap_or(weight),
             "inhibit_on_failure" => inhibit = true,
+            "alpha" => alpha = checks::truth(line, log),
+            "notify_up" => notify_up = notify(line, elsewhere.user, log),
+            "notify_down" => notify_down = notify(line, elsewhere.user, log),
             "uthreshold" => upper = count(line, 1_000_000_000, log).unwrap_or(upper),
             "lthreshold" => lower = count(line, 1_000_000_000, log).unwrap_or(lower),
             "lvs_method" | "lb_kind" => forwarding = method(line, log).unwrap_or(forwarding),
             "virtualhost" => host = argument(line, log).map(|host| host.value),
-            "TCP_CHECK" | "HTTP_GET" | "SMTP_CHECK" | "DNS_CHECK" => {
+            checker if CHECKERS.contains(&checker) => {
+                alpha |= line.block.iter().flatten().any(|line| line.keyword.text == "alpha");
                 checks.push(line);
                 continue;
             }
-            _ if times.read(line, log) => {}
-            _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
+            _ if asking.read(line, log) => {}
+            _ => unknown(&line.keyword, &[KNOWN.as_slice(), &TIMES, &CHECKERS].concat(), log),
         }
         check_leaf(line, &KNOWN, log);
     }
-    if let [_, second, ..] = checks.as_slice() {
-        let message = "a second check of one server is not supported by this version";
-        log.add(Diagnostic::error(&second.keyword.place, message));
-    }
-    let check = checks.first().and_then(|line| match line.keyword.text.as_str() {
-        "TCP_CHECK" => tcp_check(line, times, log),
-        "SMTP_CHECK" => smtp_check(line, times, log),
-        "DNS_CHECK" => dns_check(line, times, log),
-        _ => http_get(line, times, host, log),
-    });
+    let all = checks.iter().flat_map(|line| checks::read(line, asking.clone(), host.as_deref(), elsewhere, log));
+    let checks = all.collect();
     let server = Server {
         address: address.value,
         weight,
         forwarding,
-        check,
+        checks,
         inhibit_on_failure: inhibit,
         upper,
         lower: lower.min(upper),
+        alpha,
+        notify_up,
+        notify_down,
     };
     Some(Located { value: server, place: address.place })
 }
 
-fn tcp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
-    for line in block(statement, log) {
-        if !times.read(line, log) {
-            unknown(&line.keyword, &TIMES, log);
-        }
-    }
-    Some(times.check(Probe::Tcp, Duration::from_secs(1), &statement.keyword.place, log))
-}
-
-fn smtp_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
-    let mut helo = Some("smtpchecker.keepalived.org".to_owned());
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "helo_name" => helo = argument(line, log).and_then(|name| check::helo_name(name, log)),
-            _ if times.read(line, log) => {}
-            _ => unknown(&line.keyword, &[["helo_name"].as_slice(), TIMES.as_slice()].concat(), log),
-        }
-    }
-    Some(times.check(Probe::Smtp { helo: helo? }, Duration::from_secs(1), &statement.keyword.place, log))
-}
-
-/// Three retries, and none sooner than the next check would be.
-fn dns_check(statement: &Statement, mut times: Times, log: &Log) -> Option<Check> {
-    const KNOWN: [&str; 2] = ["type", "name"];
-    let (mut name, mut record) = (Some(".".to_owned()), Record::Soa);
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "type" => record = choice(line, &check::RECORDS, log).unwrap_or(record),
-            "name" => name = argument(line, log).and_then(|name| check::domain(name, log)),
-            _ if times.read(line, log) => {}
-            _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
-        }
-    }
-    times.retry = times.retry.or(Some(3));
-    Some(times.check(Probe::Dns { name: name?, record }, times.delay_loop, &statement.keyword.place, log))
-}
-
-fn http_get(statement: &Statement, mut times: Times, mut host: Option<String>, log: &Log) -> Option<Check> {
-    const KNOWN: [&str; 3] = ["url", "http_protocol", "virtualhost"];
-    let mut urls = Vec::new();
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "url" => urls.push(line),
-            // Ours is always 1.1, which every server that speaks 1.0 understands.
-            "http_protocol" => drop(choice(line, &[("1.0", ()), ("1.0C", ()), ("1.1", ())], log)),
-            "virtualhost" => host = argument(line, log).map(|host| host.value),
-            _ if times.read(line, log) => {}
-            _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
-        }
-    }
-    match urls.as_slice() {
-        [] => {
-            log.add(Diagnostic::error(&statement.keyword.place, "`HTTP_GET` needs a `url`"));
-            None
-        }
-        [url] => {
-            let probe = read_url(url, host, log)?;
-            Some(times.check(probe, Duration::from_secs(3), &statement.keyword.place, log))
-        }
-        [_, second, ..] => {
-            let message = "a second `url` of one check is not supported by this version";
-            log.add(Diagnostic::error(&second.keyword.place, message));
-            None
-        }
-    }
-}
-
-fn read_url(statement: &Statement, mut host: Option<String>, log: &Log) -> Option<Probe> {
-    const KNOWN: [&str; 3] = ["path", "status_code", "virtualhost"];
-    let (mut path, mut status) = (None, vec![200..=299]);
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "path" => path = argument(line, log),
-            "virtualhost" => host = argument(line, log).map(|host| host.value),
-            "status_code" => {
-                let range = |word: &Word| {
-                    let range = check::status_range(&word.text);
-                    if range.is_none() {
-                        let message = format!("`{}` is no range of HTTP status codes", word.text);
-                        log.add(Diagnostic::error(&word.place, message).help("for example 200 or 200-299"));
-                    }
-                    range
-                };
-                status = line.arguments.iter().filter_map(range).collect();
-                if line.arguments.is_empty() {
-                    log.add(Diagnostic::error(&line.keyword.place, "`status_code` needs a value"));
-                }
-            }
-            _ => unknown(&line.keyword, &KNOWN, log),
-        }
-        check_leaf(line, &KNOWN, log);
-    }
-    let Some(path) = path else {
-        log.add(Diagnostic::error(&statement.keyword.place, "`url` needs a `path`"));
-        return None;
-    };
-    if !path.value.starts_with('/') {
-        log.add(Diagnostic::error(&path.place, "the path of an HTTP check begins with `/`"));
-    }
-    Some(Probe::Http { path: path.value, host, status })
+/// A command, as a script's, and whom it runs as: `script_user`.
+fn notify(line: &Statement, user: Option<&str>, log: &Log) -> Option<Notify> {
+    let command = track::read_command(line, log)?;
+    Some(Notify { command, user: user.map(str::to_owned) })
 }
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
@@ -383,7 +276,7 @@ fn endpoint(statement: &Statement, log: &Log) -> Option<Located<SocketAddr>> {
     }
 }
 
-fn choice<T: Copy>(statement: &Statement, among: &[(&'static str, T)], log: &Log) -> Option<T> {
+pub(super) fn choice<T: Copy>(statement: &Statement, among: &[(&'static str, T)], log: &Log) -> Option<T> {
     let word = argument(statement, log)?;
     let found = among.iter().find(|(name, _)| *name == word.value);
     if found.is_none() {
@@ -395,7 +288,7 @@ fn choice<T: Copy>(statement: &Statement, among: &[(&'static str, T)], log: &Log
     found.map(|(_, value)| *value)
 }
 
-fn count(statement: &Statement, most: u32, log: &Log) -> Option<u32> {
+pub(super) fn count(statement: &Statement, most: u32, log: &Log) -> Option<u32> {
     let word = argument(statement, log)?;
     let number = word.value.parse().ok().filter(|number| *number <= most);
     if number.is_none() {
@@ -404,7 +297,17 @@ fn count(statement: &Statement, most: u32, log: &Log) -> Option<u32> {
     number
 }
 
-fn seconds(statement: &Statement, log: &Log) -> Option<Duration> {
+/// An address, a port, or another thing that a word says.
+pub(super) fn number<T: FromStr>(statement: &Statement, what: &str, log: &Log) -> Option<T> {
+    let word = argument(statement, log)?;
+    let value = word.value.parse().ok();
+    if value.is_none() {
+        log.add(Diagnostic::error(&word.place, format!("`{}` is not {what}", word.value)));
+    }
+    value
+}
+
+pub(super) fn seconds(statement: &Statement, log: &Log) -> Option<Duration> {
     let word = argument(statement, log)?;
     let seconds = duration::seconds(&word.value);
     if let Err(reason) = &seconds {
@@ -424,7 +327,7 @@ fn whole(statement: &Statement, log: &Log) -> Option<Duration> {
     duration
 }
 
-fn positive(statement: &Statement, log: &Log) -> Option<Duration> {
+pub(super) fn positive(statement: &Statement, log: &Log) -> Option<Duration> {
     let seconds = seconds(statement, log);
     if seconds.is_some_and(|seconds| seconds.is_zero()) {
         let message = format!("`{}` must be above 0", statement.keyword.text);

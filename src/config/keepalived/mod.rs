@@ -7,6 +7,7 @@
 //! look healthy. Each `vrrp_instance NAME` is the VIP group NAME, each
 //! `virtual_server IP PORT` the service IP:PORT/protocol.
 
+mod checks;
 mod expand;
 mod include;
 mod lvs;
@@ -34,12 +35,12 @@ use syntax::{Statement, Word};
 /// apart from misspelled ones.
 const UNSUPPORTED: &str = "
     net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time
-    interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group vrrp_track_file
-    vrrp_track_process track_file track_process static_ipaddress static_routes static_rules
-    virtual_server_group real_server bfd_instance SSL
+    interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group
+    vrrp_track_process track_process static_ipaddress static_routes static_rules
+    virtual_server_group real_server bfd_instance
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
     smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
-    default_interface         vrrp_garp_extra_if     vrrp_check_unicast_src vrrp_strict vrrp_notify_priority_changes
+    default_interface vrrp_garp_extra_if vrrp_check_unicast_src vrrp_strict vrrp_notify_priority_changes
     vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
     nftables_ipvs disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority
     vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
@@ -51,16 +52,12 @@ const UNSUPPORTED: &str = "
     reload_check_config reload_time_file reload_repeat reload_file config_save_dir process_names
     process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac unicast_src_ip
     mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip
-    old_unicast_checksum     garp_extra_if     timer_expired_backup strict_mode owner_ignore_adverts
+    old_unicast_checksum garp_extra_if timer_expired_backup strict_mode owner_ignore_adverts
     virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
     vmac_xmit_base use_ipvlan dont_track_primary track_bfd accept no_accept
     promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
     notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
-    persistence_granularity persistence_engine ops flag-1 flag-2 flag-3 sh-port sh-fallback mh-port mh-fallback
-    sorry_server_inhibit sorry_server_lvs_method quorum_up quorum_down alpha omega ha_suspend snmp_name hashed
-    notify_up notify_down SSL_GET SMTP_CHECK DNS_CHECK MISC_CHECK UDP_CHECK PING_CHECK BFD_CHECK FILE_CHECK connect_ip
-    connect_port bindto bind_if bind_port fwmark log_all_failures digest regex regex_no_match regex_options regex_stack
-    regex_min_offset regex_max_offset fast_recovery nb_get_retry enable_sni sni_name tls_compliant
+    sorry_server_inhibit omega ha_suspend snmp_name hashed BFD_CHECK fwmark
     brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft";
 
 /// Groups, services, and the scripts that groups track.
@@ -68,7 +65,8 @@ pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 4] = ["global_defs", "vrrp_script", "vrrp_instance", "virtual_server"];
+    const KNOWN: [&str; 7] =
+        ["global_defs", "vrrp_script", "vrrp_instance", "virtual_server", "SSL", "track_file", "vrrp_track_file"];
     let file = syntax::parse(source, setting, log);
     let mut globals = Globals::default();
     // First, wherever they stand: instances take their defaults from them.
@@ -81,14 +79,18 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let mut groups = Vec::new();
     for statement in &file {
         match statement.keyword.text.as_str() {
-            "global_defs" | "vrrp_script" | "virtual_server" => {}
+            "global_defs" | "vrrp_script" | "virtual_server" | "SSL" | "track_file" | "vrrp_track_file" => {}
             "vrrp_instance" => groups.extend(Instance::read(statement, &globals, &scripts, log)),
             _ => unknown(&statement.keyword, &KNOWN, log),
         }
     }
     // Wherever they stand: they are behind the addresses of the instances.
     let services = named("virtual_server");
-    let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, log)).collect();
+    let files = named("track_file").chain(named("vrrp_track_file"));
+    let files = files.filter_map(|statement| checks::track_file(statement, log)).collect();
+    let own = named("SSL").filter_map(|statement| checks::ssl(statement, log)).last();
+    let elsewhere = checks::Elsewhere { user, own, files };
+    let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
     (groups, services, scripts.into_iter().map(|(name, known)| (name, known.script)).collect())
 }
 

@@ -148,7 +148,7 @@ fn time(line: &Statement, log: &Log) -> Option<Duration> {
 }
 
 /// One quoted string, or several words; a string's words may be quoted in turn.
-fn read_command(line: &Statement, log: &Log) -> Option<Vec<String>> {
+pub(super) fn read_command(line: &Statement, log: &Log) -> Option<Vec<String>> {
     let place = line.arguments.first().map_or(&line.keyword.place, |word| &word.place);
     let words = match &line.arguments[..] {
         [one] => split(&one.text, place, log)?,

@@ -344,7 +344,10 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
     let elsewhere = fine.replace("203.0.113.10:80", "203.0.113.11:80");
     assert_eq!(service(&elsewhere), "cluster.toml:7:10: `203.0.113.11` is not an address of VIP group `web`\n");
     let check = format!("{fine}check = {{ interval = \"2s\" }}");
-    assert_eq!(service(&check), "cluster.toml:10:9: a check needs one of `tcp`, `http`, `udp`, `dns` and `smtp`\n");
+    assert_eq!(
+        service(&check),
+        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file` and `process`\n"
+    );
     let asked = |asked: &str| service(&format!("{fine}check = {{ {asked} }}"));
     assert_eq!(asked("dns = { name = \"example.org\", type = \"AAAA\" }"), "");
     assert_eq!(asked("udp = { payload = \"00fF\", reply = true }"), "");
@@ -364,6 +367,6 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
     );
     assert_eq!(
         asked("smtp = {}, tcp = {}"),
-        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `udp`, `dns` and `smtp`\n"
+        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file` and `process`\n"
     );
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Files after the features of keepalived's own examples, as far as this version serves them.
-const EXAMPLES: [&str; 7] = [
+const EXAMPLES: &[&str] = &[
     // The plainest.
     "vrrp_instance VI_1 {\n state MASTER\n interface eth0\n virtual_router_id 51\n priority 100\n advert_int 1\n \
      virtual_ipaddress {\n 192.168.200.16\n 192.168.200.17/24\n }\n}\n",
@@ -17,7 +17,7 @@ const EXAMPLES: [&str; 7] = [
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      virtual_server 10.0.0.1 80 {\n delay_loop 6\n lb_algo wrr\n lb_kind NAT\n protocol TCP\n persistence_timeout 50\n \
      quorum 3\n hysteresis 1\n virtualhost www\n sorry_server 10.1.0.9 80\n\
-     real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=\"d e\"\n \
+     real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=\"d_e\"\n \
      status_code 200 301-302\n }\n connect_timeout 3\n retry 2\n delay_before_retry 1.5\n } }\n\
      real_server 10.1.0.2 8080 {\n inhibit_on_failure\n TCP_CHECK { connect_timeout 3 } }\n\
      real_server 10.1.0.3 80 {\n lvs_method DR\n } }\n",
@@ -27,6 +27,20 @@ const EXAMPLES: [&str; 7] = [
      virtual_server 10.0.0.1 53 {\n delay_loop 2\n lvs_method TUN\n real_server 10.1.0.1 53 { TCP_CHECK { } }\n \
      real_server 10.1.0.2 53 { DNS_CHECK {\n type A\n name x.org\n } }\n real_server 10.1.0.3 53 { SMTP_CHECK { } } }\n\
      virtual_server 2001:db8::2 443 {\n protocol TCP\n persistence_timeout\n inhibit_on_failure\n real_server 2001:db8:1::1 443 { } }\n",
+    // Every checker with all that it knows.
+    "global_defs { script_user root\n }\nSSL { ca /etc/x.pem\n }\nvrrp_track_file load { file /run/load\n weight -2\n }\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     virtual_server 10.0.0.1 443 {\n protocol TCP\n delay_loop 5\n warmup 2\n real_server 10.1.0.1 443 {\n virtualhost www.x.org\n \
+     SSL_GET {\n enable_sni\n http_protocol 1.1\n connect_ip 10.1.0.7\n connect_port 8443\n bindto 10.1.0.2\n bind_port 3000\n \
+     bind_if eth1\n fwmark 7\n url { path /\n digest 0123456789abcdef0123456789ABCDEF\n status_code 200\n }\n \
+     url { path /b\n virtualhost b.x.org\n regex \"is\\\\s+well\"\n regex_options caseless dotall\n regex_min_offset 3\n \
+     regex_max_offset 40\n regex_no_match\n } }\n\
+     MISC_CHECK {\n misc_path \"/bin/test -e '/run/a b'\"\n misc_timeout 2\n misc_dynamic\n user nobody\n }\n\
+     PING_CHECK { retry 4\n }\n FILE_CHECK { track_file load\n }\n\
+     UDP_CHECK {\n payload 00ff\n require_reply 0fXX\n min_reply_length 2\n max_reply_length 9\n } }\n\
+     alpha\n quorum_up \"/bin/echo up\"\n quorum_down /bin/false\n lvs_sched mh\n mh-port\n flag-3\n persistence_timeout 9\n \
+     persistence_granularity 255.255.255.0\n persistence_engine sip\n real_server 10.1.0.2 443 {\n notify_up \"/bin/echo a b\"\n \
+     notify_down /bin/echo\n UDP_CHECK { }\n HTTP_GET { url { path /\n } }\n SMTP_CHECK { host { connect_port 2525\n }\n host { connect_ip 10.1.0.3\n } } } }\n",
     // What is tracked.
     "global_defs {\n script_user root\n enable_script_security\n}\n\
      vrrp_script chk {\n script \"/bin/test -e '/run/a b'\"\n interval 2\n timeout 1\n rise 3\n fall 2\n weight -20\n init_fail\n}\n\
@@ -78,6 +92,6 @@ fn what_cluster_toml_cannot_say_is_not_lost_but_refused() {
     let (errors, _) = within(&[("k.conf", &text)], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
     assert!(errors.to_string().contains("cluster.toml has no gue or gre tunnels"), "{errors}");
     let (errors, _) =
-        within(&[("k.conf", "vrrp_track_file x { }")], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
-    assert!(errors.to_string().contains("vrrp_track_file"), "{errors}");
+        within(&[("k.conf", "vrrp_track_bfd x { }")], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
+    assert!(errors.to_string().contains("vrrp_track_bfd"), "{errors}");
 }

@@ -167,7 +167,6 @@ vrrp_instance VI_1 {
         refused(text),
         "k.conf:2:5: `vrrp_strict` is not supported by this version\n\
          k.conf:3:5: unknown keyword `ruter_id` / did you mean `router_id`?\n\
-         k.conf:5:1: `track_file` is not supported by this version\n\
          k.conf:8:1: `virtual_server_group` is not supported by this version\n\
          k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\
          k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
@@ -293,7 +292,7 @@ const BALANCED: &str = "virtual_server 10.0.0.100 443 {
 
 #[test]
 fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
-    use crate::config::check::{Check, Probe};
+    use crate::config::check::{Check, Http, HttpVersion, Probe, Way};
     use crate::ipvs::{Checksum, Forwarding, Protocol, Tunnel};
     let config = read(&format!("{BALANCED}{INSTANCE}}}\n"));
     assert_eq!(config.services.keys().collect::<Vec<_>>(), ["10.0.0.100:443/tcp"]);
@@ -304,24 +303,34 @@ fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
     let [first, second, third] = service.servers.as_slice() else { panic!("{service:?}") };
     assert_eq!((first.weight, first.inhibit_on_failure, first.upper), (3, true, 1000));
     assert_eq!(first.forwarding, Forwarding::Direct);
-    let probe = Probe::Http {
+    let probe = Probe::Http(Http {
         path: "/healthz".to_owned(),
         host: Some("www.example.org".to_owned()),
+        version: HttpVersion::Old,
         status: vec![200..=200, 204..=204, 300..=302],
-    };
+        digest: None,
+        regex: None,
+        no_regex: None,
+        tls: None,
+    });
     let (interval, again, timeout) = (Duration::from_secs(6), Duration::from_secs(3), Duration::from_secs(3));
-    assert_eq!(first.check, Some(Check { probe, interval, again, timeout, fall: 3, rise: 1 }));
+    let (way, warmup) = (Way::default(), interval);
+    let check =
+        Check { probe, way: way.clone(), interval, again, timeout, warmup, fall: 3, rise: 1, slow: None, loss: None };
+    assert_eq!(first.checks, [check]);
     let tunnel = Forwarding::Tunnel(Tunnel::Gue { port: 5555, checksum: Checksum::Full });
     assert_eq!((second.weight, second.forwarding), (1, tunnel));
     let (again, timeout) = (Duration::from_millis(500), Duration::from_secs(1));
-    assert_eq!(second.check, Some(Check { probe: Probe::Tcp, interval, again, timeout, fall: 2, rise: 1 }));
-    assert_eq!((third.weight, &third.check), (0, &None), "not checked, as in keepalived");
+    let check =
+        Check { probe: Probe::Tcp, way, interval, again, timeout, warmup, fall: 2, rise: 1, slow: None, loss: None };
+    assert_eq!(second.checks, [check]);
+    assert_eq!((third.weight, third.checks.len()), (0, 0), "not checked, as in keepalived");
     assert_eq!(config.warnings, []);
 }
 
 #[test]
 fn name_and_mail_servers_are_checked_with_keepaliveds_defaults() {
-    use crate::config::check::{Check, Probe, Record};
+    use crate::config::check::{Check, Probe, Record, Way};
     let servers = "virtual_server 10.0.0.100 53 {
     delay_loop 6
     protocol UDP
@@ -336,11 +345,26 @@ fn name_and_mail_servers_are_checked_with_keepaliveds_defaults() {
     let interval = Duration::from_secs(6);
     let dns = Probe::Dns { name: "example.org".to_owned(), record: Record::A };
     let timeout = Duration::from_secs(5);
-    let check = Check { probe: dns, interval, again: interval, timeout, fall: 4, rise: 1 };
-    assert_eq!(servers[0].check, Some(check));
+    let (way, warmup) = (Way::default(), interval);
+    let check = Check {
+        probe: dns,
+        way: way.clone(),
+        interval,
+        again: interval,
+        timeout,
+        warmup,
+        fall: 4,
+        rise: 1,
+        slow: None,
+        loss: None,
+    };
+    assert_eq!(servers[0].checks, [check]);
     let smtp = Probe::Smtp { helo: "lb.example.org".to_owned() };
     let (again, timeout) = (Duration::from_secs(1), Duration::from_secs(2));
-    assert_eq!(servers[1].check, Some(Check { probe: smtp, interval, again, timeout, fall: 2, rise: 1 }));
+    assert_eq!(
+        servers[1].checks,
+        [Check { probe: smtp, way, interval, again, timeout, warmup, fall: 2, rise: 1, slow: None, loss: None }]
+    );
 }
 
 #[test]
@@ -361,12 +385,12 @@ fn what_is_wrong_with_a_virtual_server() {
  lb_algo wrrr
  lb_kind TUN type gue
  protokol TCP
- alpha
+ ha_suspend
  protocol TCP
  real_server 10.0.5.11 80 {
   weight -1
   SSL_GET { url { path / } }
-  TCP_CHECK { connect_port 81 }
+  TCP_CHECK { connect_porc 81 }
  }
  real_server 10.0.5.11 80 {
   HTTP_GET { url { status_code 99 } }
@@ -377,10 +401,9 @@ fn what_is_wrong_with_a_virtual_server() {
         "k.conf:9:10: `lb_algo` is one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf, twos / did you mean `wrr`?\n\
          k.conf:10:10: a tunnel is `TUN [type ipip|gue port N|gre] [nocsum|csum|remcsum]`\n\
          k.conf:11:2: unknown keyword `protokol` / did you mean `protocol`?\n\
-         k.conf:12:2: `alpha` is not supported by this version\n\
+         k.conf:12:2: `ha_suspend` is not supported by this version\n\
          k.conf:15:10: `weight` must be between 0 and 65535\n\
-         k.conf:16:3: `SSL_GET` is not supported by this version\n\
-         k.conf:17:15: `connect_port` is not supported by this version\n\
+         k.conf:17:15: unknown keyword `connect_porc` / did you mean `connect_port`?\n\
          k.conf:19:14: server `10.0.5.11:80` is listed twice\n\
          k.conf:20:14: `url` needs a `path`\n\
          k.conf:20:32: `99` is no range of HTTP status codes / for example 200 or 200-299\n"

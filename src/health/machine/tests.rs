@@ -1,29 +1,42 @@
 //! Several directors' minds with a gossip between them that loses nothing, and servers that do as they are told.
 
+use super::super::Said;
 use super::*;
-use crate::config::check::Probe;
-use crate::ipvs::{Forwarding, Protocol};
+use crate::config::check::Way;
+use crate::ipvs::{Forwarding, Protocol, SchedulerFlags};
 
 const STEP: Duration = Duration::from_millis(50);
 
 /// One service of `servers` servers behind web, asked every second; three failures in a row make one down.
 fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
     let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(1));
-    let check = Check { probe: Probe::Tcp, interval, again: interval, timeout, fall: 3, rise: 2 };
+    let (probe, way, again, warmup) = (Probe::Tcp, Way::default(), interval, interval);
+    let check = Check { probe, way, interval, again, timeout, warmup, fall: 3, rise: 2, slow: None, loss: None };
     let server = |n| Server {
         address: ([10, 0, 5, n], 80).into(),
         weight: 1,
         forwarding: Forwarding::Nat,
-        check: Some(check.clone()),
+        checks: vec![check.clone()],
         inhibit_on_failure: false,
         upper: 0,
         lower: 0,
+        alpha: false,
+        notify_up: None,
+        notify_down: None,
     };
     let service = Service {
         vip: "web".to_owned(),
         listen: ([203, 0, 113, 10], 80).into(),
         protocol: Protocol::Tcp,
         scheduler: "rr",
+        flags: SchedulerFlags::default(),
+        one_packet: false,
+        granularity: None,
+        engine: None,
+        drain: Some(10 * SECOND),
+        slow_start: Duration::ZERO,
+        quorum_up: None,
+        quorum_down: None,
         servers: (1..=servers).map(server).collect(),
         persistence: None,
         sorry_server: None,
@@ -69,11 +82,13 @@ impl Mesh {
                         *self.asked.entry(node).or_default() += 1;
                         let std::net::IpAddr::V4(ip) = target.address.ip() else { panic!() };
                         let up = answers(node, ip.octets()[3]);
-                        events.push(Event::Answered(id, if up { Ok(()) } else { Err("refused".to_owned()) }));
+                        let said = if up { Said::Up(Share::Configured) } else { Said::Down("refused".to_owned()) };
+                        events.push(Event::Answered(id, Answer { said, took: Duration::from_millis(1) }));
                     }
                     Action::Say(key, Some(value)) => drop(self.facts.entry(node).or_default().insert(key, value)),
                     Action::Say(key, None) => drop(self.facts.entry(node).or_default().remove(&key)),
                     Action::Want(wanted) => drop(self.wanted.insert(node, wanted)),
+                    Action::Tell(notify) => panic!("nobody is to be told: {notify:?}"),
                     Action::Short(_, true) => assert!(self.short.insert(node)),
                     Action::Short(_, false) => assert!(self.short.remove(&node)),
                 }
@@ -190,6 +205,27 @@ fn observations_of_a_director_that_is_gone_or_hung_count_no_more() {
     mesh.now = mesh.now + 17 * SECOND;
     mesh.event(NodeId(4), Event::Tick, &|_, _| true);
     assert_eq!(known(&mesh), 0);
+}
+
+#[test]
+fn an_order_holds_everywhere_and_its_time_runs_out_by_itself() {
+    let mut mesh = Mesh::new(3, 4, 0);
+    mesh.pass(5 * SECOND, |_, _| true);
+    let drain = Orders::from([(("web".to_owned(), ([10, 0, 5, 2], 80).into()), ServerOrder::Drain)]);
+    mesh.event(NodeId(1), Event::Orders(drain), &|_, _| true);
+    let weight = |mesh: &Mesh| {
+        let table = mesh.wanted[&NodeId(1)]["web"].values().next().unwrap().servers.clone();
+        table.iter().find(|(at, _)| at.ip == std::net::IpAddr::from([10, 0, 5, 2])).map(|(_, server)| server.weight)
+    };
+    assert_eq!(weight(&mesh), Some(0));
+    mesh.pass(9 * SECOND, |_, _| true);
+    assert_eq!(weight(&mesh), Some(0));
+    mesh.pass(2 * SECOND, |_, _| true);
+    assert_eq!(weight(&mesh), None, "its connections had their time");
+    let status = mesh.minds[&NodeId(1)].status(&Names::new());
+    assert_eq!(status[0].servers[1].order.as_deref(), Some("drained by order"));
+    mesh.event(NodeId(1), Event::Orders(Orders::new()), &|_, _| true);
+    assert_eq!(weight(&mesh), Some(1));
 }
 
 #[test]

@@ -1,0 +1,510 @@
+//! The checkers of a `real_server`, with keepalived's defaults.
+//!
+//! A check that fails is repeated `retry` times, `delay_before_retry` apart, and one that succeeds makes a server up:
+//! `fall` is `retry` + 1, `rise` is 1. Each `url` is a check of its own. Some things differ: keepalived counts the time between two
+//! checks from the end of the first, asks one `url` at a time, and takes a server out at the first failure after its own start. And
+//! an answer is not waited for beyond the next check.
+
+use super::super::check::{self, Check, Files, Http, HttpVersion, Pattern, Probe, Record, Reply, Tls, Way};
+use super::lvs::{choice, count, number, positive, seconds};
+use super::syntax::{Statement, Word};
+use super::{argument, block, check_leaf, duration, track, unknown};
+use crate::config::diagnostic::{Diagnostic, Located, Log, Place};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The checkers, by their keywords.
+pub(super) const CHECKERS: [&str; 9] = [
+    "TCP_CHECK",
+    "HTTP_GET",
+    "SSL_GET",
+    "SMTP_CHECK",
+    "DNS_CHECK",
+    "MISC_CHECK",
+    "UDP_CHECK",
+    "PING_CHECK",
+    "FILE_CHECK",
+];
+
+/// What checkers take from elsewhere in the file.
+pub(super) struct Elsewhere<'a> {
+    /// `script_user`.
+    pub user: Option<&'a str>,
+    /// `SSL`: a certificate of our own, and its key.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// `track_file NAME`: the file and its weight.
+    pub files: BTreeMap<String, (PathBuf, i32)>,
+}
+
+/// When and which way is asked: servers inherit it from their service, and checks from their server.
+#[derive(Clone)]
+pub(super) struct Asking {
+    delay_loop: Duration,
+    retry: Option<u8>,
+    before_retry: Option<Duration>,
+    connect: Duration,
+    warmup: Option<Duration>,
+    way: Way,
+}
+
+/// Of a service, a server and a check.
+pub(super) const TIMES: [&str; 5] = ["delay_loop", "retry", "delay_before_retry", "connect_timeout", "warmup"];
+/// Of a check alone.
+const WAYS: [&str; 9] = [
+    "alpha",
+    "connect_ip",
+    "connect_port",
+    "bindto",
+    "bind_if",
+    "bind_port",
+    "fwmark",
+    "nb_get_retry",
+    "log_all_failures",
+];
+
+impl Asking {
+    pub(super) fn new() -> Self {
+        Self {
+            delay_loop: Duration::from_secs(60),
+            retry: None,
+            before_retry: None,
+            connect: Duration::from_secs(5),
+            warmup: None,
+            way: Way::default(),
+        }
+    }
+
+    /// Takes a line, if it is about times.
+    pub(super) fn read(&mut self, line: &Statement, log: &Log) -> bool {
+        match line.keyword.text.as_str() {
+            "delay_loop" => self.delay_loop = positive(line, log).unwrap_or(self.delay_loop),
+            "retry" => self.retry = count(line, 99, log).and_then(|retry| u8::try_from(retry).ok()),
+            "delay_before_retry" => self.before_retry = seconds(line, log),
+            "connect_timeout" => self.connect = positive(line, log).unwrap_or(self.connect),
+            "warmup" => self.warmup = seconds(line, log),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Takes a line of a check, if it is about times or the way.
+    fn read_own(&mut self, line: &Statement, log: &Log) -> bool {
+        check_leaf(line, &WAYS, log);
+        let way = &mut self.way;
+        match line.keyword.text.as_str() {
+            "connect_ip" => way.address = number(line, "an IP address", log),
+            "connect_port" => way.port = number(line, "a port", log).filter(|port| *port > 0),
+            "bindto" => way.source = number(line, "an IP address", log),
+            "bind_port" => way.source_port = number(line, "a port", log).unwrap_or(0),
+            "bind_if" => way.interface = argument(line, log).map(|name| name.value),
+            "fwmark" => way.mark = number::<NonZeroU32>(line, "a mark", log),
+            "nb_get_retry" => self.retry = count(line, 99, log).and_then(|retry| u8::try_from(retry).ok()),
+            // Every failure is shown by `service show`; and `alpha` is the server's.
+            "log_all_failures" | "alpha" => {}
+            _ => return self.read(line, log),
+        }
+        true
+    }
+
+    fn check(&self, probe: Probe, before_retry: Duration, place: &Place, log: &Log) -> Check {
+        if self.connect > self.delay_loop {
+            let (asked, used) = (duration::show(self.connect), duration::show(self.delay_loop));
+            let message = format!("a check every {used} does not wait {asked} for an answer: {used} is its timeout");
+            log.add(Diagnostic::warning(place, message));
+        }
+        let again = self.before_retry.unwrap_or(before_retry).min(self.delay_loop);
+        Check {
+            probe,
+            way: self.way.clone(),
+            interval: self.delay_loop,
+            again: if again.is_zero() { Duration::from_millis(10).min(self.delay_loop) } else { again },
+            timeout: self.connect.min(self.delay_loop),
+            warmup: self.warmup.unwrap_or(self.delay_loop),
+            fall: self.retry.unwrap_or(1) + 1,
+            rise: 1,
+            slow: None,
+            loss: None,
+        }
+    }
+}
+
+/// What a checker asks: one check, or several that must all pass.
+pub(super) fn read(
+    statement: &Statement,
+    asking: Asking,
+    host: Option<&str>,
+    elsewhere: &Elsewhere<'_>,
+    log: &Log,
+) -> Vec<Check> {
+    let one = |check: Option<Check>| check.into_iter().collect();
+    match statement.keyword.text.as_str() {
+        "TCP_CHECK" => one(plain(statement, Probe::Tcp, asking, log)),
+        "PING_CHECK" => one(plain(statement, Probe::Ping, asking, log)),
+        "SMTP_CHECK" => smtp_check(statement, asking, log),
+        "DNS_CHECK" => one(dns_check(statement, asking, log)),
+        "UDP_CHECK" => one(udp_check(statement, asking, log)),
+        "MISC_CHECK" => one(misc_check(statement, asking, elsewhere.user, log)),
+        "FILE_CHECK" => one(file_check(statement, asking, elsewhere, log)),
+        _ => http_get(statement, asking, host, elsewhere, log),
+    }
+}
+
+/// Every line of a checker: what `own` does not take is about times and the way, or unknown.
+fn lines<'a>(
+    statement: &'a Statement,
+    known: &[&'static str],
+    asking: &mut Asking,
+    log: &Log,
+    mut own: impl FnMut(&'a Statement) -> bool,
+) {
+    for line in block(statement, log) {
+        if !own(line) && !asking.read_own(line, log) {
+            unknown(&line.keyword, &[known, &TIMES, &WAYS].concat(), log);
+        }
+    }
+}
+
+fn plain(statement: &Statement, probe: Probe, mut asking: Asking, log: &Log) -> Option<Check> {
+    lines(statement, &[], &mut asking, log, |_| false);
+    Some(asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log))
+}
+
+/// The old `host` blocks are a check each.
+fn smtp_check(statement: &Statement, mut asking: Asking, log: &Log) -> Vec<Check> {
+    let mut helo = Some("smtpchecker.keepalived.org".to_owned());
+    let mut hosts = Vec::new();
+    lines(statement, &["helo_name", "host"], &mut asking, log, |line| {
+        match line.keyword.text.as_str() {
+            "helo_name" => helo = argument(line, log).and_then(|name| check::helo_name(name, log)),
+            "host" => hosts.push(line),
+            _ => return false,
+        }
+        true
+    });
+    let Some(helo) = helo else { return Vec::new() };
+    let each = |host: &Statement| {
+        let mut asking = asking.clone();
+        lines(host, &[], &mut asking, log, |_| false);
+        asking
+    };
+    let ways: Vec<Asking> = if hosts.is_empty() { vec![asking] } else { hosts.into_iter().map(each).collect() };
+    let check = |asking: &Asking| {
+        let probe = Probe::Smtp { helo: helo.clone() };
+        asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log)
+    };
+    ways.iter().map(check).collect()
+}
+
+/// Three retries, and none sooner than the next check would be.
+fn dns_check(statement: &Statement, mut asking: Asking, log: &Log) -> Option<Check> {
+    let (mut name, mut record) = (Some(".".to_owned()), Record::Soa);
+    lines(statement, &["type", "name"], &mut asking, log, |line| {
+        match line.keyword.text.as_str() {
+            "type" => record = choice(line, &check::RECORDS, log).unwrap_or(record),
+            "name" => name = argument(line, log).and_then(|name| check::domain(name, log)),
+            _ => return false,
+        }
+        true
+    });
+    asking.retry = asking.retry.or(Some(3));
+    Some(asking.check(Probe::Dns { name: name?, record }, asking.delay_loop, &statement.keyword.place, log))
+}
+
+fn udp_check(statement: &Statement, mut asking: Asking, log: &Log) -> Option<Check> {
+    const KNOWN: [&str; 4] = ["payload", "require_reply", "min_reply_length", "max_reply_length"];
+    let (mut payload, mut begins, mut least, mut most) = (Some(None), Some(None), 0, 255);
+    let length = |line, default| count(line, 65_507, log).and_then(|n| u16::try_from(n).ok()).unwrap_or(default);
+    lines(statement, &KNOWN, &mut asking, log, |line| {
+        match line.keyword.text.as_str() {
+            "payload" => payload = argument(line, log).and_then(|text| check::hex(&text, log)).map(Some),
+            "require_reply" if line.arguments.is_empty() => begins = Some(Some(String::new())),
+            "require_reply" => begins = argument(line, log).and_then(|text| check::reply_pattern(&text, log)).map(Some),
+            "min_reply_length" => least = length(line, least),
+            "max_reply_length" => most = length(line, most),
+            _ => return false,
+        }
+        true
+    });
+    let probe = Probe::Udp { payload: payload?, reply: begins?.map(|begins| Reply { begins, length: least..=most }) };
+    Some(asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log))
+}
+
+/// No retries, and the time that keepalived gives it.
+fn misc_check(statement: &Statement, mut asking: Asking, user: Option<&str>, log: &Log) -> Option<Check> {
+    const KNOWN: [&str; 4] = ["misc_path", "misc_timeout", "misc_dynamic", "user"];
+    let (mut command, mut patience, mut dynamic, mut user) = (None, None, false, user.map(str::to_owned));
+    lines(statement, &KNOWN, &mut asking, log, |line| {
+        match line.keyword.text.as_str() {
+            "misc_path" => command = Some(track::read_command(line, log)),
+            "misc_timeout" => patience = positive(line, log),
+            "misc_dynamic" => dynamic = truth(line, log),
+            "user" => user = track::read_user(line, log),
+            _ => return false,
+        }
+        true
+    });
+    let Some(command) = command else {
+        log.add(Diagnostic::error(&statement.keyword.place, "`MISC_CHECK` needs `misc_path`"));
+        return None;
+    };
+    asking.retry = asking.retry.or(Some(0));
+    asking.connect = patience.unwrap_or(asking.delay_loop);
+    let probe = Probe::Script { command: command?, user, dynamic };
+    Some(asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log))
+}
+
+/// keepalived hears of a change of the file; here it is read as often as servers are asked.
+fn file_check(statement: &Statement, mut asking: Asking, elsewhere: &Elsewhere<'_>, log: &Log) -> Option<Check> {
+    let (mut file, mut weight) = (None, None);
+    lines(statement, &["track_file", "weight", "dynamic"], &mut asking, log, |line| {
+        match line.keyword.text.as_str() {
+            "track_file" => file = argument(line, log),
+            "weight" => weight = file_weight(&line.keyword, &line.arguments, log),
+            "dynamic" => {}
+            _ => return false,
+        }
+        true
+    });
+    let Some(file) = file else {
+        log.add(Diagnostic::error(&statement.keyword.place, "`FILE_CHECK` needs `track_file`"));
+        return None;
+    };
+    let Some((path, own)) = elsewhere.files.get(&file.value) else {
+        log.add(Diagnostic::error(&file.place, format!("there is no `track_file {}`", file.value)));
+        return None;
+    };
+    asking.retry = asking.retry.or(Some(0));
+    let probe = Probe::File { path: path.clone(), weight: weight.unwrap_or(*own) };
+    Some(asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log))
+}
+
+/// `N [reverse|noreverse]`.
+fn file_weight(keyword: &Word, words: &[Word], log: &Log) -> Option<i32> {
+    let number = |word: &Word| word.text.parse::<i32>().ok().filter(|n| n.unsigned_abs() <= 65_535);
+    let weight = match words {
+        [weight] => number(weight),
+        [weight, word] if word.text == "reverse" => number(weight).map(|weight| -weight),
+        [weight, word] if word.text == "noreverse" => number(weight),
+        _ => None,
+    };
+    if weight.is_none() {
+        log.add(Diagnostic::error(&keyword.place, "`weight` is a number from -65535 to 65535, and `reverse` or not"));
+    }
+    weight
+}
+
+/// Reads `track_file NAME { ... }`, as far as it is a check's.
+pub(super) fn track_file(statement: &Statement, log: &Log) -> Option<(String, (PathBuf, i32))> {
+    let name = argument(statement, log)?;
+    let (mut path, mut weight) = (None, 1);
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "file" => path = argument(line, log).map(|file| PathBuf::from(file.value)),
+            "weight" => weight = file_weight(&line.keyword, &line.arguments, log).unwrap_or(weight),
+            _ => unknown(&line.keyword, &["file", "weight"], log),
+        }
+    }
+    if path.is_none() {
+        log.add(Diagnostic::error(&name.place, format!("`track_file {}` needs `file`", name.value)));
+    }
+    Some((name.value, (path?, weight)))
+}
+
+/// Reads `SSL`: what we show a server that asks who we are. keepalived verifies nobody with its `ca`.
+pub(super) fn ssl(statement: &Statement, log: &Log) -> Option<(PathBuf, PathBuf)> {
+    const KNOWN: [&str; 3] = ["ca", "certificate", "key"];
+    let (mut certificate, mut key) = (None, None);
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "ca" => {
+                let message = "`ca` verifies nobody, as in keepalived";
+                let help = "cluster.toml has `ca` for checks that verify the server's certificate";
+                log.add(Diagnostic::warning(&line.keyword.place, message).help(help));
+            }
+            "certificate" => certificate = argument(line, log).map(|file| file.value.into()),
+            "key" => key = argument(line, log).map(|file| file.value.into()),
+            "password" => {
+                let message = "a key with a password is not supported by this version";
+                log.add(Diagnostic::error(&line.keyword.place, message).help("`openssl pkey` takes it off"));
+            }
+            _ => unknown(&line.keyword, &KNOWN, log),
+        }
+    }
+    certificate.zip(key)
+}
+
+fn http_get(
+    statement: &Statement,
+    mut asking: Asking,
+    host: Option<&str>,
+    elsewhere: &Elsewhere<'_>,
+    log: &Log,
+) -> Vec<Check> {
+    const KNOWN: [&str; 6] = ["url", "http_protocol", "virtualhost", "enable_sni", "sni_name", "fast_recovery"];
+    let secure = statement.keyword.text == "SSL_GET";
+    let (mut urls, mut version, mut host) = (Vec::new(), HttpVersion::Old, host.map(str::to_owned));
+    let (mut sni, mut sni_name) = (false, None);
+    lines(statement, &KNOWN, &mut asking, log, |line| {
+        match line.keyword.text.as_str() {
+            "url" => urls.push(line),
+            "http_protocol" => version = choice(line, &check::VERSIONS, log).unwrap_or(version),
+            "virtualhost" => host = argument(line, log).map(|host| host.value),
+            "enable_sni" => sni = true,
+            "sni_name" => sni_name = argument(line, log).map(|name| name.value),
+            // Both are so in any case: one url does not wait for another, and a connection that just ends has ended.
+            "fast_recovery" | "tls_compliant" => {}
+            _ => return false,
+        }
+        true
+    });
+    if urls.is_empty() {
+        log.add(Diagnostic::error(&statement.keyword.place, format!("`{}` needs a `url`", statement.keyword.text)));
+    }
+    let check = |url: &Statement| {
+        let mut http = read_url(url, host.clone(), version, log)?;
+        if secure {
+            let site = http.host.as_ref().map(|host| host.split(':').next().unwrap_or_default().to_owned());
+            let name = sni_name.clone().or(site).filter(|_| sni || sni_name.is_some());
+            match Tls::new(name, Files { ca: None, own: elsewhere.own.clone() }) {
+                Ok(tls) => http.tls = Some(tls),
+                Err(why) => log.add(Diagnostic::error(&url.keyword.place, why)),
+            }
+        }
+        Some(asking.check(Probe::Http(http), Duration::from_secs(3), &statement.keyword.place, log))
+    };
+    urls.into_iter().filter_map(check).collect()
+}
+
+fn read_url(statement: &Statement, mut host: Option<String>, version: HttpVersion, log: &Log) -> Option<Http> {
+    const KNOWN: [&str; 10] = [
+        "path",
+        "status_code",
+        "virtualhost",
+        "digest",
+        "regex",
+        "regex_no_match",
+        "regex_options",
+        "regex_stack",
+        "regex_min_offset",
+        "regex_max_offset",
+    ];
+    let (mut path, mut status, mut digest) = (None, vec![200..=299], Some(None));
+    let mut body = Body::default();
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "path" => path = argument(line, log),
+            "virtualhost" => host = argument(line, log).map(|host| host.value),
+            "digest" => digest = argument(line, log).and_then(|text| check::digest(&text, log)).map(Some),
+            "status_code" => status = status_codes(line, log),
+            _ if body.read(line, log) => {}
+            _ => unknown(&line.keyword, &KNOWN, log),
+        }
+        check_leaf(line, &KNOWN, log);
+    }
+    let Some(path) = path else {
+        log.add(Diagnostic::error(&statement.keyword.place, "`url` needs a `path`"));
+        return None;
+    };
+    check::check_path(&path, log);
+    let pattern = body.pattern(log)?;
+    let (regex, no_regex) = if body.unwanted { (None, pattern) } else { (pattern, None) };
+    Some(Http { path: path.value, host, version, status, digest: digest?, regex, no_regex, tls: None })
+}
+
+fn status_codes(line: &Statement, log: &Log) -> Vec<std::ops::RangeInclusive<u16>> {
+    let range = |word: &Word| {
+        let range = check::status_range(&word.text);
+        if range.is_none() {
+            let message = format!("`{}` is no range of HTTP status codes", word.text);
+            log.add(Diagnostic::error(&word.place, message).help("for example 200 or 200-299"));
+        }
+        range
+    };
+    if line.arguments.is_empty() {
+        log.add(Diagnostic::error(&line.keyword.place, "`status_code` needs a value"));
+    }
+    line.arguments.iter().filter_map(range).collect()
+}
+
+/// `regex` and what goes with it, as the flags and the beginning of one pattern.
+#[derive(Default)]
+struct Body {
+    regex: Option<Located<String>>,
+    unwanted: bool,
+    flags: String,
+    unicode: bool,
+    offset: (usize, Option<usize>),
+}
+
+impl Body {
+    /// PCRE2's options that mean something here, and those that only say how it is to work.
+    const OPTIONS: [(&str, Option<char>); 12] = [
+        ("caseless", Some('i')),
+        ("multiline", Some('m')),
+        ("dotall", Some('s')),
+        ("extended", Some('x')),
+        ("ungreedy", Some('U')),
+        ("utf", Some('u')),
+        ("ucp", Some('u')),
+        ("never_ucp", None),
+        ("never_utf", None),
+        ("no_auto_possess", None),
+        ("no_dotstar_anchor", None),
+        ("no_start_optimize", None),
+    ];
+
+    fn read(&mut self, line: &Statement, log: &Log) -> bool {
+        let offset = |line| count(line, 65_535, log).and_then(|offset| usize::try_from(offset).ok());
+        match line.keyword.text.as_str() {
+            "regex" => self.regex = argument(line, log),
+            "regex_no_match" => self.unwanted = truth(line, log),
+            "regex_min_offset" => self.offset.0 = offset(line).unwrap_or(0),
+            "regex_max_offset" => self.offset.1 = offset(line),
+            // The time and the memory of a pattern are bounded here.
+            "regex_stack" => {}
+            "regex_options" => {
+                for word in &line.arguments {
+                    match Self::OPTIONS.iter().find(|(name, _)| *name == word.text) {
+                        Some((_, Some('u'))) => self.unicode = true,
+                        Some((_, flag)) => self.flags.extend(flag),
+                        None => {
+                            let message = format!("the option `{}` is not supported by this version", word.text);
+                            log.add(Diagnostic::error(&word.place, message));
+                        }
+                    }
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// An inner `None` without one; an outer after a fault.
+    fn pattern(&self, log: &Log) -> Option<Option<Pattern>> {
+        let Some(regex) = &self.regex else { return Some(None) };
+        let bytes = if self.unicode { "" } else { "-u" };
+        let before = match self.offset {
+            (0, None) => String::new(),
+            (least, None) => format!(r"\A(?s-u:.{{{least},}})"),
+            (least, Some(most)) => format!(r"\A(?s-u:.{{{least},{most}}})"),
+        };
+        let flags = format!("(?{}{bytes})", self.flags);
+        let flags = if flags == "(?)" { String::new() } else { flags };
+        let text = format!("{before}{flags}{}", regex.value);
+        check::pattern(&Located { value: text, place: regex.place.clone() }, log).map(Some)
+    }
+}
+
+/// A flag, or a flag with a truth value.
+pub(super) fn truth(line: &Statement, log: &Log) -> bool {
+    match line.arguments.first().map_or("true", |word| word.text.as_str()) {
+        "true" | "on" | "yes" => true,
+        "false" | "off" | "no" => false,
+        _ => {
+            log.add(Diagnostic::error(&line.keyword.place, format!("`{}` is true or false", line.keyword.text)));
+            false
+        }
+    }
+}

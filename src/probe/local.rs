@@ -1,0 +1,121 @@
+//! What is asked of this machine about a server: a program, a file, a process.
+
+use super::Trouble;
+use super::script;
+use crate::health::Share;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tokio::task::spawn_blocking;
+
+/// The longest file that holds a number.
+const NUMBER: usize = 64;
+
+/// 0 is up; where it is `dynamic`, 2 to 255 is up with a weight of so much less 2.
+pub(super) async fn script(
+    command: &[String],
+    user: Option<&str>,
+    patience: Duration,
+    dynamic: bool,
+) -> Result<Share, Trouble> {
+    let status = script::status(command, user, patience).await?;
+    match status.code() {
+        Some(0) => Ok(Share::Configured),
+        Some(code @ 2..) if dynamic => Ok(Share::Exactly(u32::try_from(code - 2).unwrap_or(0))),
+        Some(_) | None => Err(status.to_string().into()),
+    }
+}
+
+/// The number in it, times `weight`, is added to the server's; without a weight it must be 0.
+pub(super) async fn file(path: &Path, weight: i32) -> Result<Share, Trouble> {
+    let path = path.to_owned();
+    let read = spawn_blocking(move || number(&path)).await;
+    let number = read.map_err(|error| Trouble::Here(format!("not read: {error}")))?;
+    match (weight, number) {
+        (0, 0) => Ok(Share::Configured),
+        (0, number) => Err(format!("the file says {number}").into()),
+        (weight, number) => Ok(Share::More(number.saturating_mul(weight.into()))),
+    }
+}
+
+/// 0 without a file, or without a number in it.
+fn number(path: &Path) -> i64 {
+    let text = fs::read(path).unwrap_or_default();
+    let text = str::from_utf8(&text[..text.len().min(NUMBER)]).unwrap_or_default();
+    text.trim().parse::<i32>().map_or(0, i64::from)
+}
+
+/// A process of this name: that of its program's file, or what it calls itself.
+pub(super) async fn process(name: &str) -> Result<(), Trouble> {
+    let wanted = name.to_owned();
+    let found = spawn_blocking(move || runs(&wanted)).await;
+    match found {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(format!("no process {name} runs").into()),
+        Ok(Err(error)) => Err(Trouble::Here(format!("processes cannot be listed: {error}"))),
+        Err(error) => Err(Trouble::Here(format!("processes were not listed: {error}"))),
+    }
+}
+
+fn runs(name: &str) -> std::io::Result<bool> {
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        // One that has ended meanwhile has no files any more.
+        let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
+        let command = read("cmdline");
+        let program = command.split(|byte| *byte == 0).next().unwrap_or_default();
+        let program = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        // A zombie has no command line, and its own name only.
+        if !command.is_empty() && (program == name.as_bytes() || read("comm").trim_ascii_end() == name.as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_dynamic_script_says_the_weight() {
+        let run = async |code: &str, dynamic| {
+            let command = command(&["/bin/sh", "-c", &format!("exit {code}")]);
+            script(&command, None, Duration::from_secs(5), dynamic).await.ok()
+        };
+        assert_eq!(run("0", true).await, Some(Share::Configured));
+        assert_eq!(run("1", true).await, None);
+        assert_eq!(run("2", true).await, Some(Share::Exactly(0)));
+        assert_eq!(run("255", true).await, Some(Share::Exactly(253)));
+        assert_eq!(run("2", false).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_file_adds_to_the_weight_or_takes_the_server_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weight");
+        assert_eq!(file(&path, 0).await, Ok(Share::Configured), "no file");
+        assert_eq!(file(&path, 2).await, Ok(Share::More(0)));
+        fs::write(&path, "-3\n").unwrap();
+        assert_eq!(file(&path, 2).await, Ok(Share::More(-6)));
+        assert_eq!(file(&path, 0).await, Err(Trouble::There("the file says -3".to_owned())));
+        fs::write(&path, [b'9'; 1000]).unwrap();
+        assert_eq!(file(&path, 1).await, Ok(Share::More(0)), "no number");
+    }
+
+    #[tokio::test]
+    async fn a_process_is_found_by_its_name() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("600").spawn().unwrap();
+        assert_eq!(process("sleep").await, Ok(()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(process("no-such-program-anywhere").await.is_err());
+    }
+}
