@@ -193,25 +193,17 @@ impl Net {
     }
 
     pub fn count_command(&mut self, command: &Command) {
-        match command {
-            Command::Fence { .. } => self.count("fence"),
-            Command::Expire { .. } => self.count("expire"),
-            Command::Release { .. } => self.count("release"),
-            Command::Close { .. } => self.count("close"),
-            Command::Open { .. } => self.count("open"),
-            Command::Pin { node: Some(_), .. } => self.count("moved by order"),
-            Command::Drain { drained: true, .. } => self.count("drained"),
-            Command::Found { .. }
-            | Command::Invite { .. }
-            | Command::Join { .. }
-            | Command::Register { .. }
-            | Command::Candidate { .. }
-            | Command::Withdraw { .. }
-            | Command::Grant { .. }
-            | Command::Pin { node: None, .. }
-            | Command::Drain { drained: false, .. }
-            | Command::Remove { .. }
-            | Command::Serve { .. } => {}
+        let kinds = [
+            ("fence", matches!(command, Command::Fence { .. })),
+            ("expire", matches!(command, Command::Expire { .. })),
+            ("release", matches!(command, Command::Release { .. })),
+            ("close", matches!(command, Command::Close { .. })),
+            ("open", matches!(command, Command::Open { .. })),
+            ("moved by order", matches!(command, Command::Pin { node: Some(_), .. })),
+            ("drained", matches!(command, Command::Drain { drained: true, .. })),
+        ];
+        if let Some((kind, _)) = kinds.into_iter().find(|(_, is)| *is) {
+            self.count(kind);
         }
     }
 
