@@ -66,7 +66,7 @@ impl Checks {
         for (sid, session) in &state.sessions {
             let born = *self.born.entry(*sid).or_insert(net.now);
             let fresh = session.fenced.is_some() && self.truth.sessions.get(sid).is_none_or(|s| s.fenced.is_none());
-            if fresh && !net.hostile && net.now < born + session.ttl {
+            if fresh && !net.hostile && net.now < born + session.ttl / 2 {
                 let age = net.now - born;
                 self.violated(
                     net.now,

@@ -98,6 +98,8 @@ const REPLAYED: u64 = 8;
 enum Span {
     Runs(u64),
     For(Duration),
+    /// So long, or until the first violation.
+    UntilFound(Duration),
     Seed(u64),
 }
 
@@ -105,14 +107,15 @@ fn main() -> ExitCode {
     let (span, from) = match arguments() {
         Ok(arguments) => arguments,
         Err(why) => {
-            eprintln!("sim: {why}; use --minutes M | --runs N | --seed N, and --from S");
+            eprintln!("sim: {why}; use --minutes M | --runs N | --until-found SECONDS | --seed N, and --from S");
             return ExitCode::from(2);
         }
     };
     match span {
         Span::Seed(seed) => replay(seed),
-        Span::Runs(runs) => explore(from, |done, _| done < runs),
-        Span::For(span) => explore(from, |done, since| done < FEWEST || since.elapsed() < span),
+        Span::Runs(runs) => explore(from, |done, _, _| done < runs),
+        Span::For(span) => explore(from, |done, since, _| done < FEWEST || since.elapsed() < span),
+        Span::UntilFound(span) => explore(from, |_, since, failed| failed == 0 && since.elapsed() < span),
     }
 }
 
@@ -127,6 +130,7 @@ fn arguments() -> Result<(Span, u64), String> {
         let value: u64 = value.parse().map_err(|_| format!("{name} {value} is no number"))?;
         match name.as_str() {
             "--minutes" => span = Span::For(Duration::from_secs(value * 60)),
+            "--until-found" => span = Span::UntilFound(Duration::from_secs(value)),
             "--runs" => span = Span::Runs(value),
             "--seed" => span = Span::Seed(value),
             "--from" => from = value,
@@ -182,7 +186,7 @@ struct Sum {
 }
 
 /// Runs schedules on every core until `goes_on` says no.
-fn explore(from: u64, goes_on: impl Fn(u64, Instant) -> bool + Sync) -> ExitCode {
+fn explore(from: u64, goes_on: impl Fn(u64, Instant, u64) -> bool + Sync) -> ExitCode {
     let begin = Instant::now();
     let sum = Mutex::new(Sum { counts: MUST_HAPPEN.iter().map(|what| (*what, 0)).collect(), ..Sum::default() });
     let next = AtomicU64::new(0);
@@ -192,7 +196,8 @@ fn explore(from: u64, goes_on: impl Fn(u64, Instant) -> bool + Sync) -> ExitCode
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if !goes_on(number, begin) {
+                    let failed = sum.lock().unwrap_or_else(PoisonError::into_inner).failed;
+                    if !goes_on(number, begin, failed) {
                         break;
                     }
                     let seed = from + number;
