@@ -18,7 +18,7 @@ pub(super) fn list(client: &Client, json: bool) -> Result<Exit, Failure> {
         lines.add_row([
             service.name.clone(),
             service.vip.clone(),
-            service.listen.to_string(),
+            service.listen.clone(),
             service.protocol.clone(),
             service.scheduler.clone(),
             format!("{up} of {}", service.servers.len()),

@@ -3,6 +3,7 @@
 use super::diagnostic::{Diagnostic, Located, Log, Source};
 use super::duration;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
+use super::ipvs;
 use super::profile::{LONGEST_TTL, LeaseProfile, PROFILES};
 use super::reader::{Section, Value, parse};
 use super::service;
@@ -21,6 +22,7 @@ pub(super) struct Cluster {
     pub groups: Vec<group::Draft>,
     pub services: Vec<service::Draft>,
     pub health: service::HealthMesh,
+    pub ipvs: ipvs::Ipvs,
     pub scripts: BTreeMap<String, Script>,
 }
 
@@ -36,8 +38,9 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let groups = sections("vip").into_iter().map(group).collect();
     let services = sections("service").into_iter().map(|(name, section)| service::read(name, section, log)).collect();
     let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
+    let ipvs = root.section("ipvs").map(|section| ipvs::read(section, log)).unwrap_or_default();
     root.close();
-    Some(Cluster { lease, groups, services, health, scripts })
+    Some(Cluster { lease, groups, services, health, ipvs, scripts })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {

@@ -6,10 +6,11 @@
 
 use super::check::{Check, Http, Probe, RECORDS, VERSIONS, Way};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
+use super::ipvs::{Ipvs, Sync};
 use super::service::{Notify, Server};
 use super::track::{Script, Track, Tracked};
 use super::{Service, VipGroup, group, keepalived, service, unreadable};
-use crate::ipvs::{Forwarding, Granularity, Tunnel};
+use crate::ipvs::{Forwarding, Granularity, ServiceKey, Tunnel};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, Version};
 use hamesh_raft::command::Family;
@@ -31,8 +32,9 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     };
     let setting = keepalived::Setting::of_this_machine();
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
-    let (groups, services, scripts) = keepalived::read(&source, &setting, &log);
+    let (groups, services, scripts, ipvs) = keepalived::read(&source, &setting, &log);
     group::check(&groups, None, &log);
+    super::ipvs::check(&ipvs, &groups, &log);
     let services: BTreeMap<_, _> =
         services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
     let groups: BTreeMap<_, _> = groups.into_iter().filter_map(group::Draft::build).collect();
@@ -54,6 +56,7 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
         groups.iter().for_each(|(name, group)| text += &show_group(name, group, &node));
         scripts.iter().for_each(|(name, script)| text += &show_script(name, script));
         services.iter().for_each(|(name, service)| text += &show_service(name, service));
+        text += &show_ipvs(&ipvs);
         Some(text)
     })
 }
@@ -164,8 +167,23 @@ fn show_service(name: &str, service: &Service) -> String {
     // Said once where it is the same for all.
     let checks = servers.first().map(|server| &server.checks).filter(|checks| !checks.is_empty());
     let checks = checks.filter(|checks| servers.iter().all(|server| server.checks == **checks));
-    let mut text = format!("\n[service.{}]\nvip = {}\nlisten = {}\n", key(name), quoted(vip), quoted(listen));
+    let mut text = format!("\n[service.{}]\nvip = {}\n", key(name), quoted(vip));
     let mut line = |line: String| text += &(line + "\n");
+    let addresses = listen.iter().filter_map(|key| match key {
+        ServiceKey::Address(_, at) => Some(quoted(at)),
+        ServiceKey::Mark(..) => None,
+    });
+    let addresses: Vec<_> = addresses.collect();
+    match addresses.as_slice() {
+        [] => {}
+        [one] => line(format!("listen = {one}")),
+        several => line(format!("listen = [{}]", several.join(", "))),
+    }
+    for key in listen {
+        if let ServiceKey::Mark(mark, _) = key {
+            line(format!("mark = {mark}"));
+        }
+    }
     line(format!("protocol = {}", quoted(protocol.to_string().to_lowercase())));
     line(format!("scheduler = {}", quoted(scheduler)));
     line(format!("forwarding = {}", quoted(forwarding(common).unwrap_or_default())));
@@ -250,6 +268,32 @@ fn show_server(server: &Server, common: Forwarding, same_checks: bool) -> String
         }
     }
     text + " }"
+}
+
+fn show_ipvs(Ipvs { sync, timeouts, flush }: &Ipvs) -> String {
+    let mut text = String::new();
+    if let Some(Sync { interface, vip, id, longest, group, port, ttl }) = sync {
+        let mut sync = format!("interface = {}, id = {id}", quoted(interface));
+        let mut part = |key: &str, value: Option<String>| {
+            sync += &value.map(|value| format!(", {key} = {value}")).unwrap_or_default();
+        };
+        part("vip", vip.as_ref().map(quoted));
+        part("longest", longest.map(|longest| longest.to_string()));
+        part("group", group.map(quoted));
+        part("port", port.map(|port| port.to_string()));
+        part("ttl", ttl.map(|ttl| ttl.to_string()));
+        text += &format!("sync = {{ {sync} }}\n");
+    }
+    let times = [("tcp", timeouts.tcp), ("tcp_fin", timeouts.tcp_fin), ("udp", timeouts.udp)];
+    let times: Vec<_> = times.iter().filter(|(_, time)| !time.is_zero()).collect();
+    if !times.is_empty() {
+        let times: Vec<_> = times.iter().map(|(key, time)| format!("{key} = {}", seconds(*time))).collect();
+        text += &format!("timeouts = {{ {} }}\n", times.join(", "));
+    }
+    if *flush {
+        text += "flush = true\n";
+    }
+    if text.is_empty() { text } else { format!("\n[ipvs]\n{text}") }
 }
 
 fn show_notify(Notify { command, user }: &Notify) -> String {

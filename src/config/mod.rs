@@ -7,6 +7,7 @@
 pub mod check;
 pub mod diagnostic;
 pub mod group;
+pub mod ipvs;
 pub mod node;
 pub mod profile;
 pub mod service;
@@ -22,6 +23,7 @@ mod timing;
 pub use convert::convert;
 use diagnostic::{Diagnostic, Errors, Log, Place, Source};
 pub use group::VipGroup;
+pub use ipvs::Ipvs;
 pub use node::{Admin, Node};
 pub use profile::LeaseProfile;
 pub use service::{HealthMesh, Service};
@@ -49,6 +51,8 @@ pub struct Config {
     pub scripts: BTreeMap<String, track::Script>,
     /// How servers are watched.
     pub health: HealthMesh,
+    /// What IPVS does beside.
+    pub ipvs: Ipvs,
     /// Where `cluster.toml` is, or is to be.
     pub cluster: Option<ClusterFile>,
     /// What works and may not be meant.
@@ -106,12 +110,13 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
         Kind::Node => return load(path).map(|config| config.warnings),
         Kind::Cluster => {
             let cluster = cluster::read(&source, None, &log);
-            cluster.map(|cluster| (cluster.groups, cluster.services, cluster.scripts)).unwrap_or_default()
+            cluster.map(|cluster| (cluster.groups, cluster.services, cluster.scripts, cluster.ipvs)).unwrap_or_default()
         }
         Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
-    let (groups, services, _) = groups;
+    let (groups, services, _, ipvs) = groups;
     group::check(&groups, None, &log);
+    ipvs::check(&ipvs, &groups, &log);
     for service in services {
         service::build(service, &groups, &log);
     }
@@ -139,7 +144,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     }
 
     let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
-    let mut health = HealthMesh::default();
+    let (mut health, mut ipvs) = (HealthMesh::default(), Ipvs::default());
     let mut scripts = BTreeMap::new();
     let mut cluster_file = None;
     if let Some(file) = &draft.cluster {
@@ -152,7 +157,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 let director = draft.name.as_ref().filter(|_| draft.role == Role::Director);
                 if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
-                    (health, scripts) = (cluster.health, cluster.scripts);
+                    (health, scripts, ipvs) = (cluster.health, cluster.scripts, cluster.ipvs);
                 }
             }
             Err(_) if !present && !complete => {}
@@ -165,11 +170,14 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let (mut instances, servers, more) =
+                let (mut instances, servers, more, global) =
                     keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
                 if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {
                     let message = format!("script `{twin}` is in cluster.toml and in keepalived.conf");
                     log.add(Diagnostic::error(&file.place, message).help("give it another name in one of them"));
+                }
+                if ipvs == Ipvs::default() {
+                    ipvs = global;
                 }
                 scripts.extend(more);
                 if draft.role == Role::Witness {
@@ -185,12 +193,13 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
         }
     }
     group::check(&groups, draft.listen.as_ref(), &log);
+    ipvs::check(&ipvs, &groups, &log);
     let services = services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
     let groups = groups.into_iter().filter_map(group::Draft::build).collect();
     let parts = draft.build();
     log.finish(|warnings| {
         let (node, admin) = parts?;
-        Some(Config { node, admin, lease, groups, services, scripts, health, cluster: cluster_file, warnings })
+        Some(Config { node, admin, lease, groups, services, scripts, health, ipvs, cluster: cluster_file, warnings })
     })
 }
 

@@ -5,9 +5,10 @@ use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
 use super::reader::{Section, Value};
 use super::track;
-use crate::ipvs::{Endpoint, Forwarding, Granularity, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
+use crate::ipvs::{Forwarding, Granularity, Protocol, SCHEDULERS, SchedulerFlags, ServiceKey, Tunnel};
 use hamesh_raft::command::Family;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// A real server.
@@ -64,8 +65,8 @@ impl Default for HealthMesh {
 pub struct Service {
     /// The VIP group it moves with.
     pub vip: String,
-    /// One of the group's addresses, and a port.
-    pub listen: SocketAddr,
+    /// What it takes: some of the group's addresses with a port each, or what the firewall has marked. At least one.
+    pub listen: Vec<ServiceKey>,
     /// Its protocol.
     pub protocol: Protocol,
     /// One of [`SCHEDULERS`].
@@ -100,11 +101,15 @@ pub struct Service {
     pub min_up: usize,
 }
 
+/// A firewall mark, and the family that it is about, if not that of the group.
+pub(super) type Mark = (NonZeroU32, Option<Family>);
+
 /// A service as read, perhaps with holes where something was wrong.
 pub(super) struct Draft {
     pub name: Located<String>,
     pub vip: Option<Located<String>>,
-    pub listen: Option<Located<SocketAddr>>,
+    pub listen: Vec<Located<SocketAddr>>,
+    pub mark: Vec<Located<Mark>>,
     pub protocol: Protocol,
     pub scheduler: &'static str,
     pub flags: SchedulerFlags,
@@ -185,9 +190,13 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
     set.into_iter().filter_map(|flag| flag.choice(&FLAGS)).for_each(|set| (set.value)(&mut flags));
     let sorry_server: Option<Located<SocketAddr>> =
         section.get("sorry_server").and_then(|value| value.parsed("an address and port", "10.0.5.99:80"));
+    let mark = section.get("mark").and_then(|v| v.integer(1..=u32::MAX));
+    let mark = mark.and_then(|v| Some(Located { value: (NonZeroU32::new(v.value)?, None), place: v.place }));
+    let mark: Vec<Located<Mark>> = mark.into_iter().collect();
     let draft = Draft {
         vip: section.required("vip").and_then(Value::string),
-        listen: section.required("listen").and_then(|value| value.parsed("an address and port", "203.0.113.10:80")),
+        listen: read_listen(&section, !mark.is_empty()),
+        mark,
         protocol: section.get("protocol").and_then(|v| v.choice(&PROTOCOLS)).map_or(Protocol::Tcp, |v| v.value),
         scheduler: section.get("scheduler").and_then(|v| v.choice(&schedulers)).map_or("wlc", |v| v.value),
         flags,
@@ -211,6 +220,16 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
     };
     section.close();
     draft
+}
+
+/// One, or a list; none where there is a mark.
+fn read_listen(section: &Section<'_>, marked: bool) -> Vec<Located<SocketAddr>> {
+    let one = |value: Value<'_>| value.parsed("an address and port", "203.0.113.10:80");
+    let value = if marked { section.get("listen") } else { section.required("listen") };
+    match value {
+        Some(value) if value.is_list() => value.list().unwrap_or_default().into_iter().filter_map(one).collect(),
+        value => value.and_then(one).into_iter().collect(),
+    }
 }
 
 fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Server>> {
@@ -295,32 +314,44 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         let message = format!("a hysteresis of {} does not let a quorum of {} be lost", draft.hysteresis, draft.quorum);
         log.add(Diagnostic::error(&draft.name.place, message).help("it must be smaller than the quorum"));
     }
-    let (vip, listen) = (draft.vip?, draft.listen?);
+    let vip = draft.vip?;
+    let group = groups.iter().find(|group| group.name.value == vip.value);
+    let family = group.and_then(|group| Some(Family::of(group.addresses.first()?.value.0))).unwrap_or(Family::V4);
+    let addresses = draft.listen.iter().map(|at| ServiceKey::Address(draft.protocol, at.value.into()));
+    let marks = draft.mark.iter().map(|mark| ServiceKey::Mark(mark.value.0, mark.value.1.unwrap_or(family)));
+    let keys: Vec<ServiceKey> = addresses.chain(marks).collect();
+    let first = keys.first()?;
+    let persistent = draft.persistence.is_some();
+    if let Some(at) = draft.listen.iter().find(|at| at.value.port() == 0 && !persistent) {
+        log.add(Diagnostic::error(&at.place, "a service for every port needs `persistence`"));
+    }
     if draft.one_packet && draft.protocol != Protocol::Udp {
         log.add(Diagnostic::error(&draft.name.place, "only UDP can be balanced packet by packet"));
     }
-    let is_four = Endpoint::from(listen.value).family() == Family::V4;
+    let is_four = first.family() == Family::V4;
     if draft.granularity.is_some_and(|granularity| matches!(granularity, Granularity::Netmask(_)) != is_four) {
         let message = "persistence takes a netmask for IPv4, and the length of a prefix for IPv6";
         log.add(Diagnostic::error(&draft.name.place, message));
     }
-    match groups.iter().find(|group| group.name.value == vip.value) {
+    match group {
         None => {
             let meant = super::diagnostic::nearest(&vip.value, groups.iter().map(|group| group.name.value.as_str()));
             let error = Diagnostic::error(&vip.place, format!("there is no VIP group `{}`", vip.value));
             log.add(error.did_you_mean(meant));
         }
         Some(group) => {
-            let ip = listen.value.ip();
-            if !group.addresses.iter().any(|address| address.value.0 == ip) {
-                let message = format!("`{ip}` is not an address of VIP group `{}`", vip.value);
-                log.add(Diagnostic::error(&listen.place, message).see(&group.name.place, "this group"));
+            for listen in &draft.listen {
+                let ip = listen.value.ip();
+                if !group.addresses.iter().any(|address| address.value.0 == ip) {
+                    let message = format!("`{ip}` is not an address of VIP group `{}`", vip.value);
+                    log.add(Diagnostic::error(&listen.place, message).see(&group.name.place, "this group"));
+                }
             }
         }
     }
     let service = Service {
         vip: vip.value,
-        listen: listen.value,
+        listen: keys,
         protocol: draft.protocol,
         scheduler: draft.scheduler,
         flags: draft.flags,

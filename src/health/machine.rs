@@ -242,7 +242,7 @@ impl Health {
         let service = |(name, Served { service, policy, targets }): (&String, &Served)| ServiceStatus {
             name: name.clone(),
             vip: service.vip.clone(),
-            listen: service.listen,
+            listen: service.listen.iter().map(entrance).collect::<Vec<_>>().join(", "),
             protocol: service.protocol.to_string().to_lowercase(),
             scheduler: service.scheduler.to_owned(),
             quorum: policy.has_quorum(),
@@ -320,8 +320,8 @@ impl Health {
             let Conclusion { table, told, next } = policy.conclude(now, service, &looks);
             actions.extend(told.into_iter().map(Action::Tell));
             self.next_turn = self.next_turn.into_iter().chain(next).min();
-            let key = ServiceKey::Address(service.protocol, service.listen.into());
-            wanted.entry(service.vip.clone()).or_default().insert(key, table);
+            let group = wanted.entry(service.vip.clone()).or_default();
+            group.extend(service.listen.iter().map(|key| (*key, table.clone())));
         }
         self.services = services;
         if self.wanted.as_deref() != Some(&wanted) {
@@ -405,6 +405,14 @@ impl Health {
     /// What other directors see. Nobody says what is true for itself alone.
     fn others(&self, id: TargetId) -> BTreeMap<NodeId, Seen> {
         self.peers.iter().filter_map(|(node, peer)| Some((*node, *peer.seen.get(&id)?))).collect()
+    }
+}
+
+/// What a service takes, for people who know its protocol.
+fn entrance(key: &ServiceKey) -> String {
+    match key {
+        ServiceKey::Address(_, at) => at.to_string(),
+        ServiceKey::Mark(mark, _) => format!("fwmark {mark}"),
     }
 }
 

@@ -57,8 +57,8 @@ pub struct ServiceStatus {
     pub name: String,
     /// The VIP group it moves with.
     pub vip: String,
-    /// Where clients find it.
-    pub listen: SocketAddr,
+    /// Where clients find it: addresses and ports, or firewall marks, with commas between.
+    pub listen: String,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
     /// Its scheduler.

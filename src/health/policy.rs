@@ -4,7 +4,7 @@ use crate::config::Service;
 use crate::config::service::{Notify, Server};
 use crate::ipvs;
 use hamesh_gossip::observation::Seen;
-use hamesh_raft::command::ServerOrder;
+use hamesh_raft::command::{Family, ServerOrder};
 use std::time::Duration;
 
 /// A weight that grows does so in so many steps.
@@ -154,7 +154,8 @@ fn grown(weight: u32, elapsed: Duration, whole: Duration) -> u32 {
 }
 
 fn settings(service: &Service) -> ipvs::Settings {
-    let finest = ipvs::Granularity::finest(ipvs::Endpoint::from(service.listen).family());
+    let family = service.listen.first().map_or(Family::V4, ipvs::ServiceKey::family);
+    let finest = ipvs::Granularity::finest(family);
     let granularity = service.granularity.unwrap_or(finest);
     let engine = service.engine.map(str::to_owned);
     let persistence = service.persistence.map(|timeout| ipvs::Persistence { timeout, granularity, engine });
@@ -186,7 +187,10 @@ mod tests {
         };
         Service {
             vip: "web".to_owned(),
-            listen: ([203, 0, 113, 10], 80).into(),
+            listen: vec![ipvs::ServiceKey::Address(
+                ipvs::Protocol::Tcp,
+                ipvs::Endpoint { ip: [203, 0, 113, 10].into(), port: 80 },
+            )],
             protocol: ipvs::Protocol::Tcp,
             scheduler: "wrr",
             flags: ipvs::SchedulerFlags::default(),

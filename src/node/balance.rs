@@ -4,9 +4,11 @@
 //! It is apart from the lane because a large table takes the kernel longer than a renewal may wait. A claim waits for
 //! it, and not for long; an unclaim, which comes after the gate is shut, does not wait at all.
 
+use crate::config::{self, ipvs::Sync};
 use crate::health::Wanted;
 use crate::ipvs::{Scope, Table, plan};
-use crate::kernel::ipvs::{BATCH, Ipvs};
+use crate::kernel::KernelError;
+use crate::kernel::ipvs::{BATCH, Ipvs, SyncDaemon, SyncRole, Timeouts};
 use anyhow::Context;
 use hamesh_raft::command::GroupName;
 use std::collections::{BTreeSet, VecDeque};
@@ -104,17 +106,32 @@ impl Orders {
     ///
     /// # Errors
     /// No IPVS, or what an earlier run has left cannot be removed.
-    pub(crate) fn follow(self, scope: Scope, held: BTreeSet<GroupName>) -> anyhow::Result<()> {
+    pub(crate) fn follow(self, scope: Scope, held: BTreeSet<GroupName>, config: config::Ipvs) -> anyhow::Result<()> {
         let (ready_in, ready) = sync_channel(1);
         let Self { orders, status } = self;
         std::thread::Builder::new().name("ipvs".to_owned()).spawn(move || {
             let ipvs = Ipvs::open().context("services are configured");
-            let begun = ipvs.and_then(|mut ipvs| Ok((ipvs.table(&scope)?, ipvs)));
+            let begun = ipvs.and_then(|mut ipvs| {
+                begin(&mut ipvs, &config, held.is_empty())?;
+                Ok((ipvs.table(&scope)?, ipvs))
+            });
             match begun {
                 Ok((present, ipvs)) => {
                     let (pending, waiting, wanted) = (VecDeque::new(), Vec::new(), None);
-                    let mut balancer =
-                        Balancer { ipvs, scope, orders, pending, waiting, wanted, held, present, status };
+                    let (sync, syncing) = (config.sync, Vec::new());
+                    let mut balancer = Balancer {
+                        ipvs,
+                        scope,
+                        orders,
+                        pending,
+                        waiting,
+                        wanted,
+                        held,
+                        present,
+                        status,
+                        sync,
+                        syncing,
+                    };
                     balancer.settle();
                     ready_in.send(balancer.trouble().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))).ok();
                     balancer.run();
@@ -139,6 +156,27 @@ struct Balancer {
     held: BTreeSet<GroupName>,
     present: Table,
     status: Arc<Mutex<BalanceStatus>>,
+    sync: Option<Sync>,
+    /// The synchronization daemons that run.
+    syncing: Vec<SyncRole>,
+}
+
+/// What a start does beside its services. Nothing of others goes while a claim of ours goes on.
+fn begin(ipvs: &mut Ipvs, config: &config::Ipvs, idle: bool) -> Result<(), KernelError> {
+    if config.flush && idle {
+        ipvs.flush()?;
+    }
+    let config::ipvs::Timeouts { tcp, tcp_fin, udp } = config.timeouts;
+    if config.timeouts != config::ipvs::Timeouts::default() {
+        ipvs.set_timeouts(Timeouts { tcp, tcp_fin, udp })?;
+    }
+    if config.sync.is_some() {
+        // Of an earlier run, perhaps with other settings.
+        for daemon in ipvs.sync_daemons()? {
+            ipvs.stop_sync(daemon.role)?;
+        }
+    }
+    Ok(())
 }
 
 impl Balancer {
@@ -178,6 +216,11 @@ impl Balancer {
             Order::Withdraw(group) => drop(self.held.remove(&group)),
             Order::WithdrawAll(done) => {
                 self.held.clear();
+                if done.is_some() {
+                    // This is the end.
+                    self.follow_sync(&[]).ok();
+                    self.sync = None;
+                }
                 return done;
             }
             Order::Want(wanted) => self.wanted = Some(wanted),
@@ -220,8 +263,35 @@ impl Balancer {
             None => self.present = target,
             Some(_) => self.read(),
         }
+        let roles: &[SyncRole] = match self.sync.as_ref().map(|sync| &sync.vip) {
+            None => &[],
+            Some(None) => &[SyncRole::Master, SyncRole::Backup],
+            Some(Some(vip)) if self.held.contains(vip) => &[SyncRole::Master],
+            Some(Some(_)) => &[SyncRole::Backup],
+        };
+        if let Err(error) = self.follow_sync(roles) {
+            tracing::error!(%error, "connections are not told to other directors, or not heard of; trying again");
+            refused = Some(error.to_string());
+        }
         lock(&self.status).trouble = refused;
         true
+    }
+
+    /// Has just these synchronization daemons run.
+    fn follow_sync(&mut self, roles: &[SyncRole]) -> Result<(), KernelError> {
+        let Some(sync) = &self.sync else { return Ok(()) };
+        for role in self.syncing.clone().into_iter().filter(|role| !roles.contains(role)) {
+            self.ipvs.stop_sync(role)?;
+            self.syncing.retain(|running| *running != role);
+        }
+        for role in roles {
+            if !self.syncing.contains(role) {
+                let Sync { interface, vip: _, id, longest, group, port, ttl } = sync.clone();
+                self.ipvs.start_sync(&SyncDaemon { role: *role, interface, id, longest, group, port, ttl })?;
+                self.syncing.push(*role);
+            }
+        }
+        Ok(())
     }
 
     /// What the kernel really has.

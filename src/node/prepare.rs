@@ -10,7 +10,7 @@ use super::director::{Director, Occurred, Site};
 use super::interfaces::Interfaces;
 use super::lans;
 use crate::config::{Config, VipGroup};
-use crate::ipvs::Scope;
+use crate::ipvs::{Scope, ServiceKey};
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Link, Links};
 use crate::kernel::sysctl::answer_for_own_addresses;
@@ -225,7 +225,13 @@ fn clean_balance(config: &Config, orders: Orders, resumed: Option<&MayAct>) -> a
     let groups = config.groups.iter().filter(|(name, _)| balanced.contains(name));
     let addresses = groups.flat_map(|(_, group)| group.definition().addresses).collect();
     let held = resumed.iter().flat_map(|record| &record.pairs).map(|(group, _)| group.clone()).collect();
-    orders.follow(Scope { addresses, ..Scope::default() }, held)
+    let keys = config.services.values().flat_map(|service| &service.listen);
+    let marks = keys.filter_map(|key| match key {
+        ServiceKey::Mark(mark, family) => Some((*mark, *family)),
+        ServiceKey::Address(..) => None,
+    });
+    let marks = marks.collect();
+    orders.follow(Scope { addresses, marks }, held, config.ipvs.clone())
 }
 
 /// A child of a killed predecessor may keep its lock for a moment, between fork and exec.

@@ -110,6 +110,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("[lease]", running.lease != fresh.lease),
         ("[health]", running.health != fresh.health),
         ("[service]", running.services != fresh.services),
+        ("[ipvs]", running.ipvs != fresh.ipvs),
         ("[track_script]", running.scripts != fresh.scripts),
         ("a group that tracks something", tracking(running) != tracking(fresh)),
         ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),

@@ -259,7 +259,15 @@ pub fn timeouts_and_synchronization() -> Result<String> {
     ensure!(ipvs.timeouts()? == timeouts, "the timeouts are {:?}", ipvs.timeouts()?);
     let said = sh(&host, "ipvsadm -Ln --timeout")?;
     ensure!(said.contains("800 60 200"), "ipvsadm says {said}");
-    let daemon = |role, id| SyncDaemon { role, interface: "eth0".to_owned(), id };
+    let daemon = |role, id| SyncDaemon {
+        role,
+        interface: "eth0".to_owned(),
+        id,
+        longest: None,
+        group: None,
+        port: None,
+        ttl: None,
+    };
     let both = [daemon(SyncRole::Master, 51), daemon(SyncRole::Backup, 52)];
     for daemon in &both {
         ipvs.start_sync(daemon)?;

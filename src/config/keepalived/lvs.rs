@@ -1,14 +1,17 @@
 //! `virtual_server` and `real_server`, with keepalived's defaults: each is a service behind the VIP group that has its address.
 
+use super::super::ipvs::{Ipvs, Sync, Timeouts};
 use super::super::service::{self, Notify, Server};
-use super::checks::{self, Asking, CHECKERS, Elsewhere, TIMES};
-use super::syntax::Statement;
+use super::checks::{self, Asking, CHECKERS, Elsewhere, Entrances, TIMES};
+use super::syntax::{Statement, Word};
 use super::{argument, block, check_leaf, track, unknown};
-use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
+use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
 use crate::config::duration;
 use crate::config::group;
 use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
-use std::net::{IpAddr, SocketAddr};
+use hamesh_raft::command::Family;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -44,12 +47,13 @@ pub(super) fn virtual_server(
         "ip_family",
         "real_server",
     ];
-    let listen = endpoint(statement, log)?;
+    let (name, mut entrances) = entrances(statement, elsewhere, log)?;
     // The historic default; UDP services are few, so it is said.
     let (mut protocol, mut scheduler, mut forwarding) = (None, "wlc", Forwarding::Nat);
     let (mut persistence, mut quorum, mut hysteresis, mut sorry) = (None, 1, 0, None);
     let (mut inhibit, mut host, mut asking) = (false, None, Asking::new());
     let (mut flags, mut one_packet, mut granularity, mut engine) = (SchedulerFlags::default(), false, None, None);
+    let mut six = None;
     let (mut alpha, mut quorum_up, mut quorum_down, mut sorry_method) = (false, None, None, None);
     let lines = block(statement, log);
     for line in lines.iter().filter(|line| line.keyword.text != "real_server") {
@@ -78,13 +82,16 @@ pub(super) fn virtual_server(
             }
             "inhibit_on_failure" => inhibit = true,
             "virtualhost" => host = argument(line, log).map(|host| host.value),
-            "ip_family" => drop(choice(line, &[("inet", ()), ("inet6", ())], log)),
+            "ip_family" => six = choice(line, &FAMILIES, log),
             _ if asking.read(line, log) => {}
             _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
         }
         check_leaf(line, &KNOWN, log);
     }
     let protocol = protocol.unwrap_or_else(|| {
+        if entrances.listen.is_empty() {
+            return Protocol::Tcp;
+        }
         let message = "without `protocol` this is a UDP service, as in keepalived";
         log.add(Diagnostic::warning(&statement.keyword.place, message));
         Protocol::Udp
@@ -92,14 +99,24 @@ pub(super) fn virtual_server(
     let inherited = Inherited { forwarding, inhibit, alpha, host, asking };
     let servers = lines.iter().filter(|line| line.keyword.text == "real_server");
     let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, elsewhere, log)).collect();
-    let vip = behind(&listen, groups, log);
+    if entrances.listen.iter().any(|at| at.value.port() == 0) {
+        persistence = persistence.or(Some(PERSISTENCE));
+    }
+    if let (Some(six), true) = (six, entrances.listen.is_empty()) {
+        entrances.mark.iter_mut().for_each(|mark| mark.value.1 = Some(six));
+    }
+    let vip = behind(&entrances, &name.place, groups, log);
     Some(service::Draft {
         name: Located {
-            value: format!("{}/{}", listen.value, protocol.to_string().to_lowercase()),
-            place: listen.place.clone(),
+            value: match entrances.mark.is_empty() {
+                true => format!("{}/{}", name.value, protocol.to_string().to_lowercase()),
+                false => name.value,
+            },
+            place: name.place,
         },
         vip,
-        listen: Some(listen),
+        listen: entrances.listen,
+        mark: entrances.mark,
         protocol,
         scheduler,
         flags,
@@ -119,16 +136,204 @@ pub(super) fn virtual_server(
     })
 }
 
-/// The VIP group with the address: hamesh balances only what it holds.
-fn behind(listen: &Located<SocketAddr>, groups: &[group::Draft], log: &Log) -> Option<Located<String>> {
-    let has = |group: &&group::Draft| group.addresses.iter().any(|address| address.value.0 == listen.value.ip());
-    let group = groups.iter().find(has);
-    if group.is_none() {
-        let message = format!("`{}` is no virtual_ipaddress of a vrrp_instance", listen.value.ip());
-        let help = "hamesh balances only behind an address that it holds: give it to a vrrp_instance";
-        log.add(Diagnostic::error(&listen.place, message).help(help));
+/// The VIP group with the addresses: hamesh balances only what it holds. Marked packets are for the one group there is.
+fn behind(entrances: &Entrances, place: &Place, groups: &[group::Draft], log: &Log) -> Option<Located<String>> {
+    let with = |ip: IpAddr| groups.iter().find(|group| group.addresses.iter().any(|address| address.value.0 == ip));
+    let Some(first) = entrances.listen.first() else {
+        let [only] = groups else {
+            let message = "which vrrp_instance marked packets go with is not clear: there is not just one";
+            let help = "cluster.toml has `mark` and `vip` of a service";
+            log.add(Diagnostic::error(place, message).help(help));
+            return None;
+        };
+        return Some(only.name.clone());
+    };
+    let group = with(first.value.ip());
+    for at in &entrances.listen {
+        match with(at.value.ip()) {
+            None => {
+                let message = format!("`{}` is no virtual_ipaddress of a vrrp_instance", at.value.ip());
+                let help = "hamesh balances only behind an address that it holds: give it to a vrrp_instance";
+                log.add(Diagnostic::error(&at.place, message).help(help));
+            }
+            Some(other) if group.is_some_and(|group| group.name.value != other.name.value) => {
+                let message = format!("`{}` and `{}` move apart", first.value.ip(), at.value.ip());
+                let help = "give the addresses of one virtual server to one vrrp_instance";
+                log.add(Diagnostic::error(&at.place, message).help(help));
+            }
+            Some(_) => {}
+        }
     }
     group.map(|group| group.name.clone())
+}
+
+/// `IP [PORT]`, `fwmark N` or `group NAME`, and what it is called.
+fn entrances(statement: &Statement, elsewhere: &Elsewhere<'_>, log: &Log) -> Option<(Located<String>, Entrances)> {
+    let named = |value: String, place: &Place| Located { value, place: place.clone() };
+    match statement.arguments.as_slice() {
+        [kind, name] if kind.text == "group" => {
+            let Some(found) = elsewhere.ranges.get(&name.text) else {
+                let error = Diagnostic::error(&name.place, format!("there is no `virtual_server_group {}`", name.text));
+                log.add(error.did_you_mean(nearest(&name.text, elsewhere.ranges.keys().map(String::as_str))));
+                return None;
+            };
+            Some((named(name.text.clone(), &name.place), found.clone()))
+        }
+        [kind, number] if kind.text == "fwmark" => {
+            let mark = mark(number, None, log)?;
+            let name = named(format!("fwmark {}", mark.value.0), &number.place);
+            Some((name, Entrances { listen: Vec::new(), mark: vec![mark] }))
+        }
+        _ => {
+            let at = endpoint(statement, log)?;
+            let name = named(at.value.to_string(), &at.place);
+            Some((name, Entrances { listen: vec![at], mark: Vec::new() }))
+        }
+    }
+}
+
+const FAMILIES: [(&str, Family); 2] = [("inet", Family::V4), ("inet6", Family::V6)];
+
+fn mark(word: &Word, family: Option<Family>, log: &Log) -> Option<Located<service::Mark>> {
+    let number = word.text.parse::<NonZeroU32>().ok();
+    if number.is_none() {
+        log.add(Diagnostic::error(&word.place, format!("`{}` is not a mark", word.text)));
+    }
+    Some(Located { value: (number?, family), place: word.place.clone() })
+}
+
+/// The most addresses of one range.
+const LONGEST_RANGE: u128 = 4096;
+
+/// Reads `virtual_server_group NAME { ... }`: addresses, ranges of them, marks.
+pub(super) fn server_group(statement: &Statement, log: &Log) -> Option<(String, Entrances)> {
+    let name = argument(statement, log)?;
+    let mut all = Entrances::default();
+    for line in block(statement, log) {
+        let port = |word: Option<&Word>| word.map_or(Some(0), |word| word.text.parse::<u16>().ok());
+        match (line.keyword.text.as_str(), line.arguments.as_slice()) {
+            ("fwmark", [number]) => all.mark.extend(mark(number, None, log)),
+            ("fwmark", [number, family]) => {
+                let known = FAMILIES.iter().find(|(name, _)| *name == family.text).map(|(_, family)| *family);
+                if known.is_none() {
+                    log.add(Diagnostic::error(&family.place, "the family is inet or inet6"));
+                }
+                all.mark.extend(mark(number, known, log));
+            }
+            (range, arguments @ ([] | [_])) if port(arguments.first()).is_some() => {
+                let port = port(arguments.first()).unwrap_or_default();
+                match addresses(range) {
+                    Some(found) => {
+                        let at = |ip| Located { value: SocketAddr::new(ip, port), place: line.keyword.place.clone() };
+                        all.listen.extend(found.into_iter().map(at));
+                    }
+                    None => {
+                        let message = format!("`{range}` is neither an address nor a range of up to {LONGEST_RANGE}");
+                        log.add(Diagnostic::error(&line.keyword.place, message).help("for example 10.0.0.3-10"));
+                    }
+                }
+            }
+            _ => log
+                .add(Diagnostic::error(&line.keyword.place, "a line is `IP[-LAST] [PORT]` or `fwmark N [inet|inet6]`")),
+        }
+        check_leaf(line, &[line.keyword.text.as_str()], log);
+    }
+    Some((name.value, all))
+}
+
+/// `10.0.0.3`, `10.0.0.3-10`, `2001:db8::2-9`, or two whole addresses.
+fn addresses(range: &str) -> Option<Vec<IpAddr>> {
+    let Some((first, last)) = range.split_once('-') else { return Some(vec![range.parse().ok()?]) };
+    let first: IpAddr = first.parse().ok()?;
+    let last: IpAddr = match (first, last.parse()) {
+        (_, Ok(last)) => last,
+        (IpAddr::V4(first), Err(_)) => {
+            let [a, b, c, _] = first.octets();
+            [a, b, c, last.parse().ok()?].into()
+        }
+        (IpAddr::V6(first), Err(_)) => {
+            let mut parts = first.segments();
+            parts[7] = u16::from_str_radix(last, 16).ok()?;
+            parts.into()
+        }
+    };
+    let fits = |first: u128, last: u128| (first..=last).contains(&last) && last - first < LONGEST_RANGE;
+    match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            let (first, last) = (first.to_bits(), last.to_bits());
+            fits(first.into(), last.into())
+                .then(|| (first..=last).map(|bits| Ipv4Addr::from_bits(bits).into()).collect())
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            let (first, last) = (first.to_bits(), last.to_bits());
+            fits(first, last).then(|| (first..=last).map(|bits| Ipv6Addr::from_bits(bits).into()).collect())
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
+    }
+}
+
+/// Of `global_defs`.
+pub(super) const GLOBAL: [&str; 4] = ["lvs_sync_daemon", "lvs_timeouts", "lvs_flush", "lvs_flush_on_stop"];
+
+/// A line of `global_defs` that is IPVS's.
+pub(super) fn global(line: &Statement, ipvs: &mut Ipvs, log: &Log) {
+    check_leaf(line, &GLOBAL, log);
+    match line.keyword.text.as_str() {
+        "lvs_flush" => ipvs.flush = checks::truth(line, log),
+        "lvs_timeouts" => ipvs.timeouts = timeouts(line, log),
+        "lvs_sync_daemon" => ipvs.sync = sync_daemon(line, log),
+        // What is ours is removed at a stop in any case, and nothing of anybody else.
+        _ => {}
+    }
+}
+
+/// `[tcp N] [tcpfin N] [udp N]`.
+fn timeouts(line: &Statement, log: &Log) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    for pair in line.arguments.chunks(2) {
+        let time = pair.get(1).and_then(|word| word.text.parse().ok()).map(Duration::from_secs);
+        match (pair[0].text.as_str(), time) {
+            ("tcp", Some(time)) => timeouts.tcp = time,
+            ("tcpfin", Some(time)) => timeouts.tcp_fin = time,
+            ("udp", Some(time)) => timeouts.udp = time,
+            _ => log.add(Diagnostic::error(&pair[0].place, "a timeout is `tcp`, `tcpfin` or `udp`, and whole seconds")),
+        }
+    }
+    timeouts
+}
+
+/// `INTERFACE [[inst] INSTANCE] [id N] [maxlen N] [port N] [ttl N] [group IP]`.
+fn sync_daemon(line: &Statement, log: &Log) -> Option<Sync> {
+    const KNOWN: [&str; 6] = ["inst", "id", "maxlen", "port", "ttl", "group"];
+    let Some((interface, words)) = line.arguments.split_first() else {
+        log.add(Diagnostic::error(&line.keyword.place, "`lvs_sync_daemon` needs an interface"));
+        return None;
+    };
+    let (interface, vip) = (interface.text.clone(), None);
+    let mut sync = Sync { interface, vip, id: 0, longest: None, group: None, port: None, ttl: None };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if !KNOWN.contains(&word.text.as_str()) {
+            sync.vip = Some(word.text.clone());
+            continue;
+        }
+        let value = words.next().map_or("", |value| value.text.as_str());
+        let whole = match word.text.as_str() {
+            "inst" => {
+                sync.vip = Some(value.to_owned()).filter(|name| !name.is_empty());
+                sync.vip.is_some()
+            }
+            "id" => value.parse().map(|id| sync.id = id).is_ok(),
+            "maxlen" => value.parse().map(|longest| sync.longest = Some(longest)).is_ok(),
+            "port" => value.parse().map(|port| sync.port = Some(port)).is_ok(),
+            "ttl" => value.parse().map(|ttl| sync.ttl = Some(ttl)).is_ok(),
+            _ => value.parse().map(|group| sync.group = Some(group)).is_ok(),
+        };
+        if !whole {
+            log.add(Diagnostic::error(&word.place, format!("`{}` has no value that fits", word.text)));
+        }
+    }
+    Some(sync)
 }
 
 /// What servers have from their service.
@@ -249,15 +454,18 @@ fn method(statement: &Statement, log: &Log) -> Option<Forwarding> {
     Some(forwarding)
 }
 
-/// `IP PORT`.
+/// `IP [PORT]`.
 fn endpoint(statement: &Statement, log: &Log) -> Option<Located<SocketAddr>> {
     let keyword = &statement.keyword;
     match statement.arguments.as_slice() {
-        [kind, ..] if matches!(kind.text.as_str(), "fwmark" | "group") => {
-            let message = format!("`{} {}` is not supported by this version", keyword.text, kind.text);
-            log.add(Diagnostic::error(&kind.place, message));
-            None
-        }
+        // Every port of a persistent service, or that of the packet.
+        [ip] => match ip.text.parse::<IpAddr>() {
+            Ok(address) => Some(Located { value: (address, 0).into(), place: ip.place.clone() }),
+            Err(_) => {
+                log.add(Diagnostic::error(&ip.place, format!("`{}` is not an IP address", ip.text)));
+                None
+            }
+        },
         [ip, port] => match (ip.text.parse::<IpAddr>(), port.text.parse::<u16>()) {
             (Ok(address), Ok(port)) => Some(Located { value: (address, port).into(), place: ip.place.clone() }),
             (Err(_), _) => {

@@ -16,6 +16,7 @@ mod syntax;
 mod timing;
 mod track;
 
+use super::Ipvs;
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
@@ -37,12 +38,12 @@ const UNSUPPORTED: &str = "
     net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time
     interface_up_down_delays linkbeat_interfaces garp_group track_group vrrp_sync_group
     vrrp_track_process track_process static_ipaddress static_routes static_rules
-    virtual_server_group real_server bfd_instance
+    real_server bfd_instance
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
     smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
     default_interface vrrp_garp_extra_if vrrp_check_unicast_src vrrp_strict vrrp_notify_priority_changes
     vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
-    nftables_ipvs disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority
+    nftables_ipvs disable_local_igmp vrrp_priority
     vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
     max_auto_priority min_auto_priority_delay use_symlink_paths startup_script
     shutdown_script notify_fifo vrrp_notify_fifo lvs_notify_fifo notify_fifo_script vrrp_notify_fifo_script
@@ -61,12 +62,20 @@ const UNSUPPORTED: &str = "
     brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft";
 
 /// Groups, services, and the scripts that groups track.
-pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>);
+pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, Ipvs);
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 7] =
-        ["global_defs", "vrrp_script", "vrrp_instance", "virtual_server", "SSL", "track_file", "vrrp_track_file"];
+    const KNOWN: [&str; 8] = [
+        "virtual_server_group",
+        "global_defs",
+        "vrrp_script",
+        "vrrp_instance",
+        "virtual_server",
+        "SSL",
+        "track_file",
+        "vrrp_track_file",
+    ];
     let file = syntax::parse(source, setting, log);
     let mut globals = Globals::default();
     // First, wherever they stand: instances take their defaults from them.
@@ -79,7 +88,13 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let mut groups = Vec::new();
     for statement in &file {
         match statement.keyword.text.as_str() {
-            "global_defs" | "vrrp_script" | "virtual_server" | "SSL" | "track_file" | "vrrp_track_file" => {}
+            "global_defs"
+            | "vrrp_script"
+            | "virtual_server"
+            | "virtual_server_group"
+            | "SSL"
+            | "track_file"
+            | "vrrp_track_file" => {}
             "vrrp_instance" => groups.extend(Instance::read(statement, &globals, &scripts, log)),
             _ => unknown(&statement.keyword, &KNOWN, log),
         }
@@ -89,9 +104,11 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let files = named("track_file").chain(named("vrrp_track_file"));
     let files = files.filter_map(|statement| checks::track_file(statement, log)).collect();
     let own = named("SSL").filter_map(|statement| checks::ssl(statement, log)).last();
-    let elsewhere = checks::Elsewhere { user, own, files };
+    let ranges = named("virtual_server_group").filter_map(|statement| lvs::server_group(statement, log)).collect();
+    let elsewhere = checks::Elsewhere { user, own, files, ranges };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
-    (groups, services, scripts.into_iter().map(|(name, known)| (name, known.script)).collect())
+    let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
+    (groups, services, scripts, globals.ipvs)
 }
 
 struct Globals {
@@ -99,12 +116,13 @@ struct Globals {
     checksum: Form,
     script_user: Option<String>,
     timing: timing::Given,
+    ipvs: Ipvs,
 }
 
 impl Default for Globals {
     fn default() -> Self {
         let timing = timing::Given::default();
-        Self { version: Version::V2, checksum: Form::Pseudo, script_user: None, timing }
+        Self { version: Version::V2, checksum: Form::Pseudo, script_user: None, timing, ipvs: Ipvs::default() }
     }
 }
 
@@ -126,8 +144,9 @@ impl Globals {
                 // A name for mails, and what we do anyway: a list other than ours is never dropped, and what others can
                 // change is never run as root.
                 "router_id" | "vrrp_skip_check_adv_addr" | "enable_script_security" => {}
+                keyword if lvs::GLOBAL.contains(&keyword) => lvs::global(line, &mut self.ipvs, log),
                 keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),
-                _ => unknown(&line.keyword, &[&KNOWN[..], &timing::GLOBAL].concat(), log),
+                _ => unknown(&line.keyword, &[&KNOWN[..], &timing::GLOBAL, &lvs::GLOBAL].concat(), log),
             }
             check_leaf(line, &KNOWN, log);
             check_leaf(line, &timing::GLOBAL, log);

@@ -41,6 +41,14 @@ const EXAMPLES: &[&str] = &[
      alpha\n quorum_up \"/bin/echo up\"\n quorum_down /bin/false\n lvs_sched mh\n mh-port\n flag-3\n persistence_timeout 9\n \
      persistence_granularity 255.255.255.0\n persistence_engine sip\n real_server 10.1.0.2 443 {\n notify_up \"/bin/echo a b\"\n \
      notify_down /bin/echo\n UDP_CHECK { }\n HTTP_GET { url { path /\n } }\n SMTP_CHECK { host { connect_port 2525\n }\n host { connect_ip 10.1.0.3\n } } } }\n",
+    // Ranges, marks, every port, and the directors' common matters.
+    "global_defs {\n lvs_sync_daemon eth1 inst v id 9 maxlen 1400 port 8850 ttl 2 group 224.0.0.82\n \
+     lvs_timeouts tcp 900 udp 30\n lvs_flush\n lvs_flush_on_stop VS\n }\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.3\n 10.0.0.4\n 10.0.0.5 } }\n\
+     virtual_server_group all {\n 10.0.0.3-5 80\n 10.0.0.3 443\n }\n\
+     virtual_server group all {\n protocol TCP\n real_server 10.1.0.1 80 { TCP_CHECK { } } }\n\
+     virtual_server fwmark 7 {\n real_server 10.1.0.1 { TCP_CHECK { connect_port 22\n } } }\n\
+     virtual_server 10.0.0.4 {\n protocol UDP\n real_server 10.1.0.1 { } }\n",
     // What is tracked.
     "global_defs {\n script_user root\n enable_script_security\n}\n\
      vrrp_script chk {\n script \"/bin/test -e '/run/a b'\"\n interval 2\n timeout 1\n rise 3\n fall 2\n weight -20\n init_fail\n}\n\
@@ -73,6 +81,7 @@ fn what_is_converted_means_the_same() {
         assert_eq!(old.groups, new.groups, "{converted}");
         assert_eq!(old.services, new.services, "{converted}");
         assert_eq!(old.scripts, new.scripts, "{converted}");
+        assert_eq!(old.ipvs, new.ipvs, "{converted}");
         assert!(!old.groups.is_empty());
     }
 }

@@ -167,7 +167,7 @@ vrrp_instance VI_1 {
         refused(text),
         "k.conf:2:5: `vrrp_strict` is not supported by this version\n\
          k.conf:3:5: unknown keyword `ruter_id` / did you mean `router_id`?\n\
-         k.conf:8:1: `virtual_server_group` is not supported by this version\n\
+         k.conf:8:33: `virtual_server_group` takes one value\n\
          k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\
          k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
          k.conf:18:5: `track_bfd` is not supported by this version\n\
@@ -376,8 +376,9 @@ fn what_is_wrong_with_a_virtual_server() {
          hamesh balances only behind an address that it holds: give it to a vrrp_instance\n"
     );
     assert_eq!(
-        faults("virtual_server fwmark 1 {\n}\n"),
-        "k.conf:8:16: `virtual_server fwmark` is not supported by this version\n"
+        faults("virtual_server group x {\n}\nvirtual_server_group y {\n 10.0.0.9-3 80\n}\n"),
+        "k.conf:8:22: there is no `virtual_server_group x` / did you mean `y`?\n\
+         k.conf:11:2: `10.0.0.9-3` is neither an address nor a range of up to 4096 / for example 10.0.0.3-10\n"
     );
     assert_eq!(
         faults(

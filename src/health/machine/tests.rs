@@ -26,7 +26,7 @@ fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
     };
     let service = Service {
         vip: "web".to_owned(),
-        listen: ([203, 0, 113, 10], 80).into(),
+        listen: vec![ServiceKey::Address(Protocol::Tcp, SocketAddr::from(([203, 0, 113, 10], 80)).into())],
         protocol: Protocol::Tcp,
         scheduler: "rr",
         flags: SchedulerFlags::default(),

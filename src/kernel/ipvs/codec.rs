@@ -87,6 +87,11 @@ mod daemon {
     pub(super) const STATE: u16 = 1;
     pub(super) const MCAST_IFN: u16 = 2;
     pub(super) const SYNC_ID: u16 = 3;
+    pub(super) const SYNC_MAXLEN: u16 = 4;
+    pub(super) const MCAST_GROUP: u16 = 5;
+    pub(super) const MCAST_GROUP6: u16 = 6;
+    pub(super) const MCAST_PORT: u16 = 7;
+    pub(super) const MCAST_TTL: u16 = 8;
     pub(super) const MASTER: u32 = 1;
     pub(super) const BACKUP: u32 = 2;
 }
@@ -223,6 +228,15 @@ pub(super) fn put_sync_daemon(wanted: &SyncDaemon) -> Writer {
         inner.u32(daemon::STATE, state(wanted.role));
         inner.text(daemon::MCAST_IFN, &wanted.interface);
         inner.u32(daemon::SYNC_ID, wanted.id.into());
+        // These are for Linux 4.3 and later; without them every kernel has its own.
+        wanted.longest.into_iter().for_each(|longest| inner.u16(daemon::SYNC_MAXLEN, longest));
+        match wanted.group {
+            Some(IpAddr::V4(group)) => inner.put(daemon::MCAST_GROUP, &group.octets()),
+            Some(IpAddr::V6(group)) => inner.put(daemon::MCAST_GROUP6, &group.octets()),
+            None => {}
+        }
+        wanted.port.into_iter().for_each(|port| inner.u16(daemon::MCAST_PORT, port));
+        wanted.ttl.into_iter().for_each(|ttl| inner.u8(daemon::MCAST_TTL, ttl));
     });
     writer
 }
@@ -244,7 +258,21 @@ pub(super) fn sync_daemon(bytes: &[u8]) -> io::Result<SyncDaemon> {
         other => return Err(strange(&format!("synchronization state {other}"))),
     };
     let id = u8::try_from(attributes.u32(daemon::SYNC_ID)?).map_err(|_| strange("a synchronization id above 255"))?;
-    Ok(SyncDaemon { role, interface: attributes.text(daemon::MCAST_IFN)?, id })
+    let has = |kind| Some(kind).filter(|kind| attributes.has(*kind));
+    let group = match (has(daemon::MCAST_GROUP), has(daemon::MCAST_GROUP6)) {
+        (Some(kind), _) => Some(IpAddr::from(attributes.array::<4>(kind)?)),
+        (None, Some(kind)) => Some(IpAddr::from(attributes.array::<16>(kind)?)),
+        (None, None) => None,
+    };
+    Ok(SyncDaemon {
+        role,
+        interface: attributes.text(daemon::MCAST_IFN)?,
+        id,
+        longest: has(daemon::SYNC_MAXLEN).map(|kind| attributes.u16(kind)).transpose()?,
+        group,
+        port: has(daemon::MCAST_PORT).map(|kind| attributes.u16(kind)).transpose()?,
+        ttl: has(daemon::MCAST_TTL).map(|kind| attributes.u8(kind)).transpose()?,
+    })
 }
 
 fn state(role: SyncRole) -> u32 {

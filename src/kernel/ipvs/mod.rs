@@ -14,6 +14,7 @@ use attribute::{Attributes, Writer};
 use codec::{attribute as attributes, command};
 use genetlink::Family;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Changes that [`Ipvs::apply`] is best given at once: enough that the calls do not count, and done within milliseconds.
@@ -52,6 +53,14 @@ pub struct SyncDaemon {
     pub interface: String,
     /// A backup takes what has its number; with 0 it takes all. At most 255.
     pub id: u8,
+    /// The longest message in bytes; `None`: what the interface takes.
+    pub longest: Option<u16>,
+    /// The multicast group; `None`: 224.0.0.81.
+    pub group: Option<IpAddr>,
+    /// The UDP port; `None`: 8848.
+    pub port: Option<u16>,
+    /// Of the packets; `None`: 1.
+    pub ttl: Option<u8>,
 }
 
 impl Ipvs {
