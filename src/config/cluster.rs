@@ -10,6 +10,7 @@ use super::service;
 use super::timing;
 use super::track::{self, Script};
 use crate::vrrp::checksum::Form;
+use crate::vrrp::unicast::{Peer, Unicast};
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
 use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
@@ -97,6 +98,7 @@ fn read_group(
     let vrid = section.required("vrid").and_then(|value| value.integer(1..=255));
     let addresses = section.required("addresses").and_then(|value| read_addresses(value, log)).unwrap_or_default();
     let family = addresses.first().map(|first| Family::of(first.value.0));
+    let link_local = family.filter(|_| section.get("unicast").is_none());
     if let Some(checksum) = checksum.as_ref().filter(|_| family == Some(Family::V6)) {
         log.add(
             Diagnostic::error(&checksum.place, "over IPv6 VRRP has one form of checksum").help("remove `checksum`"),
@@ -109,14 +111,20 @@ fn read_group(
         version,
         interval: interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() }),
         addresses,
+        excluded: section
+            .get("excluded_addresses")
+            .and_then(|value| read_list_of_addresses(value, log))
+            .unwrap_or_default(),
         priority: read_priority(&section, &name.value, director, log),
         nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
         auth: section.get("authentication").and_then(|value| read_auth(value, version, log)).unwrap_or_default(),
         checksum: checksum.map(|form| form.value).unwrap_or_default(),
         legacy_peers: section
             .get("legacy_peers")
-            .and_then(|value| read_peers(value, family, log))
+            .and_then(|value| read_peers(value, link_local, log))
             .map_or(LegacyPeers::Any, LegacyPeers::Only),
+        source: section.get("source").and_then(|value| read_source(value, director)),
+        unicast: section.get("unicast").and_then(read_unicast),
         timing: timing::read(&section, log),
         track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
         name,
@@ -128,11 +136,14 @@ fn read_group(
 const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
 
 fn read_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(IpAddr, u8)>>> {
-    let place = value.place.clone();
-    let items = value.list()?;
-    if items.is_empty() {
-        log.add(Diagnostic::error(&place, "a VIP group needs at least one address"));
+    if value.is_empty_list() {
+        log.add(Diagnostic::error(&value.place, "a VIP group needs at least one address"));
     }
+    read_list_of_addresses(value, log)
+}
+
+fn read_list_of_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(IpAddr, u8)>>> {
+    let items = value.list()?;
     let parse = |item: Value<'_>| {
         let text = item.string()?;
         match group::address(&text.value) {
@@ -177,6 +188,43 @@ fn read_peers(value: Value<'_>, group: Option<Family>, log: &Log) -> Option<Vec<
     Some(peers.into_iter().map(|peer| peer.value).collect())
 }
 
+/// One address, or one for each node; a node without one takes the interface's.
+fn read_source(value: Value<'_>, director: Option<&str>) -> Option<Located<IpAddr>> {
+    let address = |value: Value<'_>| value.parsed("an address", "10.0.0.11");
+    if !value.is_table() {
+        return address(value);
+    }
+    let nodes: Vec<_> =
+        value.table()?.entries().into_iter().filter_map(|(node, value)| Some((node.value, address(value)?))).collect();
+    nodes.into_iter().find(|(node, _)| director == Some(node)).map(|(_, source)| source)
+}
+
+/// `{ peers = ["10.0.0.11", { address = "10.1.0.12", min_ttl = 250 }] }`.
+fn read_unicast(value: Value<'_>) -> Option<Located<Unicast>> {
+    let place = value.place.clone();
+    let section = value.table()?;
+    let ttl =
+        |section: &Section<'_>, key| section.get(key).and_then(|value| value.integer(0..=255)).map(|ttl| ttl.value);
+    let peer = |item: Value<'_>| {
+        if !item.is_table() {
+            return item.parsed::<IpAddr>("an address", "10.0.0.12").map(|address| Peer::from(address.value));
+        }
+        let table = item.table()?;
+        let address = table.required("address").and_then(|value| value.parsed("an address", "10.0.0.12"));
+        let (least, most) = (ttl(&table, "min_ttl"), ttl(&table, "max_ttl"));
+        table.close();
+        Some(Peer { address: address?.value, min_ttl: least.unwrap_or(0), max_ttl: most.unwrap_or(u8::MAX) })
+    };
+    let peers = section.required("peers").and_then(Value::list)?.into_iter().filter_map(peer);
+    let mut unicast = Unicast::to(peers);
+    if let Some(check) = section.get("check_source").and_then(Value::boolean) {
+        unicast.check_source = check.value;
+    }
+    unicast.ttl = ttl(&section, "ttl").unwrap_or(unicast.ttl);
+    section.close();
+    Some(Located { value: unicast, place })
+}
+
 /// One number for every node, or one for each that may hold the group.
 fn read_priority(section: &Section<'_>, group: &str, director: Option<&str>, log: &Log) -> Option<u8> {
     let Some(value) = section.get("priority") else {
@@ -199,7 +247,7 @@ fn read_priority(section: &Section<'_>, group: &str, director: Option<&str>, log
     mine
 }
 
-/// `{ pass_file = "..." }`: the password itself never stands in a configuration file.
+/// `{ pass_file = "..." }` or `{ ah_file = "..." }`: the password itself never stands in a configuration file.
 fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
     let place = value.place.clone();
     let section = value.table()?;
@@ -207,7 +255,13 @@ fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
         let error = Diagnostic::error(&place, "VRRP version 3 has no authentication (RFC 9568 section 9)");
         log.add(error.help("remove `authentication`, or set version = 2"));
     }
-    let file = section.required("pass_file").and_then(Value::string);
+    let (pass, ah) = (section.get("pass_file"), section.get("ah_file"));
+    let authenticated = ah.is_some();
+    if pass.is_some() == authenticated {
+        let message = "`authentication` needs either `pass_file` or `ah_file`";
+        log.add(Diagnostic::error(&place, message));
+    }
+    let file = pass.or(ah).and_then(Value::string);
     section.close();
     let file = file?;
     let path = place.source.resolve(&file.value);
@@ -224,6 +278,7 @@ fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
         pass if pass.len() > Password::MAX => {
             fault(format!("the password has {} bytes and VRRP sends only {}", pass.len(), Password::MAX))
         }
+        pass if authenticated => Some(Auth::Ah(Password::cut(pass))),
         pass => Some(Auth::Pass(Password::cut(pass))),
     }
 }

@@ -12,10 +12,12 @@ use super::track::{Script, Track, Tracked};
 use super::{Service, VipGroup, group, keepalived, service, unreadable};
 use crate::ipvs::{Forwarding, Granularity, ServiceKey, Tunnel};
 use crate::vrrp::checksum::Form;
+use crate::vrrp::unicast::{Peer, Unicast};
 use crate::vrrp::{Auth, Version};
 use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -85,21 +87,30 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         version,
         interval,
         addresses,
+        excluded,
         priority,
         nopreempt,
         auth,
         checksum,
         legacy_peers: _,
+        source,
+        unicast,
         timing,
         track,
         virtual_mac,
     } = group;
-    let addresses: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();
+    let list = |addresses: &[(IpAddr, u8)]| {
+        let texts: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();
+        texts.join(", ")
+    };
     let mut text = format!("\n[vip.{}]\ninterface = {}\nvrid = {vrid}\n", key(name), quoted(interface));
     let mut line = |line: String| text += &(line + "\n");
     line(format!("version = {}", version.number()));
     line(format!("advertisement_interval = {}", seconds(*interval)));
-    line(format!("addresses = [{}]", addresses.join(", ")));
+    line(format!("addresses = [{}]", list(addresses)));
+    if !excluded.is_empty() {
+        line(format!("excluded_addresses = [{}]", list(excluded)));
+    }
     if let Some(priority) = priority {
         line(format!("priority = {{ {} = {priority} }}", key(node)));
     }
@@ -112,18 +123,32 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     if let Some(device) = virtual_mac {
         line(format!("virtual_mac = {}", quoted(device)));
     }
+    if let Some(source) = source {
+        line(format!("source = {{ {} = {} }}", key(node), quoted(source)));
+    }
+    if let Some(unicast) = unicast {
+        line(format!("unicast = {}", show_unicast(unicast)));
+    }
     super::timing::show(timing, seconds).into_iter().for_each(&mut line);
     if !track.is_empty() {
         line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));
     }
     match auth {
         Auth::None => {}
-        Auth::Pass(_) => {
+        Auth::Pass(_) | Auth::Ah(_) => {
+            let kind = if matches!(auth, Auth::Ah(_)) { "ah_file" } else { "pass_file" };
             let file = quoted(format!("{name}.pass"));
-            line(format!("authentication = {{ pass_file = {file} }}   # write its auth_pass to this file, mode 0600"));
+            line(format!("authentication = {{ {kind} = {file} }}   # write its auth_pass to this file, mode 0600"));
         }
     }
     text
+}
+
+fn show_unicast(Unicast { peers, check_source, ttl }: &Unicast) -> String {
+    let peers = peers.iter().map(|Peer { address, min_ttl, max_ttl }| {
+        format!("{{ address = {}, min_ttl = {min_ttl}, max_ttl = {max_ttl} }}", quoted(address))
+    });
+    format!("{{ peers = [{}], check_source = {check_source}, ttl = {ttl} }}", peers.collect::<Vec<_>>().join(", "))
 }
 
 fn show_track(Track { what, weight, reverse }: &Track) -> String {

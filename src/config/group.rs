@@ -7,6 +7,7 @@ use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::router::Parameters;
 use crate::vrrp::timing::Timing;
+use crate::vrrp::unicast::Unicast;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 use hamesh_raft::command::{Definition, Family};
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +39,8 @@ pub struct VipGroup {
     pub interval: Duration,
     /// The VIPs with their prefix lengths, in the order they are advertised: 1 to 255 of them.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// What moves along and is not advertised, of either family, with prefix lengths.
+    pub excluded: Vec<(IpAddr, u8)>,
     /// This node's, 1 to 255. A node without one is never a candidate.
     pub priority: Option<u8>,
     /// Whether a living MASTER of lower priority is left alone.
@@ -48,6 +51,10 @@ pub struct VipGroup {
     pub checksum: Form,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
+    /// Where its adverts come from, instead of the interface's first address.
+    pub source: Option<IpAddr>,
+    /// To whom, instead of all VRRP routers of the LAN.
+    pub unicast: Option<Unicast>,
     /// Its delays, and its bursts of announcements.
     pub timing: Timing,
     /// What its priority depends on.
@@ -55,9 +62,14 @@ pub struct VipGroup {
 }
 
 impl VipGroup {
+    /// Every address that moves with the group, advertised or not.
+    pub fn all(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        self.addresses.iter().chain(&self.excluded).copied()
+    }
+
     /// The group as the cluster compares it: every node's must be the same.
     pub fn definition(&self) -> Definition {
-        let mut addresses: Vec<IpAddr> = self.addresses.iter().map(|(address, _)| *address).collect();
+        let mut addresses: Vec<IpAddr> = self.all().map(|(address, _)| address).collect();
         addresses.sort_unstable();
         Definition { family: self.family, vrid: self.vrid, addresses }
     }
@@ -75,7 +87,7 @@ impl VipGroup {
     pub fn format(&self) -> Format {
         let Self { family, version, vrid, interval, auth, checksum, .. } = *self;
         let addresses = self.addresses.iter().map(|(address, _)| *address).collect();
-        Format { family, version, vrid, interval, auth, checksum, addresses }
+        Format { family, version, vrid, interval, auth, checksum, addresses, unicast: self.unicast.clone() }
     }
 
     /// What the virtual router is run with, sending from `source`; `None` where this node is no candidate.
@@ -102,16 +114,24 @@ pub(super) struct Draft {
     pub version: Version,
     pub interval: Located<Duration>,
     pub addresses: Vec<Located<(IpAddr, u8)>>,
+    pub excluded: Vec<Located<(IpAddr, u8)>>,
     pub priority: Option<u8>,
     pub nopreempt: bool,
     pub auth: Auth,
     pub checksum: Form,
     pub legacy_peers: LegacyPeers,
+    pub source: Option<Located<IpAddr>>,
+    pub unicast: Option<Located<Unicast>>,
     pub timing: Timing,
     pub track: Vec<Track>,
 }
 
 impl Draft {
+    /// Every address that moves with the group, advertised or not.
+    pub fn all(&self) -> impl Iterator<Item = &Located<(IpAddr, u8)>> {
+        self.addresses.iter().chain(&self.excluded)
+    }
+
     /// That of the first address; [`check`] sees to the others.
     pub fn family(&self) -> Option<Family> {
         self.addresses.first().map(|first| Family::of(first.value.0))
@@ -140,11 +160,14 @@ impl Draft {
             version: self.version,
             interval: self.interval.value,
             addresses: self.addresses.into_iter().map(|address| address.value).collect(),
+            excluded: self.excluded.into_iter().map(|address| address.value).collect(),
             priority: self.priority,
             nopreempt: self.nopreempt,
             auth: self.auth,
             checksum: self.checksum,
             legacy_peers: self.legacy_peers,
+            source: self.source.map(|source| source.value),
+            unicast: self.unicast.map(|unicast| unicast.value),
             timing: self.timing,
             track: self.track,
         };
@@ -184,6 +207,7 @@ pub(super) fn check(drafts: &[Draft], listen: Option<&Located<SocketAddr>>, log:
         check_virtual_mac(draft, drafts, earlier, log);
         check_interval(draft, log);
         check_family(draft, log);
+        check_unicast(draft, log);
         check_addresses(draft, earlier, listen, log);
     }
 }
@@ -286,15 +310,32 @@ fn check_family(draft: &Draft, log: &Log) {
     }
 }
 
+/// Routers have the family of their group and addresses of their own.
+fn check_unicast(draft: &Draft, log: &Log) {
+    let of = draft.family();
+    let foreign = |ip: IpAddr| of.is_some_and(|of| Family::of(ip) != of);
+    let virtual_one = |ip: IpAddr| draft.all().any(|vip| vip.value.0 == ip);
+    let peers =
+        draft.unicast.iter().flat_map(|unicast| unicast.value.peers.iter().map(|peer| (peer.address, &unicast.place)));
+    for (ip, place) in peers.chain(draft.source.iter().map(|source| (source.value, &source.place))) {
+        if foreign(ip) {
+            log.add(Diagnostic::error(place, format!("`{ip}` is of another family than the group's addresses")));
+        } else if virtual_one(ip) {
+            let error = Diagnostic::error(place, format!("`{ip}` is an address of the group itself"));
+            log.add(error.help("name the routers' own addresses"));
+        }
+    }
+}
+
 fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<SocketAddr>>, log: &Log) {
-    for (i, Located { value: (ip, _), place }) in draft.addresses.iter().enumerate() {
+    for (i, Located { value: (ip, _), place }) in draft.all().enumerate() {
         let is_twin = |other: &&Located<(IpAddr, u8)>| other.value.0 == *ip;
-        if let Some(twin) = draft.addresses[..i].iter().find(is_twin) {
+        if let Some(twin) = draft.all().take(i).find(is_twin) {
             let error = Diagnostic::error(place, format!("`{ip}` is listed twice"));
             log.add(error.see(&twin.place, "here already"));
             continue;
         }
-        let found = earlier.iter().find_map(|group| Some((group, group.addresses.iter().find(is_twin)?)));
+        let found = earlier.iter().find_map(|group| Some((group, group.all().find(is_twin)?)));
         if let Some((group, twin)) = found {
             let error = Diagnostic::error(place, format!("`{ip}` is in two VIP groups"));
             log.add(error.see(&twin.place, format!("`{}` has it already", group.name.value)));

@@ -342,7 +342,7 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         Some(group) => {
             for listen in &draft.listen {
                 let ip = listen.value.ip();
-                if !group.addresses.iter().any(|address| address.value.0 == ip) {
+                if !group.all().any(|address| address.value.0 == ip) {
                     let message = format!("`{ip}` is not an address of VIP group `{}`", vip.value);
                     log.add(Diagnostic::error(&listen.place, message).see(&group.name.place, "this group"));
                 }

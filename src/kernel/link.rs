@@ -26,6 +26,8 @@ pub struct Link {
     pub v4: Option<Ipv4Addr>,
     /// The first of its link-local IPv6 addresses that is not one of the VIPs.
     pub v6: Option<Ipv6Addr>,
+    /// All its addresses that are none of the VIPs.
+    pub own: Vec<IpAddr>,
     /// Whether it forwards IPv6, so that it announces a router's addresses.
     pub router: bool,
 }
@@ -139,7 +141,7 @@ impl Links {
             IpAddr::V6(own) if own.is_unicast_link_local() => Some(*own),
             IpAddr::V4(_) | IpAddr::V6(_) => None,
         });
-        Ok(Link { interface, mac, up, v4, v6, router: forwards_ipv6(name) })
+        Ok(Link { interface, mac, up, v4, v6, own, router: forwards_ipv6(name) })
     }
 }
 

@@ -1,8 +1,8 @@
 //! A hamesh cluster on the stage, made and used as a person would: `init`, `token`, `join`, `run`, `status --json`.
 
 use super::host::{Host, Process, local_output};
-use super::legacy::Dialect;
-use super::scene::Scene;
+use super::legacy::{Auth, Dialect};
+use super::scene::{Scene, routers};
 use super::{ADVERT_SECONDS, LAN_NIC, VRID};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -104,11 +104,19 @@ pub const WITNESS: usize = 3;
 pub fn cluster_toml(dialect: Dialect, priorities: &[u8]) -> String {
     let priority: Vec<String> =
         (1..).zip(priorities).map(|(number, priority)| format!("lb{number} = {priority}")).collect();
-    let authentication = match dialect {
-        Dialect::V2Pass => format!("authentication = {{ pass_file = \"{PASS_FILE}\" }}\n"),
-        Dialect::V2 | Dialect::V3 | Dialect::V3Ipv6 | Dialect::V3Mac | Dialect::V3Ipv6Mac => String::new(),
+    let mut lines = match dialect.auth {
+        Auth::None => String::new(),
+        Auth::Pass => format!("authentication = {{ pass_file = \"{PASS_FILE}\" }}\n"),
+        Auth::Ah => format!("authentication = {{ ah_file = \"{PASS_FILE}\" }}\n"),
     };
-    let virtual_mac = dialect.virtual_mac().map_or("", |_| "virtual_mac = true\n");
+    if dialect.mac {
+        lines += "virtual_mac = true\n";
+    }
+    if dialect.unicast {
+        let (legacy, directors) = routers(dialect.ipv6);
+        let peers: Vec<String> = directors.iter().chain([&legacy]).map(|peer| format!("\"{peer}\"")).collect();
+        lines += &format!("unicast = {{ peers = [{}] }}\n", peers.join(", "));
+    }
     let (vip, prefix) = dialect.vip();
     format!(
         "[lease]
@@ -121,8 +129,8 @@ version = {version}
 advertisement_interval = \"{ADVERT_SECONDS}s\"
 addresses = [\"{vip}/{prefix}\"]
 priority = {{ {priority} }}
-{virtual_mac}{authentication}",
-        version = dialect.version(),
+{lines}",
+        version = dialect.version,
         priority = priority.join(", "),
     )
 }

@@ -12,6 +12,9 @@ const ARP: u16 = 0x0806;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const VRRP: u8 = 112;
+/// An authentication header of VRRP, and its length.
+const AH: u8 = 51;
+const AH_LENGTH: usize = 24;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 /// Where the IPv6 payload starts: nobody here sends extension headers.
@@ -41,7 +44,7 @@ impl Kind {
         match self {
             Self::Any => true,
             Self::Vrrp => match ether_type(frame) {
-                Some(IPV4) => frame.get(23) == Some(&VRRP),
+                Some(IPV4) => matches!(frame.get(23), Some(&VRRP | &AH)),
                 Some(IPV6) => frame.get(20) == Some(&VRRP),
                 _ => false,
             },
@@ -211,7 +214,8 @@ impl VrrpHeader {
             (*frame.get(20)? == VRRP).then_some(())?;
             (IPV6_PAYLOAD, IpAddr::V6(ipv6(frame, 22)?))
         } else {
-            (ipv4_payload(frame, VRRP)?, IpAddr::V4(ipv4(frame, 26)?))
+            let at = ipv4_payload(frame, VRRP).or_else(|| Some(ipv4_payload(frame, AH)? + AH_LENGTH))?;
+            (at, IpAddr::V4(ipv4(frame, 26)?))
         };
         Some(Self { version: frame.get(at)? >> 4, vrid: *frame.get(at + 1)?, priority: *frame.get(at + 2)?, source })
     }

@@ -2,7 +2,7 @@
 
 use super::frame::Mac;
 use super::host::{Host, Process};
-use super::{ADVERT_SECONDS, LAN_NIC, PREFIX, PREFIX6, VIP, VIP6, VRID};
+use super::{ADVERT_SECONDS, LAN_NIC, PREFIX, PREFIX6, VIP, VIP6, VRID, scene};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs;
@@ -18,69 +18,82 @@ pub fn keepalived() -> Option<PathBuf> {
     std::env::split_paths(&path).chain(usual).map(|dir| dir.join("keepalived")).find(|file| file.is_file())
 }
 
-/// How a keepalived speaks.
+/// How a keepalived speaks, over IPv4 by multicast unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// VRRPv3 over IPv4.
-    V3,
-    /// VRRPv3 over IPv6.
-    V3Ipv6,
-    /// VRRPv3 over IPv4, with the virtual MAC.
-    V3Mac,
-    /// VRRPv3 over IPv6, with the virtual MAC.
-    V3Ipv6Mac,
-    /// VRRPv2 without authentication.
-    V2,
-    /// VRRPv2 with a password in clear.
-    V2Pass,
+pub struct Dialect {
+    /// 2 or 3, of VRRP.
+    pub version: u8,
+    /// Over IPv6.
+    pub ipv6: bool,
+    /// With the virtual MAC.
+    pub mac: bool,
+    /// From router to router.
+    pub unicast: bool,
+    /// Version 2's.
+    pub auth: Auth,
+}
+
+/// How adverts are authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Not at all.
+    None,
+    /// With a password in clear.
+    Pass,
+    /// With an authentication header.
+    Ah,
 }
 
 impl Dialect {
-    /// The password of [`Dialect::V2Pass`].
-    pub const PASSWORD: &'static str = "k4l1m3ra";
+    /// VRRPv3.
+    pub const V3: Self = Self { version: 3, ipv6: false, mac: false, unicast: false, auth: Auth::None };
+    /// VRRPv2.
+    pub const V2: Self = Self { version: 2, ..Self::V3 };
 
-    /// 2 or 3.
-    #[must_use]
-    pub fn version(self) -> u8 {
-        match self {
-            Self::V3 | Self::V3Ipv6 | Self::V3Mac | Self::V3Ipv6Mac => 3,
-            Self::V2 | Self::V2Pass => 2,
-        }
-    }
+    /// The password, where there is one.
+    pub const PASSWORD: &'static str = "k4l1m3ra";
 
     /// The VIP that it advertises, and its prefix length.
     #[must_use]
     pub fn vip(self) -> (IpAddr, u8) {
-        match self {
-            Self::V3 | Self::V3Mac | Self::V2 | Self::V2Pass => (IpAddr::V4(VIP), PREFIX),
-            Self::V3Ipv6 | Self::V3Ipv6Mac => (IpAddr::V6(VIP6), PREFIX6),
-        }
+        if self.ipv6 { (IpAddr::V6(VIP6), PREFIX6) } else { (IpAddr::V4(VIP), PREFIX) }
     }
 
     /// The MAC of the virtual router, where it has one of its own (RFC 9568 section 7.3).
     #[must_use]
     pub fn virtual_mac(self) -> Option<Mac> {
-        match self {
-            Self::V3 | Self::V3Ipv6 | Self::V2 | Self::V2Pass => None,
-            Self::V3Mac => Some([0, 0, 0x5e, 0, 1, VRID]),
-            Self::V3Ipv6Mac => Some([0, 0, 0x5e, 0, 2, VRID]),
-        }
+        self.mac.then_some([0, 0, 0x5e, 0, if self.ipv6 { 2 } else { 1 }, VRID])
     }
 }
 
-/// Starts keepalived as a candidate for the laboratory's VIP.
+/// Starts keepalived as a candidate for the laboratory's VIP, which speaks from `source` if there is one.
 ///
 /// # Errors
 /// Its file cannot be written, or it cannot be started.
-pub fn start(host: &Host, program: &Path, dialect: Dialect, priority: u8) -> Result<Process> {
-    let authentication = match dialect {
-        Dialect::V2Pass => {
-            format!("    authentication {{\n        auth_type PASS\n        auth_pass {}\n    }}\n", Dialect::PASSWORD)
-        }
-        Dialect::V2 | Dialect::V3 | Dialect::V3Ipv6 | Dialect::V3Mac | Dialect::V3Ipv6Mac => String::new(),
+pub fn start(host: &Host, program: &Path, dialect: Dialect, priority: u8, source: Option<IpAddr>) -> Result<Process> {
+    let (version, (vip, prefix)) = (dialect.version, dialect.vip());
+    let mut lines = String::new();
+    let kind = match dialect.auth {
+        Auth::None => None,
+        Auth::Pass => Some("PASS"),
+        Auth::Ah => Some("AH"),
     };
-    let virtual_mac = dialect.virtual_mac().map_or("", |_| "    use_vmac\n");
-    let (version, (vip, prefix)) = (dialect.version(), dialect.vip());
+    if let Some(kind) = kind {
+        lines += &format!(
+            "    authentication {{\n        auth_type {kind}\n        auth_pass {}\n    }}\n",
+            Dialect::PASSWORD
+        );
+    }
+    if dialect.mac {
+        lines += "    use_vmac\n";
+    }
+    if dialect.unicast {
+        let (own, directors) = scene::routers(dialect.ipv6);
+        let peers: String = directors.iter().map(|peer| format!("        {peer}\n")).collect();
+        lines += &format!("    unicast_src_ip {own}\n    unicast_peer {{\n{peers}    }}\n");
+    } else if let Some(source) = source {
+        lines += &format!("    mcast_src_ip {source}\n");
+    }
     let configuration = format!(
         "global_defs {{
     router_id {name}
@@ -92,7 +105,7 @@ vrrp_instance web {{
     virtual_router_id {VRID}
     priority {priority}
     advert_int {ADVERT_SECONDS}
-{virtual_mac}{authentication}    virtual_ipaddress {{
+{lines}    virtual_ipaddress {{
         {vip}/{prefix}
     }}
 }}

@@ -79,6 +79,13 @@ fn on_lan6(number: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into())
 }
 
+/// The routers' addresses on the LAN: the legacy peer's, and those of the directors.
+#[must_use]
+pub fn routers(ipv6: bool) -> (IpAddr, [IpAddr; 3]) {
+    let on = |number| if ipv6 { IpAddr::V6(on_lan6(number)) } else { IpAddr::V4(on_lan(number)) };
+    (on(LEGACY), [DIRECTORS, DIRECTORS + 1, DIRECTORS + 2].map(on))
+}
+
 /// Where a machine with this number is on the mesh network.
 fn on_mesh(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, 0, number)

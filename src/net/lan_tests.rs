@@ -3,11 +3,13 @@
 use super::arp::{self, Mac};
 use super::ndp;
 use super::neighbour::{Heard, NeighbourSocket};
-use super::vrrp::{Carries, VrrpSocket};
+use super::vrrp::{Carries, Received, VrrpSocket};
 use crate::kernel::address::Interface;
 use crate::kernel::link::{Link, connect};
 use crate::kernel::tests::{Cable, ip, on_a_cable};
-use crate::vrrp::group;
+use crate::vrrp::advert::Header;
+use crate::vrrp::ah::Authentication;
+use crate::vrrp::{Password, group};
 use hamesh_raft::command::Family;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -144,7 +146,7 @@ fn an_advert_over_ipv6_goes_out_as_keepalived_sends_it() {
         let payload = [0x31, 0x33, 0x96, 1, 0, 100, 0x3c, 0xd0, 0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
         let mut buffer = vec![0; 65_535];
         for destination in [group(Family::V6), there.into()] {
-            sender.send(here.into(), destination, &payload).unwrap();
+            sender.send(here.into(), destination, 255, &payload).unwrap();
             let advert = receiver.receive(&mut buffer).await.unwrap();
             assert_eq!((advert.source, advert.destination, advert.ttl), (here.into(), destination, 255));
             assert_eq!(advert.payload, payload);
@@ -176,7 +178,7 @@ fn an_advert_goes_out_as_keepalived_sends_it() {
         let payload = [0x31, 0x33, 0x96, 1, 0, 100, 0x42, 0xcf, 10, 0x4d, 0, 100];
         let mut buffer = vec![0; 65_535];
         for destination in [group(Family::V4), THERE.into()] {
-            here.send(HERE.into(), destination, &payload).unwrap();
+            here.send(HERE.into(), destination, 255, &payload).unwrap();
             let advert = there.receive(&mut buffer).await.unwrap();
             assert_eq!((advert.source, advert.destination, advert.ttl), (HERE.into(), destination, 255));
             assert_eq!(advert.payload, payload);
@@ -194,9 +196,16 @@ fn an_authenticated_advert_comes_by_a_socket_of_its_own() {
     on_a_cable(async |cable| {
         let (here, there) = sockets(&cable, Family::V4, Carries::Authenticated).await;
         let (_plain, other) = sockets(&cable, Family::V4, Carries::Vrrp).await;
-        here.send(HERE.into(), group(Family::V4), &[112, 4, 0, 0]).unwrap();
+        let mut ours = Authentication::new(Password::cut("key"), 6);
+        let mut theirs = ours.clone();
         let mut buffer = [0; 128];
-        assert_eq!(there.receive(&mut buffer).await.unwrap().payload, [112, 4, 0, 0]);
+        for to in [crate::vrrp::ROUTERS_V4, THERE] {
+            here.send_packet(to, &ours.seal(HERE, to, 255, b"an advert")).unwrap();
+            let Received { header, payload, source, destination, ttl, .. } = there.receive(&mut buffer).await.unwrap();
+            let told = Header { source, destination, ttl };
+            assert_eq!(told, Header { source: HERE.into(), destination: to.into(), ttl: 255 });
+            assert_eq!(theirs.open(header, payload, &told), Ok(&b"an advert"[..]), "as the kernel sent it");
+        }
         assert!(tokio::time::timeout(Duration::from_millis(50), other.receive(&mut buffer)).await.is_err());
     });
 }

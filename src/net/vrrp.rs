@@ -75,6 +75,8 @@ impl VrrpSocket {
                 socket.join_multicast_v4_n(&ROUTERS_V4, &InterfaceIndexOrAddress::Index(interface.index))?;
                 socket.set_multicast_all_v4(false)?;
                 sends_v4(&socket)?;
+                // An authentication header covers the IP header: who makes the one makes the other.
+                socket.set_header_included_v4(carries == Carries::Authenticated)?;
             }
             Family::V6 => {
                 socket.join_multicast_v6(&ROUTERS_V6, interface.index)?;
@@ -108,12 +110,12 @@ impl VrrpSocket {
         Ok(Self { socket: sys::register(socket)?, family, interface: device.index })
     }
 
-    /// Sends at once, or not at all.
+    /// Sends at once, or not at all. `ttl` counts for unicast; all VRRP routers are sent 255.
     ///
     /// # Errors
     /// `PermissionDenied` when the gate is shut for the advert's virtual router; `WouldBlock` when the queue is full;
     /// the interface is down or gone; `InvalidInput` for an address of the other family.
-    pub fn send(&self, source: IpAddr, destination: IpAddr, payload: &[u8]) -> io::Result<()> {
+    pub fn send(&self, source: IpAddr, destination: IpAddr, ttl: u8, payload: &[u8]) -> io::Result<()> {
         let bytes = [IoSlice::new(payload)];
         let socket = self.socket.get_ref().as_raw_fd();
         match (self.family, source, destination) {
@@ -123,7 +125,8 @@ impl VrrpSocket {
                     ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
                     ipi_addr: libc::in_addr { s_addr: 0 },
                 };
-                let control = [ControlMessage::Ipv4PacketInfo(&information)];
+                let ttl = libc::c_int::from(ttl);
+                let control = [ControlMessage::Ipv4PacketInfo(&information), ControlMessage::Ipv4Ttl(&ttl)];
                 let to = SockaddrIn::from(SocketAddrV4::new(destination, 0));
                 sendmsg(socket, &bytes, &control, MsgFlags::empty(), Some(&to))?;
             }
@@ -132,12 +135,22 @@ impl VrrpSocket {
                     ipi6_ifindex: self.interface,
                     ipi6_addr: libc::in6_addr { s6_addr: source.octets() },
                 };
-                let control = [ControlMessage::Ipv6PacketInfo(&information)];
+                let hops = libc::c_int::from(ttl);
+                let control = [ControlMessage::Ipv6PacketInfo(&information), ControlMessage::Ipv6HopLimit(&hops)];
                 let to = SockaddrIn6::from(SocketAddrV6::new(destination, 0, 0, self.interface));
                 sendmsg(socket, &bytes, &control, MsgFlags::empty(), Some(&to))?;
             }
             (Family::V4 | Family::V6, _, _) => return Err(io::ErrorKind::InvalidInput.into()),
         }
+        Ok(())
+    }
+
+    /// Sends a whole IPv4 packet, of a socket for [`Carries::Authenticated`], at once or not at all.
+    ///
+    /// # Errors
+    /// As [`VrrpSocket::send`].
+    pub fn send_packet(&self, destination: Ipv4Addr, packet: &[u8]) -> io::Result<()> {
+        self.socket.get_ref().send_to(packet, &SocketAddrV4::new(destination, 0).into())?;
         Ok(())
     }
 

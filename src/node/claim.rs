@@ -7,154 +7,20 @@
 use super::announce::{Announcer, Burst};
 use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
-use super::lans::Lan;
-use crate::config::VipGroup;
+use super::served::Served;
 use crate::kernel::address::{Interface, Vip};
-use crate::kernel::link::Link;
-use crate::net::arp::Mac;
-use crate::net::neighbour::NeighbourSocket;
-use crate::net::vrrp::VrrpSocket;
-use crate::vrrp::advert::{Advert, Format};
-use crate::vrrp::hearing::Ear;
-use crate::vrrp::router::{Parameters, Router};
+use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::gate::{Gate, GateError};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, Family, GroupName, Token};
-use hamesh_raft::state::Candidate;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Between two tries to remove an address.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// The device with a group's virtual MAC, and how it is spoken through.
-pub(crate) struct Outlet {
-    pub(crate) device: Interface,
-    pub(crate) mac: Mac,
-    pub(crate) vrrp: VrrpSocket,
-    pub(crate) neighbours: Arc<NeighbourSocket>,
-}
-
-/// A VIP group that this director serves.
-pub(crate) struct Served {
-    pub(crate) name: GroupName,
-    pub(crate) config: VipGroup,
-    pub(crate) definition: Definition,
-    /// Whether there are services behind it.
-    pub(crate) balanced: bool,
-    /// As configured for this node, and changed by what the group tracks.
-    pub(crate) weighed: u8,
-    /// What the group tracks forbids it here.
-    pub(crate) fault: bool,
-    /// It sees much less of the servers than other directors do.
-    pub(crate) short: bool,
-    pub(crate) format: Format,
-    pub(crate) router: Router,
-    pub(crate) ear: Ear,
-    pub(crate) link: Link,
-    pub(crate) vips: Vec<Vip>,
-    pub(crate) outlet: Option<Outlet>,
-    pub(crate) vrrp: Arc<VrrpSocket>,
-    pub(crate) neighbours: Arc<NeighbourSocket>,
-    pub(crate) discarded: BTreeMap<&'static str, u64>,
-    pub(crate) other_lists: BTreeSet<IpAddr>,
-}
-
-impl Served {
-    /// A group on its LAN, not started. `None` where it has no priority here.
-    pub(super) fn new(now: Moment, name: &GroupName, config: &VipGroup, lan: &Lan, balanced: bool) -> Option<Self> {
-        let link = lan.link.clone();
-        let router = Router::new(config.parameters(source(&link, config.family))?);
-        Some(Self {
-            name: name.clone(),
-            definition: config.definition(),
-            balanced,
-            weighed: config.priority?,
-            // Until all that it tracks was looked at.
-            fault: !config.track.is_empty(),
-            short: false,
-            format: config.format(),
-            router,
-            ear: Ear::new(now, config.interval),
-            link,
-            vips: vips(config),
-            outlet: None,
-            vrrp: lan.vrrp.clone(),
-            neighbours: lan.neighbours.clone(),
-            discarded: BTreeMap::new(),
-            other_lists: BTreeSet::new(),
-            config: config.clone(),
-        })
-    }
-
-    /// Serves the same virtual router by other words from now on.
-    pub(super) fn adapt(&mut self, config: &VipGroup) {
-        let Some(parameters) = config.parameters(source(&self.link, config.family)) else { return };
-        self.weighed = parameters.priority;
-        self.router.reconfigure(Parameters { priority: self.priority(), ..parameters });
-        self.ear.every(config.interval);
-        self.other_lists.clear();
-        (self.definition, self.format, self.vips) = (config.definition(), config.format(), vips(config));
-        self.config = config.clone();
-    }
-
-    /// The priority that counts now: the least, while most others have a better path to the servers.
-    pub(crate) fn priority(&self) -> u8 {
-        if self.short { 1 } else { self.weighed }
-    }
-
-    /// This node's wish for the group.
-    pub(crate) fn candidate(&self) -> Candidate {
-        let (priority, preempt) = (self.priority(), self.router.status().preempts);
-        Candidate { definition: self.definition.clone(), priority, preempt }
-    }
-
-    /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
-    pub(crate) fn link_is_up(&self) -> bool {
-        self.link.up && self.own_address().is_some()
-    }
-
-    /// Where its VIPs are.
-    fn place(&self) -> &Interface {
-        self.outlet.as_ref().map_or(&self.link.interface, |outlet| &outlet.device)
-    }
-
-    /// Whether the group may be claimed here at all.
-    pub(crate) fn is_up(&self) -> bool {
-        self.link_is_up() && !self.fault
-    }
-
-    /// Where its adverts come from.
-    pub(crate) fn own_address(&self) -> Option<IpAddr> {
-        self.link.address(self.config.family)
-    }
-
-    /// A list other than ours is logged once a sender, and changes nothing (RFC 9568 section 7.1).
-    pub(crate) fn notice_list(&mut self, advert: &Advert, source: IpAddr) {
-        if self.format.lists_the_same(advert) {
-            self.other_lists.remove(&source);
-        } else if self.other_lists.insert(source) {
-            tracing::warn!(group = %self.name, %source, theirs = ?advert.addresses, ours = ?self.format.addresses,
-                "an advert lists other addresses");
-        }
-    }
-}
-
-/// Without an address the link counts as down; what comes later is told with it.
-fn source(link: &Link, family: Family) -> IpAddr {
-    link.address(family).unwrap_or(match family {
-        Family::V4 => IpAddr::from([0; 4]),
-        Family::V6 => IpAddr::from([0; 16]),
-    })
-}
-
-pub(super) fn vips(group: &VipGroup) -> Vec<Vip> {
-    group.addresses.iter().map(|(address, prefix)| Vip { address: *address, prefix: *prefix }).collect()
-}
 
 /// Gate, addresses, sockets and record.
 pub(crate) struct Hands {
@@ -335,32 +201,52 @@ impl Hands {
     }
 
     /// Sends an advert; with a priority above 0 it passes the gate only while the lease lives.
-    pub(crate) fn advert(&self, served: &Served, priority: u8) {
+    pub(crate) fn advert(&self, served: &mut Served, priority: u8) {
         let Some(source) = served.own_address() else { return };
-        let all = crate::vrrp::group(served.config.family);
-        // What says that we stop goes out by the parent: the device is shut by then.
-        let socket = match &served.outlet {
-            Some(outlet) if priority > 0 => &outlet.vrrp,
-            Some(_) | None => &*served.vrrp,
+        match served.format.unicast.clone() {
+            None => self.advert_to(served, priority, source, crate::vrrp::group(served.config.family), TTL),
+            Some(unicast) => {
+                unicast.others(source).for_each(|peer| self.advert_to(served, priority, source, peer, unicast.ttl));
+            }
+        }
+    }
+
+    fn advert_to(&self, served: &mut Served, priority: u8, source: IpAddr, to: IpAddr, ttl: u8) {
+        let message = served.format.encode(priority, source, to);
+        let sent = match (&mut served.sealed, &served.outlet, source, to) {
+            (Some((authentication, socket)), _, IpAddr::V4(source), IpAddr::V4(to)) => {
+                socket.send_packet(to, &authentication.seal(source, to, ttl, &message))
+            }
+            // What says that we stop goes out by the parent: the device is shut by then. What goes to one host does too:
+            // the device knows no neighbours.
+            (_, Some(outlet), ..) if priority > 0 && to.is_multicast() => outlet.vrrp.send(source, to, ttl, &message),
+            (_, Some(_) | None, ..) => served.vrrp.send(source, to, ttl, &message),
         };
-        match socket.send(source, all, &served.format.encode(priority, source, all)) {
+        match sent {
             Ok(()) => {}
             // The gate: the lease is over and the holder will hear of it.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => tracing::debug!(group = %served.name, "gated"),
-            Err(error) => tracing::warn!(group = %served.name, %error, "advert not sent"),
+            Err(error) => tracing::warn!(group = %served.name, %to, %error, "advert not sent"),
         }
     }
 
     /// A burst of gratuitous ARP or neighbour advertisements.
     pub(crate) fn announce(&mut self, served: &Served, rounds: u8) {
-        let (mac, socket) = match (&served.outlet, served.link.mac) {
-            (Some(outlet), _) => (outlet.mac, &outlet.neighbours),
-            (None, Some(mac)) => (mac, &served.neighbours),
+        let (mac, own, beyond) = match (&served.outlet, served.link.mac) {
+            (Some(outlet), _) => (outlet.mac, &outlet.neighbours, &outlet.beyond_family),
+            (None, Some(mac)) => (mac, &served.neighbours, &served.beyond_family),
             (None, None) => return,
         };
-        let addresses = served.config.addresses.iter().map(|(address, _)| *address).collect();
-        let burst = Burst { socket: socket.clone(), mac, addresses, router: served.link.router, rounds };
-        self.announcer.announce(&served.config.interface, burst, served.config.timing.garp.interval);
+        let (here, there): (Vec<IpAddr>, Vec<IpAddr>) = served
+            .config
+            .all()
+            .map(|(address, _)| address)
+            .partition(|address| Family::of(*address) == served.config.family);
+        for (socket, addresses) in [(Some(own), here), (beyond.as_ref(), there)] {
+            let Some(socket) = socket.filter(|_| !addresses.is_empty()) else { continue };
+            let burst = Burst { socket: socket.clone(), mac, addresses, router: served.link.router, rounds };
+            self.announcer.announce(&served.config.interface, burst, served.config.timing.garp.interval);
+        }
     }
 
     /// Asks by ARP or neighbour discovery who is there.

@@ -4,16 +4,17 @@
 
 mod turning;
 
-use super::claim::{Hands, Served};
+use super::claim::Hands;
 use super::lan::{FACT, Hears, Neighbours, Place};
 use super::lane::{GateStatus, GroupStatus, LaneOutput, LaneStatus};
 use super::lans::Lans;
 use super::reload::Fresh;
+use super::served::Served;
 use crate::config::Config;
 use crate::kernel::link::Link;
 use crate::track::Effect;
-use crate::vrrp::advert::Header;
-use crate::vrrp::{hearing, router};
+use crate::vrrp::advert::{self, Header};
+use crate::vrrp::{ah, hearing, router};
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder::{self, Holder};
 use hamesh_fencing::message::Renew;
@@ -26,11 +27,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+/// Occurrences that are handled in one turn, at most.
+const TOGETHER: usize = 64;
+
 /// What the interfaces bring.
 #[derive(Debug)]
 pub(crate) enum Occurred {
-    /// A VRRP packet.
-    Packet { interface: String, header: Header, payload: Vec<u8> },
+    /// A VRRP packet; `ip` is the header of one that is authenticated, and empty otherwise.
+    Packet { interface: String, header: Header, ip: Vec<u8>, payload: Vec<u8> },
     /// ARP or neighbour discovery of this sender.
     Neighbour { interface: String, sender: IpAddr },
     /// An interface as it is now.
@@ -117,7 +121,14 @@ impl Director {
         tokio::select! {
             biased;
             occurred = director.occurrences.recv() => match occurred {
-                Some(occurred) => director.occurred(occurred),
+                Some(occurred) => {
+                    director.occurred(occurred);
+                    // What has come together is handled together, and no more: timers have their turn.
+                    for _ in 0..TOGETHER {
+                        let Ok(occurred) = director.occurrences.try_recv() else { break };
+                        director.occurred(occurred);
+                    }
+                }
                 None => std::future::pending().await,
             },
             () = sleep(pause) => {}
@@ -261,6 +272,7 @@ impl Director {
                 open: live && self.hands.holds(&served.definition),
                 link_up: served.link_is_up(),
                 discarded: served.discarded.clone(),
+                last_discard: served.last_discard,
                 leftovers: self.hands.leftovers(name),
             };
             (name.clone(), status)
@@ -277,15 +289,15 @@ impl Director {
     fn occurred(&mut self, occurred: Occurred) {
         let now = Moment::now();
         match occurred {
-            Occurred::Packet { interface, header, payload } => {
-                let vrid = crate::vrrp::advert::vrid(&payload);
+            Occurred::Packet { interface, header, ip, payload } => {
+                let vrid = if ip.is_empty() { advert::vrid(&payload) } else { ah::vrid(&payload) };
                 let family = Family::of(header.source);
                 let addressed = |served: &&mut Served| {
                     let config = &served.config;
                     config.interface == interface && config.family == family && Some(config.vrid) == vrid
                 };
                 let Some(served) = self.groups.values_mut().find(addressed) else { return };
-                match served.format.decode(&payload, &header) {
+                match served.judge(&header, &ip, &payload) {
                     Ok(advert) => {
                         let member =
                             self.neighbours.addresses(&served.name).any(|(_, address)| address == header.source);
@@ -294,7 +306,7 @@ impl Director {
                         let heard = router::Event::Heard { advert, source: header.source, member };
                         self.queue.push_back(Happened::Router(served.name.clone(), heard));
                     }
-                    Err(discard) => *served.discarded.entry(discard.name()).or_default() += 1,
+                    Err(discard) => served.discard(now, header.source, discard),
                 }
             }
             Occurred::Neighbour { interface, sender } => {

@@ -9,6 +9,7 @@ use super::lan::Neighbours;
 use super::reload::Fresh;
 use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
 use crate::track::Effect;
+use crate::vrrp::advert::Discard;
 use bytes::Bytes;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor};
@@ -19,6 +20,7 @@ use hamesh_raft::codec;
 use hamesh_raft::command::{Command, GroupName, Leadership, NodeId, Sid, Token};
 use hamesh_raft::{Standing, View};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -77,6 +79,7 @@ pub(crate) struct GroupStatus {
     pub(crate) open: bool,
     pub(crate) link_up: bool,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
+    pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
     /// Addresses that could not be removed yet.
     pub(crate) leftovers: usize,
 }
@@ -130,8 +133,9 @@ impl Lane {
                     Some(input) => self.told(input).await,
                     None => return,
                 },
-                () = Director::happens(&mut self.director), if director => self.director_work().await,
+                // Before what hosts on the LAN can make happen all the time.
                 _ = ticker.tick() => self.tick().await,
+                () = Director::happens(&mut self.director), if director => self.director_work().await,
             }
         }
     }

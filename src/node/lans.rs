@@ -1,13 +1,15 @@
 //! The LANs that a director speaks on: an interface and a family each, with sockets for adverts and for neighbours.
 
 use super::director::Occurred;
-use crate::config::Config;
+use crate::config::{Config, VipGroup};
 use crate::kernel::link::{self, Link};
 use crate::kernel::sysctl::promote_secondaries;
 use crate::net::neighbour::NeighbourSocket;
 use crate::net::vrrp::{Carries, VrrpSocket};
+use crate::vrrp::Auth;
 use crate::vrrp::advert::Header;
 use anyhow::Context;
+use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::Family;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,6 +23,9 @@ use tokio::time::sleep;
 const LARGEST: usize = 65_535;
 /// A socket of an interface that is down says so at every read.
 const DEAF_PAUSE: Duration = Duration::from_millis(200);
+/// So many packets in twice the pause are a flood: the lane has other things to do, and the kernel drops what does not wait.
+const FLOOD: u32 = 256;
+const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 
 /// An interface's name, and what is spoken there.
 pub(super) type LanName = (String, Family);
@@ -30,6 +35,8 @@ pub(super) type LanName = (String, Family);
 pub(super) struct Lan {
     pub(super) link: Link,
     pub(super) vrrp: Arc<VrrpSocket>,
+    /// For adverts behind an authentication header, where a group has them.
+    pub(super) sealed: Option<Arc<VrrpSocket>>,
     pub(super) neighbours: Arc<NeighbourSocket>,
     #[expect(dead_code, reason = "held for its drop")]
     ears: JoinSet<()>,
@@ -40,7 +47,11 @@ pub(super) type Lans = BTreeMap<LanName, Lan>;
 
 /// The LANs of `config`, of groups that are served here or not.
 pub(super) fn names(config: &Config) -> BTreeSet<LanName> {
-    config.groups.values().map(|group| (group.interface.clone(), group.family)).collect()
+    let of = |group: &VipGroup| {
+        let families: BTreeSet<Family> = group.all().map(|(address, _)| Family::of(address)).collect();
+        families.into_iter().map(|family| (group.interface.clone(), family)).collect::<Vec<_>>()
+    };
+    config.groups.values().flat_map(of).collect()
 }
 
 /// Their interfaces.
@@ -50,7 +61,14 @@ pub(super) fn interfaces(config: &Config) -> BTreeSet<String> {
 
 /// Every VIP of `config`: nobody's own address.
 pub(super) fn vips(config: &Config) -> BTreeSet<IpAddr> {
-    config.groups.values().flat_map(|group| group.addresses.iter().map(|(address, _)| *address)).collect()
+    config.groups.values().flat_map(|group| group.all().map(|(address, _)| address)).collect()
+}
+
+/// What announces the addresses of the group that are not of its own family, where it has some.
+pub(super) fn beyond_family(lans: &Lans, group: &VipGroup) -> Option<Arc<NeighbourSocket>> {
+    let other =
+        group.excluded.iter().map(|(address, _)| Family::of(*address)).find(|family| *family != group.family)?;
+    lans.get(&(group.interface.clone(), other)).map(|lan| lan.neighbours.clone())
 }
 
 /// Opens the LANs of `config` that are not `known`. What is heard there goes to `tell`.
@@ -72,10 +90,23 @@ pub(super) async fn open(
         let vrrp = Arc::new(vrrp.with_context(|| format!("cannot speak VRRP on {interface}"))?);
         let (neighbours, what) = (NeighbourSocket::open(interface, *family), announces(*family));
         let neighbours = Arc::new(neighbours.with_context(|| format!("cannot speak {what} on {interface}"))?);
-        let ears = listen(interface, &vrrp, &neighbours, tell);
-        lans.insert((interface.clone(), *family), Lan { link, vrrp, neighbours, ears });
+        let mut ears = listen(interface, &vrrp, &neighbours, tell);
+        let sealed = if authenticates(config, interface, *family) {
+            let sealed = VrrpSocket::open(&link.interface, *family, Carries::Authenticated);
+            let sealed = Arc::new(sealed.with_context(|| format!("cannot speak authenticated VRRP on {interface}"))?);
+            hear(&mut ears, interface, &sealed, Carries::Authenticated, tell);
+            Some(sealed)
+        } else {
+            None
+        };
+        lans.insert((interface.clone(), *family), Lan { link, vrrp, sealed, neighbours, ears });
     }
     Ok(lans)
+}
+
+fn authenticates(config: &Config, interface: &str, family: Family) -> bool {
+    let on_it = |group: &&VipGroup| (group.interface.as_str(), group.family) == (interface, family);
+    config.groups.values().filter(on_it).any(|group| matches!(group.auth, Auth::Ah(_)))
 }
 
 fn announces(family: Family) -> &'static str {
@@ -93,27 +124,7 @@ fn listen(
     tell: &mpsc::Sender<Occurred>,
 ) -> JoinSet<()> {
     let mut ears = JoinSet::new();
-    let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
-    ears.spawn(async move {
-        let mut buffer = vec![0; LARGEST];
-        loop {
-            match vrrp.receive(&mut buffer).await {
-                Ok(received) => {
-                    let header =
-                        Header { source: received.source, destination: received.destination, ttl: received.ttl };
-                    let packet =
-                        Occurred::Packet { interface: name.clone(), header, payload: received.payload.to_vec() };
-                    if adverts.try_send(packet).is_err() && adverts.is_closed() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(interface = %name, %error, "no adverts can be heard");
-                    sleep(DEAF_PAUSE).await;
-                }
-            }
-        }
-    });
+    hear(&mut ears, interface, vrrp, Carries::Vrrp, tell);
     let (neighbours, senders, name) = (neighbours.clone(), tell.clone(), interface.to_owned());
     ears.spawn(async move {
         loop {
@@ -132,4 +143,46 @@ fn listen(
         }
     });
     ears
+}
+
+fn hear(
+    ears: &mut JoinSet<()>,
+    interface: &str,
+    vrrp: &Arc<VrrpSocket>,
+    carries: Carries,
+    tell: &mpsc::Sender<Occurred>,
+) {
+    let (vrrp, adverts, name) = (vrrp.clone(), tell.clone(), interface.to_owned());
+    ears.spawn(async move {
+        let mut buffer = vec![0; LARGEST];
+        let (mut since, mut read) = (Moment::now(), 0);
+        loop {
+            read += 1;
+            if read == FLOOD {
+                if Moment::now().since(since) < FLOOD_PAUSE * 2 {
+                    sleep(FLOOD_PAUSE).await;
+                }
+                (since, read) = (Moment::now(), 0);
+            }
+            match vrrp.receive(&mut buffer).await {
+                Ok(received) => {
+                    let header =
+                        Header { source: received.source, destination: received.destination, ttl: received.ttl };
+                    let ip = match carries {
+                        Carries::Vrrp => Vec::new(),
+                        Carries::Authenticated => received.header.to_vec(),
+                    };
+                    let payload = received.payload.to_vec();
+                    let packet = Occurred::Packet { interface: name.clone(), header, ip, payload };
+                    if adverts.try_send(packet).is_err() && adverts.is_closed() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(interface = %name, %error, "no adverts can be heard");
+                    sleep(DEAF_PAUSE).await;
+                }
+            }
+        }
+    });
 }

@@ -24,6 +24,7 @@ mod prepare;
 mod reload;
 mod requests;
 mod restart;
+mod served;
 mod service;
 mod status;
 mod track;

@@ -5,10 +5,11 @@
 //! its session at once, because it names the gate that was found and shut.
 
 use super::balance::{Balance, Orders};
-use super::claim::{Hands, Outlet, Served};
+use super::claim::Hands;
 use super::director::{Director, Occurred, Site};
 use super::interfaces::Interfaces;
 use super::lans;
+use super::served::{Outlet, Served};
 use crate::config::{Config, VipGroup};
 use crate::ipvs::{Scope, ServiceKey};
 use crate::kernel::address::{Addresses, Interface, Vip};
@@ -101,11 +102,12 @@ impl Prepared {
         for (name, group) in &config.groups {
             let Some(lan) = lans.get(&(group.interface.clone(), group.family)) else { continue };
             let outlet = match (made.get(name), group.virtual_mac()) {
-                (Some(device), Some((_, mac))) => Some(outlet(device, mac, group.family)?),
+                (Some(device), Some((_, mac))) => Some(outlet(device, mac, group)?),
                 (None, _) | (_, None) => None,
             };
             let Some(mut served) = Served::new(now, name, group, lan, config.is_balanced(name)) else { continue };
             served.outlet = outlet;
+            served.beyond_family = lans::beyond_family(&lans, group);
             // What goes on is not interrupted.
             served.fault &= !keeps(name);
             groups.insert(name.clone(), served);
@@ -201,11 +203,14 @@ async fn make_devices(
     Ok(made)
 }
 
-fn outlet(device: &Interface, mac: Mac, family: Family) -> anyhow::Result<Outlet> {
+fn outlet(device: &Interface, mac: Mac, group: &VipGroup) -> anyhow::Result<Outlet> {
     let what = || format!("cannot speak on {}", device.name);
-    let vrrp = VrrpSocket::outward(device, family).with_context(what)?;
-    let neighbours = Arc::new(NeighbourSocket::open(&device.name, family).with_context(what)?);
-    Ok(Outlet { device: device.clone(), mac, vrrp, neighbours })
+    let vrrp = VrrpSocket::outward(device, group.family).with_context(what)?;
+    let open = |family| NeighbourSocket::open(&device.name, family).map(Arc::new).with_context(what);
+    let neighbours = open(group.family)?;
+    let beyond = group.excluded.iter().map(|(address, _)| Family::of(*address)).find(|family| *family != group.family);
+    let beyond_family = beyond.map(open).transpose()?;
+    Ok(Outlet { device: device.clone(), mac, vrrp, neighbours, beyond_family })
 }
 
 /// The recorded groups as they are configured now, if this node still serves them all.

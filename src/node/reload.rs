@@ -3,12 +3,13 @@
 //! What is new is looked up and opened first, on the lane's thread but not in its way; then the director takes all of it over
 //! in one go. So whatever is wrong, in a file or on the machine, changes nothing.
 
-use super::claim::Served;
 use super::core::{Core, lock};
 use super::director::Occurred;
 use super::lane::LaneInput;
 use super::lans::{self, LanName};
+use super::served::Served;
 use crate::config::{self, Config, VipGroup};
+use crate::vrrp::Auth;
 use hamesh_raft::command::{Definition, GroupName, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -93,6 +94,10 @@ fn wishes(config: &Config) -> BTreeMap<String, String> {
         wish("version", group.version.number().to_string());
         wish("advertisement_interval", format!("{:?}", group.interval));
         wish("addresses", addresses.join(" "));
+        if !group.excluded.is_empty() {
+            let excluded: Vec<String> = group.excluded.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect();
+            wish("excluded_addresses", excluded.join(" "));
+        }
     }
     wishes
 }
@@ -114,6 +119,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("[track_script]", running.scripts != fresh.scripts),
         ("a group that tracks something", tracking(running) != tracking(fresh)),
         ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),
+        ("a group with an authentication header", authenticated(running) != authenticated(fresh)),
         ("the addresses of a group with services", balanced(running) != balanced(fresh)),
     ];
     all.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
@@ -133,6 +139,12 @@ fn tracking(config: &Config) -> Vec<(&GroupName, &VipGroup)> {
 /// Its device is made and gated at the start.
 fn with_virtual_mac(config: &Config) -> Vec<(&GroupName, &VipGroup)> {
     config.groups.iter().filter(|(_, group)| group.virtual_mac.is_some()).collect()
+}
+
+/// Its socket is opened with its LAN, and its sequence numbers go on.
+fn authenticated(config: &Config) -> Vec<(&GroupName, Auth)> {
+    let groups = config.groups.iter().map(|(name, group)| (name, group.auth));
+    groups.filter(|(_, auth)| matches!(auth, Auth::Ah(_))).collect()
 }
 
 fn differences(old: &BTreeMap<GroupName, VipGroup>, new: &BTreeMap<GroupName, VipGroup>) -> Vec<String> {

@@ -13,6 +13,10 @@ use hamesh_raft::state::{Group, State};
 use hamesh_raft::voters;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What a router outside the mesh has said is shown for so long.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// Everything.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -334,8 +338,16 @@ impl Core {
                     local.leftovers
                 ));
             }
+            if let Some((at, source, why)) = local.last_discard
+                && now.since(at) < RECENT
+            {
+                warnings.push(format!(
+                    "vip.{group}: what {source} sends for its virtual router is discarded: {why}. Another cluster on this LAN \
+                     with the same vrid, or a router that is configured otherwise?"
+                ));
+            }
             if let Some(foreign) = local.vrrp.foreign
-                && now.since(foreign.heard_at) < std::time::Duration::from_secs(10)
+                && now.since(foreign.heard_at) < RECENT
             {
                 let held = state.holder(group).is_some();
                 let what = if held {

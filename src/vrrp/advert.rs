@@ -8,6 +8,7 @@
 //! A discarded advert ends here: it never reaches the [router](super::router), so it can move no state and no timer.
 
 use super::checksum::{self, Form};
+use super::unicast::Unicast;
 use super::{Auth, TTL, Version};
 use hamesh_raft::command::Family;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,6 +41,8 @@ pub struct Format {
     /// The VIPs in the order of the configuration; at most [`MAX_ADDRESSES`] are sent. Older keepalived drops an
     /// advert whose list is not its own, so nothing is ever added to it.
     pub addresses: Vec<IpAddr>,
+    /// In place of the multicast group.
+    pub unicast: Option<Unicast>,
 }
 
 /// What the IP header says of a received advert.
@@ -70,8 +73,14 @@ pub struct Advert {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Discard {
     /// It was forwarded, or forged from afar.
-    #[error("TTL is {0}, not 255")]
+    #[error("TTL is {0}")]
     Ttl(u8),
+    /// By multicast to a router that speaks by unicast, or the other way round.
+    #[error("sent to another destination than ours are")]
+    Destination,
+    /// By unicast from no peer.
+    #[error("its sender is no peer")]
+    Source,
     /// Less than the fixed part.
     #[error("only {0} bytes")]
     Short(usize),
@@ -83,6 +92,9 @@ pub enum Discard {
         /// As received.
         actual: usize,
     },
+    /// Version 3: it lists no address (RFC 9568 section 5.2.5).
+    #[error("no addresses")]
+    Empty,
     /// Configured otherwise there or here.
     #[error("version {0}")]
     Version(u8),
@@ -98,6 +110,15 @@ pub enum Discard {
     /// Version 2: configured otherwise there or here.
     #[error("authentication type {0}")]
     AuthType(u8),
+    /// No authentication header as VRRP uses it.
+    #[error("authentication header is malformed")]
+    AuthHeader,
+    /// Behind an authentication header: another key there or here, or not what was sent.
+    #[error("authentication digest is wrong")]
+    Digest,
+    /// Behind an authentication header: heard before.
+    #[error("sequence number {0} is no new one")]
+    Replay(u32),
     /// Version 2: most likely another cluster on the LAN with our VRID.
     #[error("password is wrong")]
     Password,
@@ -111,8 +132,14 @@ impl Discard {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ttl(_) => "ttl",
+            Self::Destination => "destination",
+            Self::Source => "source",
+            Self::AuthHeader => "auth_header",
+            Self::Digest => "digest",
+            Self::Replay(_) => "replay",
             Self::Short(_) => "short",
             Self::Length { .. } => "length",
+            Self::Empty => "empty",
             Self::Version(_) => "version",
             Self::Type(_) => "type",
             Self::Vrid(_) => "vrid",
@@ -162,8 +189,11 @@ impl Format {
     /// Judges an IP payload. The checks of RFC 9568 section 7.1 and RFC 3768 section 7.1; those that need a sound
     /// message come after the checksum, so that damage is not reported as a wrong password.
     pub fn decode(&self, message: &[u8], header: &Header) -> Result<Advert, Discard> {
-        if header.ttl != TTL {
-            return Err(Discard::Ttl(header.ttl));
+        match &self.unicast {
+            Some(unicast) => unicast.judge(header)?,
+            None if header.ttl != TTL => return Err(Discard::Ttl(header.ttl)),
+            None if !header.destination.is_multicast() => return Err(Discard::Destination),
+            None => {}
         }
         let Some((fixed, rest)) = message.split_first_chunk::<FIXED>() else {
             return Err(Discard::Short(message.len()));
@@ -189,6 +219,9 @@ impl Format {
         };
         if rest.len() != list + tail {
             return Err(Discard::Length { expected: FIXED + list + tail, actual: message.len() });
+        }
+        if count == 0 && self.version == Version::V3 {
+            return Err(Discard::Empty);
         }
         let (list, tail) = rest.split_at(list);
         let (interval, checksum) = match self.version {
@@ -222,7 +255,7 @@ impl Format {
         match &self.auth {
             Auth::Pass(password) if data != password.bytes() => return Err(Discard::Password),
             // Without authentication the data is ignored on receipt (RFC 3768 section 5.3.10).
-            Auth::Pass(_) | Auth::None => {}
+            Auth::Pass(_) | Auth::Ah(_) | Auth::None => {}
         }
         if interval != seconds(self.interval) {
             return Err(Discard::Interval(Duration::from_secs(interval.into())));
@@ -247,12 +280,14 @@ fn auth_type(auth: &Auth) -> u8 {
     match auth {
         Auth::None => 0,
         Auth::Pass(_) => 1,
+        Auth::Ah(_) => 2,
     }
 }
 
 fn auth_data(auth: &Auth) -> [u8; AUTH_DATA] {
     match auth {
-        Auth::None => [0; AUTH_DATA],
+        // The digest stands in the header.
+        Auth::None | Auth::Ah(_) => [0; AUTH_DATA],
         Auth::Pass(password) => *password.bytes(),
     }
 }

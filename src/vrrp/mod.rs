@@ -7,11 +7,16 @@
 //! RFC 9568 (version 3), RFC 3768 (version 2), and keepalived's habits where the two differ.
 
 pub mod advert;
+pub mod ah;
 pub mod checksum;
 pub mod hearing;
 pub mod router;
 pub mod schedule;
 pub mod timing;
+pub mod unicast;
+
+#[cfg(test)]
+mod rfc_tests;
 
 use hamesh_raft::command::Family;
 use std::fmt;
@@ -64,9 +69,11 @@ pub enum Auth {
     None,
     /// Type 1: a password in clear text.
     Pass(Password),
+    /// Type 2: a digest in an authentication header, see [`ah`]. Over IPv4.
+    Ah(Password),
 }
 
-/// A version 2 password: eight bytes, padded with zeros.
+/// A version 2 password or key: eight bytes, padded with zeros.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Password([u8; 8]);
 

@@ -441,7 +441,7 @@ impl Router {
             Event::Announce => Input::Announce,
             Event::Heard { advert, source, member } => {
                 self.heard += 1;
-                let lower = (advert.priority, source) < (self.parameters.priority, self.parameters.source);
+                let lower = self.is_lower(&advert, source);
                 match (member, advert.priority) {
                     (true, 0) => Input::MemberResigned(source),
                     (true, 1..) => {
@@ -452,6 +452,14 @@ impl Router {
                 }
             }
         }
+    }
+
+    /// A BACKUP leaves whoever has its own priority alone (RFC 9568 section 6.4.2); of two MASTERs the one with the lower
+    /// address gives way (section 6.4.3).
+    fn is_lower(&self, advert: &Advert, source: IpAddr) -> bool {
+        let Parameters { priority, source: own, .. } = self.parameters;
+        advert.priority < priority
+            || advert.priority == priority && source < own && matches!(self.state, State::Master(_))
     }
 
     fn weigh_foreign(&mut self, now: Moment, advert: &Advert, source: IpAddr) -> Input {
@@ -467,8 +475,7 @@ impl Router {
         if advert.priority == 0 {
             return Input::Resigned;
         }
-        // RFC 9568 section 6.4.3: the higher priority, then the higher address.
-        let lower = (advert.priority, source) < (self.parameters.priority, self.parameters.source);
+        let lower = self.is_lower(advert, source);
         self.meet(now, lower);
         if lower { Input::Lower(advert.interval, source) } else { Input::Higher(advert.interval, source) }
     }

@@ -154,7 +154,8 @@ fn format(version: Version, family: Family, auth: Auth) -> Format {
         Family::V4 => vec![Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::new(10, 0, 0, 9).into()],
         Family::V6 => vec![Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into()],
     };
-    Format { family, version, vrid: 51, interval: Duration::from_secs(1), auth, checksum: Form::Pseudo, addresses }
+    let (interval, checksum) = (Duration::from_secs(1), Form::Pseudo);
+    Format { family, version, vrid: 51, interval, auth, checksum, addresses, unicast: None }
 }
 
 fn judge(format: &Format, message: &[u8]) -> Result<Advert, Discard> {

@@ -1,18 +1,21 @@
 //! hamesh beside a real keepalived on one LAN: `interop [--short]`.
 //!
-//! In VRRPv2 without and with a password, and in VRRPv3 over IPv4 and IPv6 with and without the virtual MAC: each side backs
-//! up the other, priorities decide, nothing flaps, and when a higher priority preempts, both answer for at most one
-//! advertisement interval.
+//! In VRRPv2 without authentication, with a password and with an authentication header, and in VRRPv3 over IPv4 and IPv6; with
+//! and without the virtual MAC, by multicast and by unicast: each side backs up the other, priorities decide, where they are
+//! equal addresses do, nothing flaps, and when the other one preempts, both answer for at most one advertisement interval.
+
+mod hostile;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use hamesh::lab::cluster::{Cluster, cluster_toml};
 use hamesh::lab::host::Process;
-use hamesh::lab::legacy::{self, Dialect};
-use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir};
-use hamesh::lab::{ADVERT_SECONDS, VRID, sandbox};
+use hamesh::lab::legacy::{self, Auth, Dialect};
+use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir, routers};
+use hamesh::lab::{ADVERT_SECONDS, LAN_NIC, VRID, sandbox};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -29,14 +32,27 @@ struct Options {
     only: Option<String>,
 }
 
-const DIALECTS: [(&str, Dialect); 6] = [
+const DIALECTS: [(&str, Dialect); 12] = [
     ("v3", Dialect::V3),
-    ("v3 IPv6", Dialect::V3Ipv6),
-    ("v3 MAC", Dialect::V3Mac),
-    ("v3 IPv6 MAC", Dialect::V3Ipv6Mac),
+    ("v3 IPv6", Dialect { ipv6: true, ..Dialect::V3 }),
+    ("v3 MAC", Dialect { mac: true, ..Dialect::V3 }),
+    ("v3 IPv6 MAC", Dialect { ipv6: true, mac: true, ..Dialect::V3 }),
+    ("v3 unicast", Dialect { unicast: true, ..Dialect::V3 }),
+    ("v3 IPv6 unicast", Dialect { ipv6: true, unicast: true, ..Dialect::V3 }),
     ("v2", Dialect::V2),
-    ("v2 PASS", Dialect::V2Pass),
+    ("v2 PASS", Dialect { auth: Auth::Pass, ..Dialect::V2 }),
+    ("v2 AH", Dialect { auth: Auth::Ah, ..Dialect::V2 }),
+    ("v2 MAC", Dialect { mac: true, ..Dialect::V2 }),
+    ("v2 unicast", Dialect { unicast: true, ..Dialect::V2 }),
+    ("v2 AH unicast", Dialect { unicast: true, auth: Auth::Ah, ..Dialect::V2 }),
 ];
+const HOSTILE: [(&str, Dialect); 4] = [
+    ("v3", Dialect::V3),
+    ("v3 unicast", Dialect { unicast: true, ..Dialect::V3 }),
+    ("v2 PASS", Dialect { auth: Auth::Pass, ..Dialect::V2 }),
+    ("v2 AH", Dialect { auth: Auth::Ah, ..Dialect::V2 }),
+];
+const EXCLUDED: [&str; 2] = ["10.77.0.101/24", "fd77::101/64"];
 const BELOW: u8 = 50;
 const ABOVE: u8 = 250;
 const ADVERT: Duration = Duration::from_secs(ADVERT_SECONDS as u64);
@@ -52,12 +68,20 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
+    let watch = if options.short { 15 } else { 60 };
+    let beside = DIALECTS.map(|(name, dialect)| {
+        (name.to_owned(), Box::new(move |dir: &Path| play(dialect, Duration::from_secs(watch), dir)) as Act)
+    });
+    let hostile = HOSTILE.map(|(name, dialect)| {
+        (format!("hostile {name}"), Box::new(move |dir: &Path| hostile::judged(dialect, watch, dir)) as Act)
+    });
+    let flood = ("hostile lower".to_owned(), Box::new(move |dir: &Path| hostile::not_multiplied(watch, dir)) as Act);
     let (mut passed, mut failed) = (0, 0);
-    for (name, dialect) in DIALECTS {
-        if options.only.as_ref().is_some_and(|only| only != name) {
+    for (name, act) in beside.into_iter().chain(hostile).chain([flood]) {
+        if options.only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
-        match beside(dialect, if options.short { 15 } else { 60 }) {
+        match within(act) {
             Ok(figures) => {
                 passed += 1;
                 println!("{name}: ok, {figures}");
@@ -68,13 +92,16 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("interop: hamesh beside keepalived in {} dialects, {passed} passed, {failed} failed", passed + failed);
+    println!("interop: hamesh beside keepalived and hostile adverts, {passed} passed, {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn beside(dialect: Dialect, watch: u64) -> Result<String> {
+/// Plays in a directory of its own, and returns its figures.
+type Act = Box<dyn FnOnce(&Path) -> Result<String>>;
+
+fn within(act: Act) -> Result<String> {
     let dir = fresh_dir("interop")?;
-    let done = play(dialect, Duration::from_secs(watch), &dir);
+    let done = act(&dir);
     if done.is_ok() {
         fs::remove_dir_all(&dir)?;
     }
@@ -89,20 +116,26 @@ struct Stage {
 
 fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
     let keepalived = legacy::keepalived().context("keepalived is not installed")?;
-    let scene = Scene::set_for(dir, 1, dialect.vip().0)?;
-    let hamesh = Path::new(env!("CARGO_BIN_EXE_hamesh"));
-    let cluster = Cluster::form(&scene, hamesh, &cluster_toml(dialect, &PRIORITIES), |_| {})?;
-    let mut stage = Stage { scene, cluster, dialect };
-    stage.owned_by("lb1")?;
+    let mut toml = cluster_toml(dialect, &PRIORITIES);
+    // keepalived drops an advert whose list is not its own: what is excluded is not in it.
+    if dialect == Dialect::V3 {
+        let excluded = EXCLUDED.map(|address| format!("\"{address}\""));
+        toml += &format!("excluded_addresses = [{}]\n", excluded.join(", "));
+    }
+    let mut stage = Stage::set(dialect, &toml, dir)?;
+    if dialect == Dialect::V3 {
+        stage.has_excluded(0, true)?;
+    }
 
     // A weaker keepalived keeps quiet, and serves when there is no hamesh.
-    let weak = legacy::start(&stage.scene.legacy, &keepalived, dialect, BELOW)?;
+    let weak = legacy::start(&stage.scene.legacy, &keepalived, dialect, BELOW, None)?;
     stage.no_flapping("lb1", PRIORITIES[0], watch)?;
     let from = Instant::now();
     for node in 0..PRIORITIES.len() {
         stage.cluster.stop(node)?;
     }
     stage.owned_by("legacy").context("with every director stopped")?;
+    stage.has_excluded(0, false)?;
     let backed_up = stage.scene.observer.longest_gap(from, Instant::now());
 
     // hamesh preempts it by priority.
@@ -116,7 +149,7 @@ fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
 
     // A stronger keepalived preempts hamesh, and hamesh backs it up.
     let from = Instant::now();
-    let strong = legacy::start(&stage.scene.legacy, &keepalived, dialect, ABOVE)?;
+    let strong = legacy::start(&stage.scene.legacy, &keepalived, dialect, ABOVE, None)?;
     stage.owned_by("legacy").context("with a stronger keepalived")?;
     let to_keepalived = stage.overlap(from)?;
     stage.no_flapping("legacy", ABOVE, watch)?;
@@ -125,6 +158,9 @@ fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
     stage.owned_by("lb1").context("with the stronger keepalived stopped")?;
     let backs_up = stage.scene.observer.longest_gap(from, Instant::now());
     ensure!(stage.overlap(from)?.is_zero(), "two owners after keepalived had released");
+    if dialect == Dialect::V3 {
+        stage.tie(&keepalived)?;
+    }
     Ok(format!(
         "overlap at preempt {} ms by hamesh, {} ms by keepalived; gap {} ms when keepalived backs up, {} ms when hamesh does",
         to_hamesh.as_millis(),
@@ -141,6 +177,48 @@ fn end(mut keepalived: Process) -> Result<()> {
 }
 
 impl Stage {
+    /// A cluster, and lb1 holding the VIP.
+    fn set(dialect: Dialect, toml: &str, dir: &Path) -> Result<Self> {
+        let scene = Scene::set_for(dir, 1, dialect.vip().0)?;
+        let hamesh = Path::new(env!("CARGO_BIN_EXE_hamesh"));
+        let cluster = Cluster::form(&scene, hamesh, toml, |_| {})?;
+        let stage = Self { scene, cluster, dialect };
+        stage.owned_by("lb1")?;
+        Ok(stage)
+    }
+
+    /// A BACKUP leaves an equal priority alone (RFC 9568 section 6.4.2); of two MASTERs, after a cut, the one with the higher
+    /// address stays (section 6.4.3).
+    fn tie(&self, keepalived: &Path) -> Result<()> {
+        let legacy = &self.scene.legacy;
+        let below = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 5));
+        legacy.address(LAN_NIC, below, 32)?;
+        let (above, directors) = routers(false);
+        ensure!(below < directors[0] && directors[0] < above, "the laboratory's addresses have changed");
+        for (source, winner) in [(below, "lb1"), (above, "legacy")] {
+            let other = legacy::start(legacy, keepalived, self.dialect, PRIORITIES[0], Some(source))?;
+            self.no_flapping("lb1", PRIORITIES[0], ADVERT * 5).context("beside an equal priority")?;
+            self.scene.lan.plug(self.scene.legacy_lan, false);
+            sleep(ADVERT * 6);
+            self.scene.lan.plug(self.scene.legacy_lan, true);
+            self.owned_by(winner)
+                .with_context(|| format!("after a cut, with equal priorities and a peer at {source}"))?;
+            end(other)?;
+            self.owned_by("lb1")?;
+        }
+        Ok(())
+    }
+
+    /// Whether a director has all of the excluded addresses, or none.
+    fn has_excluded(&self, director: usize, wanted: bool) -> Result<()> {
+        let host = &self.scene.directors[director].host;
+        let list = host.output(Path::new("/sbin/ip"), &["addr", "show", "dev", LAN_NIC], PATIENCE)?;
+        for address in EXCLUDED {
+            ensure!(list.contains(address) == wanted, "of {address} on {}: {list}", host.name());
+        }
+        Ok(())
+    }
+
     fn owned_by(&self, name: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -177,7 +255,7 @@ impl Stage {
         let adverts = observer.adverts(from, to);
         for advert in &adverts {
             let header = advert.header;
-            let right = (header.version, header.vrid, header.priority) == (self.dialect.version(), VRID, priority);
+            let right = (header.version, header.vrid, header.priority) == (self.dialect.version, VRID, priority);
             ensure!(advert.host == owner && right, "while {owner} is MASTER, {} said {header:?}", advert.host);
             let mac = self.dialect.virtual_mac().unwrap_or(advert.mac);
             ensure!(advert.mac == mac, "{} advertised from the MAC {:02x?}", advert.host, advert.mac);

@@ -25,7 +25,7 @@ impl Fleet {
     pub(super) fn keepalived(scene: &Scene, program: PathBuf) -> Result<Self> {
         let mut members = Vec::new();
         for director in &scene.directors {
-            let process = legacy::start(&director.host, &program, Dialect::V3, director.priority)?;
+            let process = legacy::start(&director.host, &program, Dialect::V3, director.priority, None)?;
             members.push((director.host.clone(), director.priority, Some(process)));
         }
         Ok(Self::Keepalived { program, members })
@@ -40,7 +40,7 @@ impl Fleet {
         let Self::Hamesh { keepalived: Some(program), legacy, .. } = self else { return Ok(false) };
         match (takes_part, legacy.is_some()) {
             (true, false) => {
-                *legacy = Some(legacy::start(&scene.legacy, program, Dialect::V3, LEGACY_PRIORITY)?);
+                *legacy = Some(legacy::start(&scene.legacy, program, Dialect::V3, LEGACY_PRIORITY, None)?);
             }
             (false, true) => terminate(legacy)?,
             (true, true) | (false, false) => {}
@@ -60,7 +60,7 @@ impl Fleet {
             Self::Hamesh { cluster, .. } => cluster.start(node, &[]),
             Self::Keepalived { program, members } => {
                 let (host, priority, process) = &mut members[node];
-                *process = Some(legacy::start(host, program, Dialect::V3, *priority)?);
+                *process = Some(legacy::start(host, program, Dialect::V3, *priority, None)?);
                 Ok(())
             }
         }

@@ -138,7 +138,7 @@ pub(super) fn virtual_server(
 
 /// The VIP group with the addresses: hamesh balances only what it holds. Marked packets are for the one group there is.
 fn behind(entrances: &Entrances, place: &Place, groups: &[group::Draft], log: &Log) -> Option<Located<String>> {
-    let with = |ip: IpAddr| groups.iter().find(|group| group.addresses.iter().any(|address| address.value.0 == ip));
+    let with = |ip: IpAddr| groups.iter().find(|group| group.all().any(|address| address.value.0 == ip));
     let Some(first) = entrances.listen.first() else {
         let [only] = groups else {
             let message = "which vrrp_instance marked packets go with is not clear: there is not just one";

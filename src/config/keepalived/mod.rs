@@ -7,6 +7,7 @@
 //! look healthy. Each `vrrp_instance NAME` is the VIP group NAME, each
 //! `virtual_server IP PORT` the service IP:PORT/protocol.
 
+mod authentication;
 mod checks;
 mod expand;
 mod include;
@@ -15,6 +16,7 @@ mod rounds;
 mod syntax;
 mod timing;
 mod track;
+mod unicast;
 
 use super::Ipvs;
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
@@ -23,7 +25,7 @@ use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::service;
 use super::track::{Script, Track};
 use crate::vrrp::checksum::Form;
-use crate::vrrp::{Auth, LegacyPeers, Password, Version};
+use crate::vrrp::{Auth, LegacyPeers, Version};
 pub(super) use expand::Setting;
 use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
@@ -41,7 +43,7 @@ const UNSUPPORTED: &str = "
     real_server bfd_instance
     notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert
     smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_mcast_group4 vrrp_mcast_group6
-    default_interface vrrp_garp_extra_if vrrp_check_unicast_src vrrp_strict vrrp_notify_priority_changes
+    default_interface vrrp_garp_extra_if vrrp_strict vrrp_notify_priority_changes
     vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets
     nftables_ipvs disable_local_igmp vrrp_priority
     vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap bfd_priority
@@ -51,10 +53,9 @@ const UNSUPPORTED: &str = "
     dynamic_interfaces vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures
     vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed
     reload_check_config reload_time_file reload_repeat reload_file config_save_dir process_names
-    process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac unicast_src_ip
-    mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip
+    process_name state_dump_file stats_dump_file json_dump_file json_version umask vrf auth_hmac mcast_dst_ip
     old_unicast_checksum garp_extra_if timer_expired_backup strict_mode owner_ignore_adverts
-    virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
+    no_virtual_ipaddress virtual_routes virtual_rules use_vmac_addr
     vmac_xmit_base use_ipvlan dont_track_primary track_bfd accept no_accept
     promote_secondaries native_ipv6 debug kernel_rx_buf_size notify notify_master notify_backup notify_fault
     notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes lvs_sync_daemon_interface
@@ -116,19 +117,21 @@ struct Globals {
     checksum: Form,
     script_user: Option<String>,
     timing: timing::Given,
+    check_source: bool,
     ipvs: Ipvs,
 }
 
 impl Default for Globals {
     fn default() -> Self {
-        let timing = timing::Given::default();
-        Self { version: Version::V2, checksum: Form::Pseudo, script_user: None, timing, ipvs: Ipvs::default() }
+        let (timing, ipvs) = (timing::Given::default(), Ipvs::default());
+        Self { version: Version::V2, checksum: Form::Pseudo, script_user: None, timing, check_source: false, ipvs }
     }
 }
 
 impl Globals {
     fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 6] = [
+        const KNOWN: [&str; 7] = [
+            "vrrp_check_unicast_src",
             "router_id",
             "vrrp_version",
             "v3_checksum_as_v2",
@@ -144,6 +147,7 @@ impl Globals {
                 // A name for mails, and what we do anyway: a list other than ours is never dropped, and what others can
                 // change is never run as root.
                 "router_id" | "vrrp_skip_check_adv_addr" | "enable_script_security" => {}
+                "vrrp_check_unicast_src" => self.check_source = flag(line, log),
                 keyword if lvs::GLOBAL.contains(&keyword) => lvs::global(line, &mut self.ipvs, log),
                 keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),
                 _ => unknown(&line.keyword, &[&KNOWN[..], &timing::GLOBAL, &lvs::GLOBAL].concat(), log),
@@ -167,16 +171,18 @@ struct Instance {
     checksum: Option<Form>,
     nopreempt: Option<Place>,
     addresses: Vec<Located<(IpAddr, u8)>>,
+    excluded: Vec<Located<(IpAddr, u8)>>,
     devices: Vec<Located<String>>,
     virtual_mac: Option<Located<String>>,
+    unicast: unicast::Given,
     timing: timing::Given,
     track: Vec<Track>,
 }
 
 impl Instance {
     /// Blocks that add up.
-    const LISTS: [&str; 3] = ["virtual_ipaddress", "track_interface", "track_script"];
-    const KNOWN: [&str; 16] = [
+    const LISTS: [&str; 4] = ["virtual_ipaddress", "virtual_ipaddress_excluded", "track_interface", "track_script"];
+    const KNOWN: [&str; 17] = [
         "use_vmac",
         "state",
         "interface",
@@ -187,6 +193,7 @@ impl Instance {
         "vrrp_version",
         "authentication",
         "virtual_ipaddress",
+        "virtual_ipaddress_excluded",
         "track_interface",
         "track_script",
         "preempt",
@@ -216,16 +223,17 @@ impl Instance {
                 "priority" => instance.priority = number(line, log).map(|priority| priority.value),
                 "advert_int" => instance.interval = interval(line, log),
                 "version" | "vrrp_version" => instance.version = version(line, log),
-                "authentication" => instance.auth = authentication(line, log),
-                "virtual_ipaddress" => instance.read_addresses(line, log),
+                "authentication" => instance.auth = authentication::read(line, log),
+                "virtual_ipaddress" | "virtual_ipaddress_excluded" => instance.read_addresses(line, log),
                 "track_interface" | "track_script" => track::list(line, scripts, &mut instance.track, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
                 "use_vmac" => instance.virtual_mac = virtual_mac(line, log),
                 "skip_check_adv_addr" => {}
+                _ if unicast::KNOWN.contains(&keyword) => instance.unicast.read(line, log),
                 _ if timing::INSTANCE.contains(&keyword) => instance.timing.read(line, log),
-                _ => unknown(&line.keyword, &[&Self::KNOWN[..], &timing::INSTANCE].concat(), log),
+                _ => unknown(&line.keyword, &[&Self::KNOWN[..], &unicast::KNOWN, &timing::INSTANCE].concat(), log),
             }
             check_leaf(line, &timing::INSTANCE, log);
             if keyword != "authentication" && !Self::LISTS.contains(&keyword) {
@@ -282,6 +290,7 @@ impl Instance {
             version,
             interval: sendable(interval, version, log),
             addresses: self.addresses,
+            excluded: self.excluded,
             priority: Some(priority),
             nopreempt,
             auth,
@@ -292,6 +301,8 @@ impl Instance {
                 Form::Pseudo
             },
             legacy_peers: LegacyPeers::Any,
+            source: self.unicast.source.clone(),
+            unicast: self.unicast.build(globals.check_source, log),
             timing: self.timing.build(&globals.timing, family, never, log),
             track: self.track,
             name,
@@ -302,12 +313,14 @@ impl Instance {
     fn read_addresses(&mut self, statement: &Statement, log: &Log) {
         const KNOWN: [&str; 3] = ["dev", "scope", "label"];
         let lines = block(statement, log);
-        if lines.is_empty() {
+        let excluded = statement.keyword.text == "virtual_ipaddress_excluded";
+        let list = if excluded { &mut self.excluded } else { &mut self.addresses };
+        if lines.is_empty() && !excluded {
             log.add(Diagnostic::error(&statement.keyword.place, "a VIP group needs at least one address"));
         }
         for line in lines {
             match group::address(&line.keyword.text) {
-                Ok(value) => self.addresses.push(Located { value, place: line.keyword.place.clone() }),
+                Ok(value) => list.push(Located { value, place: line.keyword.place.clone() }),
                 Err(reason) => log.add(Diagnostic::error(&line.keyword.place, reason)),
             }
             let mut words = line.arguments.iter();
@@ -457,41 +470,6 @@ fn flag(statement: &Statement, log: &Log) -> bool {
             false
         }
     }
-}
-
-fn authentication(statement: &Statement, log: &Log) -> Option<Located<Auth>> {
-    const KNOWN: [&str; 2] = ["auth_type", "auth_pass"];
-    let (mut kind, mut pass) = (None, None);
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "auth_type" => kind = argument(line, log),
-            "auth_pass" => pass = argument(line, log),
-            _ => unknown(&line.keyword, &KNOWN, log),
-        }
-        check_leaf(line, &KNOWN, log);
-    }
-    let place = statement.keyword.place.clone();
-    let (Some(kind), Some(pass)) = (kind, pass) else {
-        log.add(Diagnostic::error(&place, "`authentication` needs `auth_type` and `auth_pass`"));
-        return None;
-    };
-    match kind.value.as_str() {
-        "PASS" => {}
-        "AH" => {
-            log.add(Diagnostic::error(&kind.place, "`auth_type AH` is not supported by this version"));
-            return None;
-        }
-        _ => {
-            let error = Diagnostic::error(&kind.place, "`auth_type` is PASS");
-            log.add(error.did_you_mean(nearest(&kind.value, ["PASS"])));
-            return None;
-        }
-    }
-    if pass.value.len() > Password::MAX {
-        let message = format!("only the first {} bytes of `auth_pass` are sent, as by keepalived", Password::MAX);
-        log.add(Diagnostic::warning(&pass.place, message));
-    }
-    Some(Located { value: Auth::Pass(Password::cut(&pass.value)), place })
 }
 
 fn unknown(word: &Word, known: &[&'static str], log: &Log) {

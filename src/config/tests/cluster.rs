@@ -129,6 +129,43 @@ fn delays_and_bursts_of_a_group() {
 }
 
 #[test]
+fn a_service_may_stand_behind_an_excluded_address() {
+    let lines = "excluded_addresses = [\"203.0.113.11/24\", \"2001:db8::11/64\"]\n";
+    let service = "[service.dns]\nvip = \"web\"\nlisten = \"[2001:db8::11]:53\"\nprotocol = \"udp\"\nforwarding = \"nat\"\n\
+         server = [{ address = \"[2001:db8::5]:53\" }]\n";
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}{service}"))]);
+    let web = &config.groups["web"];
+    assert_eq!((web.excluded.len(), web.format().addresses.len(), web.definition().addresses.len()), (2, 1, 3));
+    assert!(group_faults("excluded_addresses = [\"203.0.113.10/24\"]").contains("`203.0.113.10` is listed twice"));
+}
+
+#[test]
+fn unicast_and_the_source_of_a_group() {
+    use crate::vrrp::unicast::{Peer, Unicast};
+    let ip = |last| IpAddr::from([10, 0, 0, last]);
+    let lines = "source = { lb1 = \"10.0.0.1\", lb2 = \"10.0.0.2\" }\n\
+         unicast = { peers = [\"10.0.0.1\", { address = \"10.0.0.2\", min_ttl = 254 }] }\n";
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}"))]);
+    let peers = [Peer::from(ip(1)), Peer { min_ttl: 254, ..Peer::from(ip(2)) }];
+    let expected = Unicast { peers: peers.to_vec(), check_source: true, ttl: 255 };
+    assert_eq!((config.groups["web"].source, &config.groups["web"].unicast), (Some(ip(1)), &Some(expected)));
+    let lines = lines.replace("lb1", "lb3").replace("] }", "], check_source = false, ttl = 9 }");
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}"))]);
+    let unicast = config.groups["web"].unicast.clone().unwrap();
+    assert_eq!((config.groups["web"].source, unicast.check_source, unicast.ttl), (None, false, 9));
+    assert_eq!(
+        group_faults(
+            "source = \"fe80::1\"\nunicast = { peers = [\"203.0.113.10\", { adress = \"10.0.0.2\" }], tll = 1 }"
+        ),
+        "cluster.toml:5:10: `fe80::1` is of another family than the group's addresses\n\
+         cluster.toml:6:11: `203.0.113.10` is an address of the group itself / name the routers' own addresses\n\
+         cluster.toml:6:38: `vip.web.unicast.peers[1]` needs `address`\n\
+         cluster.toml:6:40: unknown key `vip.web.unicast.peers[1].adress` / did you mean `address`?\n\
+         cluster.toml:6:64: unknown key `vip.web.unicast.tll` / did you mean `ttl`?\n"
+    );
+}
+
+#[test]
 fn what_version_two_cannot_do_is_said() {
     let interval = "version = 2\nadvertisement_interval = \"1.5s\"";
     assert_eq!(
@@ -156,7 +193,7 @@ fn a_password_comes_out_of_a_file_of_its_own() {
     let inline = format!("{WEB}version = 2\nauthentication = {{ pass = \"hunter22\" }}\n");
     assert_eq!(
         cluster_faults(&inline),
-        "cluster.toml:6:18: `vip.web.authentication` needs `pass_file`\n\
+        "cluster.toml:6:18: `authentication` needs either `pass_file` or `ah_file`\n\
          cluster.toml:6:20: unknown key `vip.web.authentication.pass`\n"
     );
     let new = group.replace("version = 2", "version = 3");

@@ -59,6 +59,12 @@ const EXAMPLES: &[&str] = &[
     "global_defs {\n vrrp_garp_interval 0.0005\n vrrp_startup_delay 3\n vrrp_garp_master_refresh 0\n}\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n preempt_delay 4.5\n down_timer_adverts 6\n lower_prio_no_advert\n \
      higher_prio_send_advert\n garp_lower_prio_repeat 0\n virtual_ipaddress { 10.0.0.1/24 } }\n",
+    // Unicast, and an authentication header.
+    "vrrp_instance v { interface eth0\n virtual_router_id 1\n unicast_src_ip 10.0.0.11\n unicast_ttl 9\n unicast_peer {\n 10.0.0.12\n \
+     10.0.0.13 min_ttl 3 max_ttl 250\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     vrrp_instance old.one { interface eth0\n virtual_router_id 2\n mcast_src_ip 10.0.0.11\n authentication { auth_type AH\n \
+     auth_pass secret\n }\n virtual_ipaddress { 10.0.0.2/24 } }\n\
+     vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n virtual_ipaddress_excluded { 10.0.9.1/24 }\n unicast_peer { 2001:db8::12 }\n virtual_ipaddress { 2001:db8::2/64 } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",

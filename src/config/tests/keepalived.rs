@@ -68,11 +68,14 @@ vrrp_instance VI_2 {
         version: Version::V2,
         interval: Duration::from_secs(2),
         addresses: vec![(IpAddr::from([192, 168, 200, 17]), 24), (IpAddr::from([192, 168, 200, 16]), 32)],
+        excluded: Vec::new(),
         priority: Some(150),
         nopreempt: true,
         auth: Auth::Pass(Password::cut("1111")),
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
+        source: None,
+        unicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
     };
@@ -119,7 +122,7 @@ fn what_keepalived_bends_is_bent_with_a_warning() {
     assert_eq!(warnings, ["an advert_int of 15ms is rounded up to 20ms, as by keepalived"]);
     let (cut, warnings) = group("authentication {\nauth_type PASS\nauth_pass averylongpassword\n}");
     assert_eq!(cut.auth, Auth::Pass(Password::cut("averylon")));
-    assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are sent, as by keepalived"]);
+    assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are used, as by keepalived"]);
     let (new, warnings) = group("version 3\nauthentication {\nauth_type PASS\nauth_pass x\n}");
     assert_eq!(new.auth, Auth::None);
     assert_eq!(warnings, ["VRRP version 3 has no authentication: it is ignored, as by keepalived"]);
@@ -207,8 +210,8 @@ fn what_is_wrong_with_a_value_is_said_at_the_value() {
         let faults = instance(line);
         assert!(faults.contains(&format!("k.conf:7:{expected}\n")), "{line}: {faults}");
     }
-    let ah = instance("authentication {\nauth_type AH\nauth_pass x\n}");
-    assert_eq!(ah, "k.conf:8:11: `auth_type AH` is not supported by this version\n");
+    let typo = instance("authentication {\nauth_type A\nauth_pass x\n}");
+    assert_eq!(typo, "k.conf:8:11: `auth_type` is PASS or AH / did you mean `AH`?\n");
     assert_eq!(
         refused("vrrp_instance VI_1 {\n}\n"),
         "k.conf:1:15: `vrrp_instance VI_1` needs `interface`\n\
@@ -540,4 +543,56 @@ fn what_is_wrong_with_delays_and_bursts() {
         let found = refused(&format!("{INSTANCE}{line}\n}}\n"));
         assert!(found.contains(fault), "{line}: {found}");
     }
+}
+
+#[test]
+fn unicast_and_the_source_of_adverts_are_keepaliveds() {
+    use crate::vrrp::unicast::{Peer, Unicast};
+    let ip = |last| IpAddr::from([10, 0, 0, last]);
+    let (given, warnings) = group("unicast_src_ip 10.0.0.1\nunicast_peer {\n10.0.0.2\n10.0.0.3\n}");
+    let peers = vec![Peer::from(ip(2)), Peer::from(ip(3))];
+    let unicast = Unicast { peers, check_source: false, ttl: 255 };
+    assert_eq!((given.source, given.unicast, warnings), (Some(ip(1)), Some(unicast.clone()), vec![]));
+    let (bounded, _) = group("unicast_ttl 64\nunicast_peer {\n10.0.0.2 min_ttl 250 max_ttl 254\n}\ntrack_src_ip");
+    let peers = vec![Peer { address: ip(2), min_ttl: 250, max_ttl: 254 }];
+    assert_eq!(bounded.unicast, Some(Unicast { peers, check_source: true, ttl: 64 }), "bounds make it look at sources");
+    assert_eq!(bounded.source, None);
+    let checked = "unicast_peer {\n10.0.0.2\n10.0.0.3\n}\n";
+    assert!(group(&format!("{checked}check_unicast_src")).0.unicast.unwrap().check_source);
+    let globally = read(&format!("global_defs {{\nvrrp_check_unicast_src\n}}\n{INSTANCE}{checked}}}\n"));
+    assert_eq!(globally.groups["VI_1"].unicast, Some(Unicast { check_source: true, ..unicast }));
+    assert_eq!(group("mcast_src_ip 10.0.0.9").0.source, Some(ip(9)));
+    let (alone, warnings) = group("unicast_src_ip 10.0.0.1");
+    assert_eq!((alone.source, alone.unicast), (Some(ip(1)), None));
+    assert_eq!(warnings, ["without `unicast_peer` adverts go to the multicast group, as by keepalived"]);
+    for (line, fault) in [
+        ("unicast_peer", "`unicast_peer` needs a block in braces"),
+        ("unicast_peer { lb2 }", "`lb2` is not an address"),
+        ("unicast_peer { 10.0.0.2 min_ttl x }", "`min_ttl` needs a number from 0 to 255"),
+        ("unicast_peer { 10.0.0.2 min_tll 1 }", "unknown keyword `min_tll` / did you mean `min_ttl`?"),
+        ("unicast_peer { fe80::1 }", "`fe80::1` is of another family than the group's addresses"),
+        ("unicast_peer { 10.0.0.100 }", "`10.0.0.100` is an address of the group itself"),
+        ("unicast_src_ip x", "`x` is not an address"),
+        ("unicast_fault_no_peer\nunicast_src_ip 10.0.0.1", "`unicast_fault_no_peer` forbids an instance without"),
+    ] {
+        let found = refused(&format!("{INSTANCE}{line}\n}}\n"));
+        assert!(found.contains(fault), "{line}: {found}");
+    }
+}
+
+#[test]
+fn an_authentication_header_has_the_password_for_its_key() {
+    let (given, warnings) = group("authentication {\nauth_type AH\nauth_pass averylongpassword\n}");
+    assert_eq!(given.auth, Auth::Ah(Password::cut("averylon")));
+    assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are used, as by keepalived"]);
+}
+
+#[test]
+fn excluded_addresses_move_along_and_are_not_advertised() {
+    let (given, warnings) = group("virtual_ipaddress_excluded {\n10.0.0.101/24\n2001:db8::1/64 dev eth0\n}");
+    assert_eq!((given.addresses.len(), given.excluded.len(), warnings), (1, 2, vec![]));
+    assert_eq!(given.format().addresses, [IpAddr::from([10, 0, 0, 100])]);
+    assert_eq!(given.definition().addresses.len(), 3, "all of them are guarded, and the cluster compares all");
+    let twice = refused(&format!("{INSTANCE}virtual_ipaddress_excluded {{\n10.0.0.100\n}}\n}}\n"));
+    assert!(twice.contains("`10.0.0.100` is listed twice"), "{twice}");
 }

@@ -2,11 +2,11 @@
 
 use super::{Director, Happened, started};
 use crate::config::VipGroup;
-use crate::node::claim::Served;
 use crate::node::lan::FACT;
 use crate::node::lane::LaneOutput;
 use crate::node::lans::{self, Lans};
 use crate::node::reload::{self, Fresh, Turn};
+use crate::node::served::Served;
 use crate::vrrp::router;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder;
@@ -96,6 +96,7 @@ impl Director {
             Some(served) if Turn::of(served, Some(&wanted)) != Turn::Ends => {
                 let before = served.vips.clone();
                 served.adapt(&wanted);
+                served.beyond_family = lans::beyond_family(&self.lans, &wanted);
                 self.hands.exchange(served, &before).await;
                 if served.router.status().candidate {
                     let want = holder::Event::Want(name.clone(), served.candidate());
@@ -107,7 +108,8 @@ impl Director {
             Some(_) | None => {
                 let Some(lan) = self.lans.get(&(wanted.interface.clone(), wanted.family)) else { return };
                 let balanced = self.config.is_balanced(name);
-                let Some(served) = Served::new(Moment::now(), name, &wanted, lan, balanced) else { return };
+                let Some(mut served) = Served::new(Moment::now(), name, &wanted, lan, balanced) else { return };
+                served.beyond_family = lans::beyond_family(&self.lans, &wanted);
                 self.queue.extend(started(&served, false));
                 self.groups.insert(name.clone(), served);
             }

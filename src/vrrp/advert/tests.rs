@@ -1,5 +1,6 @@
 //! Adverts captured from keepalived 2.2.7 on the wire, both ways, and each reason to discard.
 
+use super::super::unicast::Peer;
 use super::super::{Password, group};
 use super::*;
 use proptest::prelude::*;
@@ -15,7 +16,16 @@ fn vips(count: u8) -> Vec<IpAddr> {
 fn v2(auth: Auth) -> Format {
     let interval = Duration::from_secs(1);
     let family = Family::V4;
-    Format { family, version: Version::V2, vrid: 51, interval, auth, checksum: Form::Pseudo, addresses: vips(1) }
+    Format {
+        family,
+        version: Version::V2,
+        vrid: 51,
+        interval,
+        auth,
+        checksum: Form::Pseudo,
+        addresses: vips(1),
+        unicast: None,
+    }
 }
 
 fn v3(interval_ms: u64) -> Format {
@@ -127,6 +137,12 @@ fn a_unicast_advert_has_its_real_destination_in_the_pseudo_header() {
     let captured = bytes("31339601006418890a4d0064");
     assert_eq!(v3(1000).encode(150, HERE, peer), captured);
     assert_eq!(v3(1000).decode(&captured, &HEADER), Err(Discard::Checksum), "not to the group");
+    let to_us = Header { destination: peer, ttl: 64, ..HEADER };
+    let unicast = Format { unicast: Some(Unicast::to([Peer::from(HERE)])), ..v3(1000) };
+    assert_eq!(unicast.decode(&captured, &to_us).unwrap().priority, 150);
+    assert_eq!(unicast.decode(&captured, &HEADER), Err(Discard::Destination));
+    assert_eq!(unicast.decode(&captured, &Header { source: peer, ..to_us }), Err(Discard::Source));
+    assert_eq!(v3(1000).decode(&captured, &Header { ttl: 255, ..to_us }), Err(Discard::Destination));
 }
 
 /// The right sum over a changed message, so that later checks are reached.
@@ -200,7 +216,7 @@ fn a_password_is_not_printed() {
 fn any_format() -> impl Strategy<Value = Format> {
     let auth = prop_oneof![Just(Auth::None), "[a-z]{1,12}".prop_map(|text| pass(&text))];
     let form = prop_oneof![Just(Form::Pseudo), Just(Form::Plain)];
-    let addresses = prop::collection::vec(any::<[u8; 16]>(), 0..=MAX_ADDRESSES);
+    let addresses = prop::collection::vec(any::<[u8; 16]>(), 1..=MAX_ADDRESSES);
     (any::<bool>(), any::<bool>(), any::<u8>(), 1..=4095u64, auth, form, addresses).prop_map(
         |(new, six, vrid, step, auth, checksum, addresses)| {
             let family = if new && six { Family::V6 } else { Family::V4 };
@@ -214,7 +230,7 @@ fn any_format() -> impl Strategy<Value = Format> {
             } else {
                 (Version::V2, Duration::from_secs(step % 255 + 1), auth)
             };
-            Format { family, version, vrid, interval, auth, checksum, addresses }
+            Format { family, version, vrid, interval, auth, checksum, addresses, unicast: None }
         },
     )
 }

@@ -122,7 +122,7 @@ member higher  | .             | .         | standby Want  | .             | .  
 member resigns | .             | .         | standby Want  | .             | .                | .                | .                         | .
 higher         | .             | .         | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
 equal, above   | .             | .         | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
-equal, below   | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .
+equal, below   | .             | .         | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
 lower          | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .
 resigns        | .             | .         | .             | .             | .                | .                | . SendAdvert              | .
 our address    | .             | .         | .             | .             | .                | .                | .                         | .
@@ -131,7 +131,6 @@ our address    | .             | .         | .             | .             | .  
 /// The rows that differ under nopreempt.
 const NOPREEMPT: &str = "
 event          | init          | listening     | following     | standby          | claiming         | master                    | fault
-equal, below   | .             | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
 lower          | .             | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
 ";
 

@@ -1,0 +1,197 @@
+//! A VIP group that a director serves: its virtual router, and what it is spoken and announced through.
+
+use super::lans::Lan;
+use crate::config::VipGroup;
+use crate::kernel::address::{Interface, Vip};
+use crate::kernel::link::Link;
+use crate::net::arp::Mac;
+use crate::net::neighbour::NeighbourSocket;
+use crate::net::vrrp::VrrpSocket;
+use crate::vrrp::Auth;
+use crate::vrrp::advert::{Advert, Discard, Format, Header};
+use crate::vrrp::ah::Authentication;
+use crate::vrrp::hearing::Ear;
+use crate::vrrp::router::{Parameters, Router};
+use hamesh_fencing::clock::Moment;
+use hamesh_raft::command::{Definition, Family, GroupName};
+use hamesh_raft::state::Candidate;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Senders of other lists that are logged; anybody on the LAN can invent more.
+const MOST_OTHER_LISTS: usize = 16;
+
+/// The device with a group's virtual MAC, and how it is spoken through.
+pub(crate) struct Outlet {
+    pub(crate) device: Interface,
+    pub(crate) mac: Mac,
+    pub(crate) vrrp: VrrpSocket,
+    pub(crate) neighbours: Arc<NeighbourSocket>,
+    /// For excluded addresses of the other family.
+    pub(crate) beyond_family: Option<Arc<NeighbourSocket>>,
+}
+
+/// A VIP group that this director serves.
+pub(crate) struct Served {
+    pub(crate) name: GroupName,
+    pub(crate) config: VipGroup,
+    pub(crate) definition: Definition,
+    /// Whether there are services behind it.
+    pub(crate) balanced: bool,
+    /// As configured for this node, and changed by what the group tracks.
+    pub(crate) weighed: u8,
+    /// What the group tracks forbids it here.
+    pub(crate) fault: bool,
+    /// It sees much less of the servers than other directors do.
+    pub(crate) short: bool,
+    pub(crate) format: Format,
+    pub(crate) router: Router,
+    pub(crate) ear: Ear,
+    pub(crate) link: Link,
+    pub(crate) vips: Vec<Vip>,
+    pub(crate) outlet: Option<Outlet>,
+    pub(crate) vrrp: Arc<VrrpSocket>,
+    /// For adverts behind an authentication header.
+    pub(crate) sealed: Option<(Authentication, Arc<VrrpSocket>)>,
+    pub(crate) neighbours: Arc<NeighbourSocket>,
+    /// For excluded addresses of the other family.
+    pub(crate) beyond_family: Option<Arc<NeighbourSocket>>,
+    pub(crate) discarded: BTreeMap<&'static str, u64>,
+    /// The last packet for this virtual router that was discarded, and who sent it.
+    pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
+    pub(crate) other_lists: BTreeSet<IpAddr>,
+}
+
+impl Served {
+    /// A group on its LAN, not started. `None` where it has no priority here.
+    pub(super) fn new(now: Moment, name: &GroupName, config: &VipGroup, lan: &Lan, balanced: bool) -> Option<Self> {
+        let link = lan.link.clone();
+        let router = Router::new(config.parameters(source(config, &link))?);
+        Some(Self {
+            name: name.clone(),
+            definition: config.definition(),
+            balanced,
+            weighed: config.priority?,
+            // Until all that it tracks was looked at.
+            fault: !config.track.is_empty(),
+            short: false,
+            format: config.format(),
+            router,
+            ear: Ear::new(now, config.interval),
+            link,
+            vips: vips(config),
+            outlet: None,
+            vrrp: lan.vrrp.clone(),
+            sealed: match (config.auth, &lan.sealed) {
+                (Auth::Ah(key), Some(socket)) => Some((Authentication::new(key, seconds_now()), socket.clone())),
+                (Auth::None | Auth::Pass(_) | Auth::Ah(_), _) => None,
+            },
+            neighbours: lan.neighbours.clone(),
+            beyond_family: None,
+            discarded: BTreeMap::new(),
+            last_discard: None,
+            other_lists: BTreeSet::new(),
+            config: config.clone(),
+        })
+    }
+
+    /// Serves the same virtual router by other words from now on.
+    pub(super) fn adapt(&mut self, config: &VipGroup) {
+        let Some(parameters) = config.parameters(source(config, &self.link)) else { return };
+        self.weighed = parameters.priority;
+        self.router.reconfigure(Parameters { priority: self.priority(), ..parameters });
+        self.ear.every(config.interval);
+        self.other_lists.clear();
+        (self.definition, self.format, self.vips) = (config.definition(), config.format(), vips(config));
+        self.config = config.clone();
+    }
+
+    /// The priority that counts now: the least, while most others have a better path to the servers.
+    pub(crate) fn priority(&self) -> u8 {
+        if self.short { 1 } else { self.weighed }
+    }
+
+    /// This node's wish for the group.
+    pub(crate) fn candidate(&self) -> Candidate {
+        let (priority, preempt) = (self.priority(), self.router.status().preempts);
+        Candidate { definition: self.definition.clone(), priority, preempt }
+    }
+
+    /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
+    pub(crate) fn link_is_up(&self) -> bool {
+        self.link.up && self.own_address().is_some()
+    }
+
+    /// Where its VIPs are.
+    pub(super) fn place(&self) -> &Interface {
+        self.outlet.as_ref().map_or(&self.link.interface, |outlet| &outlet.device)
+    }
+
+    /// Whether the group may be claimed here at all.
+    pub(crate) fn is_up(&self) -> bool {
+        self.link_is_up() && !self.fault
+    }
+
+    /// Where its adverts come from.
+    pub(crate) fn own_address(&self) -> Option<IpAddr> {
+        own_address(&self.config, &self.link)
+    }
+
+    /// Judges a packet for this virtual router; `ip` is the header of one that is authenticated, and empty otherwise.
+    pub(crate) fn judge(&mut self, header: &Header, ip: &[u8], payload: &[u8]) -> Result<Advert, Discard> {
+        match &mut self.sealed {
+            Some((authentication, _)) if !ip.is_empty() => {
+                let message = authentication.open(ip, payload, header)?;
+                self.format.decode(message, header)
+            }
+            None if ip.is_empty() => self.format.decode(payload, header),
+            Some(_) => Err(Discard::AuthType(0)),
+            None => Err(Discard::AuthType(2)),
+        }
+    }
+
+    /// Counts a packet that is none of this virtual router's adverts. It changes nothing else.
+    pub(crate) fn discard(&mut self, now: Moment, source: IpAddr, why: Discard) {
+        *self.discarded.entry(why.name()).or_default() += 1;
+        self.last_discard = Some((now, source, why));
+    }
+
+    /// A list other than ours is logged once a sender, and changes nothing (RFC 9568 section 7.1).
+    pub(crate) fn notice_list(&mut self, advert: &Advert, source: IpAddr) {
+        if self.format.lists_the_same(advert) {
+            self.other_lists.remove(&source);
+        } else if self.other_lists.len() < MOST_OTHER_LISTS && self.other_lists.insert(source) {
+            tracing::warn!(group = %self.name, %source, theirs = ?advert.addresses, ours = ?self.format.addresses,
+                "an advert lists other addresses");
+        }
+    }
+}
+
+/// Where the adverts of a group come from: the address that is configured, if the interface has it; the one that is in the
+/// list of peers by unicast; else the interface's own.
+pub(crate) fn own_address(group: &VipGroup, link: &Link) -> Option<IpAddr> {
+    if let Some(source) = group.source {
+        return link.own.contains(&source).then_some(source);
+    }
+    let listed = group.unicast.iter().flat_map(|unicast| &unicast.peers).map(|peer| peer.address);
+    listed.into_iter().find(|peer| link.own.contains(peer)).or_else(|| link.address(group.family))
+}
+
+/// Where the sequence numbers of authenticated adverts begin, see [`crate::vrrp::ah`].
+fn seconds_now() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(now.as_secs()).unwrap_or_default()
+}
+
+/// Without an address the link counts as down; what comes later is told with it.
+fn source(group: &VipGroup, link: &Link) -> IpAddr {
+    own_address(group, link).unwrap_or(match group.family {
+        Family::V4 => IpAddr::from([0; 4]),
+        Family::V6 => IpAddr::from([0; 16]),
+    })
+}
+
+pub(super) fn vips(group: &VipGroup) -> Vec<Vip> {
+    group.all().map(|(address, prefix)| Vip { address, prefix }).collect()
+}
