@@ -70,6 +70,7 @@ impl Lan {
             auth: Auth::None,
             checksum: Form::Pseudo,
             addresses: Vec::new(),
+            unicast: None,
         }
     }
 }
