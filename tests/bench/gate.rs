@@ -150,10 +150,10 @@ impl Lane {
 
     /// `None` when the gate was not opened, because the machine was away.
     fn trial(&mut self, lease: Duration, flush: bool) -> Result<Option<Trial>> {
-        let (boot, raw) = (clock(ClockId::Boottime) + lease, clock(ClockId::MonotonicRaw) + lease);
+        let (asleep_too, raw) = (Moment::now() + lease).both();
         let begun = clock(ClockId::Realtime);
         let (deadline, nominal) = (begun + lease, begun + (lease * ARMED_PERCENT / 100).saturating_sub(ARMED_LESS));
-        writeln!(self.orders, "{} {}", boot.as_nanos(), raw.as_nanos())?;
+        writeln!(self.orders, "{} {}", asleep_too.as_nanos(), raw.as_nanos())?;
         if self.answer()? != "armed" {
             return Ok(None);
         }

@@ -1,11 +1,14 @@
-//! What must never be seen, and what must.
+//! What must never be seen: S1 to S5, after every event.
+//!
+//! S1 and S3 are looked at when a gate may have opened or the truth has changed: by themselves gates only close. S5 is
+//! seen where a packet is heard ([`crate::lan`]), and reported here.
 
 use crate::clocks::Time;
 use crate::net::Net;
 use crate::node::Node;
 use hamesh_raft::command::{GroupName, NodeId, Sid, Token};
 use hamesh_raft::state::State;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +17,11 @@ use std::sync::Arc;
 pub struct Checks {
     /// The first violation.
     pub violation: Option<String>,
+    /// The state that was committed last, as far as any node has applied: the truth.
+    pub truth: Arc<State>,
+    newest: u64,
+    /// When each session was first seen.
+    born: BTreeMap<Sid, Time>,
     /// The state after each entry: every node must come to the same.
     states: BTreeMap<u64, Arc<State>>,
     tokens: BTreeMap<(GroupName, Token), Sid>,
@@ -23,38 +31,113 @@ pub struct Checks {
 impl Checks {
     /// After every event.
     pub fn look(&mut self, net: &mut Net, nodes: &[Node]) {
+        let mut turned = std::mem::take(&mut net.opened);
         for (node, index, state) in std::mem::take(&mut net.applied) {
-            self.tokens_grow(node, index, &state);
+            self.tokens_grow(net.now, node, index, &state);
+            if index >= self.newest {
+                self.no_newborn_is_fenced(net, &state);
+                (self.newest, self.truth, turned) = (index, state, true);
+            }
         }
-        self.at_most_one(net, nodes);
-    }
-
-    /// S1: of every group and every address at most one gate is open.
-    fn at_most_one(&mut self, net: &mut Net, nodes: &[Node]) {
-        let mut groups: BTreeMap<&str, NodeId> = BTreeMap::new();
-        let mut addresses: BTreeMap<IpAddr, NodeId> = BTreeMap::new();
-        let mut twice = None;
+        for (sid, node) in std::mem::take(&mut net.expired) {
+            self.really_expired(net.now, sid, nodes.iter().find(|other| other.id == node));
+        }
+        for violation in std::mem::take(&mut net.violations) {
+            self.violated(net.now, violation);
+        }
+        net.live = false;
         for node in nodes {
-            for gate in &node.gates {
-                for (group, of_group) in gate.open(&node.clocks, net.now) {
-                    let mut others = vec![groups.insert(group, node.id)];
-                    let mut own: BTreeSet<IpAddr> = BTreeSet::new();
-                    others.extend(of_group.iter().filter(|a| own.insert(**a)).map(|a| addresses.insert(*a, node.id)));
-                    twice = twice.or(others.into_iter().flatten().next().map(|other| (group.clone(), other, node.id)));
+            for gate in node.gates.iter().filter(|gate| gate.is_alive(&node.clocks, net.now)) {
+                net.live = true;
+                if net.now > gate.at_latest() {
+                    let id = node.id;
+                    self.violated(net.now, format!("S4: {id} has not run for its whole lease and its gate is open"));
                 }
             }
         }
-        net.live = !groups.is_empty();
-        if let Some((group, one, other)) = twice {
-            self.violated(net.now, format!("S1: vip.{group} is open on {one} and on {other}"));
+        if turned {
+            self.at_most_one(net.now, nodes);
+            self.only_with_a_lease(net.now, nodes);
+        }
+    }
+
+    /// L1: in calm times no session is fenced that is younger than its lease (V2).
+    fn no_newborn_is_fenced(&mut self, net: &Net, state: &State) {
+        for (sid, session) in &state.sessions {
+            let born = *self.born.entry(*sid).or_insert(net.now);
+            let fresh = session.fenced.is_some() && self.truth.sessions.get(sid).is_none_or(|s| s.fenced.is_none());
+            if fresh && !net.hostile && net.now < born + session.ttl / 2 {
+                let age = net.now - born;
+                self.violated(
+                    net.now,
+                    format!("L1: session {sid} of {} was fenced {age:?} after its Open", session.node),
+                );
+            }
+        }
+    }
+
+    /// S1: of every group and every address at most one gate is open.
+    fn at_most_one(&mut self, now: Time, nodes: &[Node]) {
+        let mut groups: BTreeMap<&str, NodeId> = BTreeMap::new();
+        let mut addresses: BTreeMap<IpAddr, (&str, NodeId)> = BTreeMap::new();
+        let mut twice = None;
+        for node in nodes {
+            for gate in &node.gates {
+                for (group, (_, of_group)) in gate.open(&node.clocks, now) {
+                    let here = node.id;
+                    if let Some(other) = groups.insert(group, here) {
+                        twice.get_or_insert(format!("S1: vip.{group} is open on {other} and on {here}"));
+                        continue;
+                    }
+                    for address in of_group {
+                        let other = addresses.insert(*address, (group, here));
+                        if let Some((other, there)) = other.filter(|(other, _)| *other != group) {
+                            twice.get_or_insert(format!(
+                                "S1: {address} is open as vip.{other} on {there} and as vip.{group} on {here}"
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(twice) = twice {
+            self.violated(now, twice);
+        }
+    }
+
+    /// S3: what is open is held by the truth, with this very token. So it is seen too when nobody else has opened yet.
+    fn only_with_a_lease(&mut self, now: Time, nodes: &[Node]) {
+        for node in nodes {
+            for gate in &node.gates {
+                for (group, (token, _)) in gate.open(&node.clocks, now) {
+                    let holder = self.truth.holder(group).filter(|holder| holder.token == *token);
+                    if holder.is_none() || self.truth.holder_node(group) != Some(node.id) {
+                        let (id, truth) = (node.id, self.truth.holder(group).map(|holder| holder.token));
+                        return self.violated(
+                            now,
+                            format!("S3: vip.{group} is open on {id} under token {token}, and the lease is {truth:?}"),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// S3: a session that was expired has no time left on its holder's clocks.
+    fn really_expired(&mut self, now: Time, sid: Sid, node: Option<&Node>) {
+        let Some((node, holder)) = node.and_then(|node| Some((node, node.process.as_ref()?.holder.as_ref()?))) else {
+            return;
+        };
+        let status = holder.status(node.clocks.read(now));
+        if let Some(left) = status.remaining.filter(|left| status.sid == Some(sid) && !left.is_zero()) {
+            self.violated(now, format!("S3: session {sid} of {} was expired {left:?} before its deadline", node.id));
         }
     }
 
     /// S2: tokens of a group only grow and never name two sessions; and all nodes agree.
-    fn tokens_grow(&mut self, node: NodeId, index: u64, state: &Arc<State>) {
-        let at = Time::ZERO;
+    fn tokens_grow(&mut self, at: Time, node: NodeId, index: u64, state: &Arc<State>) {
         if self.states.get(&index).is_some_and(|known| !Arc::ptr_eq(known, state) && known != state) {
-            self.violated(at, format!("{node} has another state after entry {index} than others"));
+            self.violated(at, format!("S2: {node} has another state after entry {index} than others"));
         }
         self.states.insert(index, state.clone());
         for (name, group) in &state.groups {
@@ -78,24 +161,7 @@ impl Checks {
         }
     }
 
-    /// Long after the faults: every group is open somewhere.
-    pub fn is_well(&mut self, net: &Net, nodes: &[Node], groups: &[GroupName]) {
-        let open: BTreeSet<&str> = nodes
-            .iter()
-            .flat_map(|node| node.gates.iter().flat_map(|gate| gate.open(&node.clocks, net.now)))
-            .map(|(group, _)| group.as_str())
-            .collect();
-        if let Some(dark) = groups.iter().find(|group| !open.contains(group.as_str())) {
-            let leader: Vec<NodeId> = nodes
-                .iter()
-                .filter(|node| node.process.as_ref().is_some_and(|process| process.raft.leading().is_some()))
-                .map(|node| node.id)
-                .collect();
-            self.violated(net.now, format!("liveness: vip.{dark} is dark long after the faults; leaders {leader:?}"));
-        }
-    }
-
-    fn violated(&mut self, at: Time, what: String) {
+    pub fn violated(&mut self, at: Time, what: String) {
         self.violation.get_or_insert(format!("{:.4} s: {what}", at.as_secs_f64()));
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 /// True time since the beginning of the schedule; no node can read it.
 pub type Time = Duration;
 
-const MILLION: u32 = 1_000_000;
+pub const MILLION: u32 = 1_000_000;
 
 /// The clocks of one boot of one machine. Rates are in ticks per million true ones.
 #[derive(Clone, Debug)]
 pub struct Clocks {
     crystal: u32,
-    /// `CLOCK_BOOTTIME`, the kernel's timers and the wall clock are slewed by NTP, `CLOCK_MONOTONIC_RAW` is not.
+    /// The kernel's timers and the wall clock are slewed by NTP, `CLOCK_MONOTONIC_RAW` is not.
     slewed: u32,
     boot0: Duration,
     raw0: Duration,
@@ -40,7 +40,8 @@ impl Clocks {
     }
 
     pub fn read(&self, t: Time) -> Moment {
-        Moment::at(self.boot0 + self.wall(t), self.raw0 + scaled(self.awake(t), self.crystal))
+        let raw = scaled(self.awake(t), self.crystal);
+        Moment::at(self.boot0 + raw + self.asleep(t), self.raw0 + raw)
     }
 
     /// What the kernel's own timers count: slewed, and still in suspend.

@@ -3,6 +3,7 @@
 use crate::clocks::Clocks;
 use crate::hands::Failing;
 use crate::kernel::Gate;
+use crate::lan;
 use crate::log::What;
 use crate::net::{Due, Msg};
 use crate::node::Node;
@@ -21,7 +22,7 @@ pub fn strike(world: &mut World) {
     let pause = world.net.millis(10..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
-    match world.net.rng.u8(0..35) {
+    match world.net.rng.u8(0..40) {
         0 => {
             let pause = short_or_long(world);
             world.kill(victim, "killed", pause);
@@ -62,6 +63,16 @@ pub fn strike(world: &mut World) {
         }
         31 => moves_by_order(world),
         32 => drains(world, victim),
+        33 => splits_the_lan(world),
+        34 | 35 => {
+            let (group, priority) = (group(world), [0, 1, 254, 255][world.net.rng.usize(0..4)]);
+            lan::legacy_speaks(&mut world.net, &group, priority);
+        }
+        36 => {
+            let group = group(world);
+            lan::forge_packets(&mut world.net, &group);
+        }
+        37 => lan::forge_leases(&mut world.net, &world.nodes),
         _ => something_fails(world, victim),
     }
 }
@@ -91,7 +102,7 @@ pub fn orders_end(world: &mut World) {
 }
 
 /// At whichever node, which brings it to the leader it knows of.
-fn order(world: &mut World, command: &Command) {
+pub fn order(world: &mut World, command: &Command) {
     let World { net, nodes, .. } = world;
     let at = net.rng.usize(0..nodes.len());
     nodes[at].propose(net, command.clone());
@@ -125,7 +136,7 @@ fn ambushes(world: &mut World) {
     let leads = |node: &&Node| node.process.as_ref().is_some_and(|process| process.raft.leading().is_some());
     let Some(leader) = world.nodes.iter().find(leads).map(|node| node.id) else { return };
     let now = world.net.now;
-    let open = |node: &&Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
+    let open = |node: &&Node| node.gates.iter().any(|gate| gate.is_alive(&node.clocks, now));
     let Some(holder) = world.nodes.iter().find(open).map(|node| node.id) else { return };
     cut(world, BTreeSet::from([(leader, holder)]));
     fences_the_living(world);
@@ -149,7 +160,7 @@ fn ambushes(world: &mut World) {
 /// A holder, the leader, or anybody.
 fn victim(world: &mut World) -> NodeId {
     let now = world.net.now;
-    let open = |node: &Node| node.gates.iter().any(|gate| gate.open(&node.clocks, now).next().is_some());
+    let open = |node: &Node| node.gates.iter().any(|gate| gate.is_alive(&node.clocks, now));
     let leads = |node: &Node| node.process.as_ref().is_some_and(|process| process.raft.is_leader());
     let aimed = world.net.rng.u8(0..4);
     let ids: Vec<NodeId> = world
@@ -237,6 +248,17 @@ fn splits(world: &mut World) {
     cut(world, links);
 }
 
+/// Adverts pass no more between some directors; the mesh does not notice.
+fn splits_the_lan(world: &mut World) {
+    let side: Vec<(NodeId, bool)> =
+        world.net.directors.clone().into_iter().map(|id| (id, world.net.rng.bool())).collect();
+    let pairs = side.iter().flat_map(|(a, x)| side.iter().filter(move |(_, y)| x != y).map(move |(b, _)| (*a, *b)));
+    let (id, until) = (world.net.next_epoch(), world.net.now + world.net.millis(50..3000));
+    world.net.count("LAN split");
+    world.net.lan_cuts.insert(id, pairs.collect());
+    world.net.at(until, Due::Uncut(id));
+}
+
 fn cuts_one_way(world: &mut World, victim: NodeId) {
     let out = world.net.rng.bool();
     let all = world.net.rng.bool();
@@ -311,7 +333,7 @@ fn priority_changes(world: &mut World, victim: NodeId) {
         candidate.preempt = true;
         net.count("priority changed");
         let now = node.clocks.read(net.now);
-        node.wish(net, now, &group);
+        node.reweigh(net, now, &group);
     }
 }
 
@@ -324,7 +346,7 @@ fn definition_changes(world: &mut World, victim: NodeId) {
         candidate.definition = definition(u8::try_from(chosen).unwrap_or(0), net.rng.u8(0..3));
         net.count("definition changed");
         let now = node.clocks.read(net.now);
-        node.wish(net, now, &group);
+        node.reweigh(net, now, &group);
     }
 }
 

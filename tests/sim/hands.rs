@@ -3,6 +3,7 @@
 use crate::kernel::{Arming, Gate};
 use crate::net::{Due, Net};
 use crate::node::Node;
+use hamesh::vrrp::router;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder::{Action, Event};
 use hamesh_raft::command::{GroupName, Token};
@@ -39,10 +40,13 @@ pub struct Hands {
     orders: VecDeque<(u64, Step)>,
     list: u64,
     busy: bool,
+    /// The list in which something failed that must not, and whether it was the record: what relies on it is void, what
+    /// shuts goes on.
+    stuck: Option<(u64, Failing)>,
 }
 
 impl Hands {
-    /// A list of orders: when one fails that must not, the rest of its list is void.
+    /// A list of orders.
     pub fn take(&mut self, orders: Vec<Step>) {
         self.list += 1;
         let list = self.list;
@@ -70,15 +74,19 @@ impl Node {
         process.hands.busy = false;
         let Some((list, step)) = process.hands.orders.pop_front() else { return };
         let gate = &mut self.gates[process.gate];
+        let stuck = process.hands.stuck.filter(|(stuck, _)| *stuck == list).map(|(_, what)| what);
         let mut told = None;
         let mut next = None;
-        let mut failed = false;
+        let mut failed = None;
+        let mut routed = None;
         match step {
+            Step::Ordered(Action::Arm(_) | Action::Claim(..) | Action::Propose(_)) if stuck.is_some() => {}
             Step::Ordered(Action::Arm(deadline)) => {
                 next = Gate::compute(&self.clocks, net.now, deadline).map(Step::Arm);
             }
             Step::Arm(arming) => {
                 gate.arm(&self.clocks, net.now, arming);
+                net.opened = true;
                 next = Some(Step::Check(arming));
             }
             Step::Check(arming) => {
@@ -89,31 +97,35 @@ impl Node {
             }
             Step::Ordered(Action::Shut) => {
                 gate.shut();
-                told = Some(Event::Shut);
+                told = (stuck != Some(Failing::Record)).then_some(Event::Shut);
             }
             Step::Ordered(Action::Record(record)) => {
-                failed = fails(&mut self.failing, Failing::Record, net, "record not written");
-                if failed {
+                if fails(&mut self.failing, Failing::Record, net, "record not written") {
+                    failed = Some(Failing::Record);
                     told = Some(Event::Stuck);
                 } else {
                     self.run = record;
                 }
             }
             Step::Ordered(Action::Claim(group, token, definition)) => {
-                if fails(&mut self.failing, Failing::Claim, net, "claim failed") {
+                if self.broken || fails(&mut self.failing, Failing::Claim, net, "claim failed") {
                     gate.unhold(&group);
+                    routed = Some((group.clone(), router::Event::Revoked));
                     told = Some(Event::ClaimFailed(group, token));
                 } else {
                     next = Some(Step::Hold(group, token, definition.addresses));
                 }
             }
             Step::Hold(group, token, addresses) => {
-                gate.hold(group.clone(), addresses);
+                gate.hold(group.clone(), token, addresses);
+                net.opened = true;
+                routed = Some((group.clone(), router::Event::Granted));
                 next = Some(Step::Tell(Event::Claimed(group, token)));
             }
             Step::Ordered(Action::Unclaim(group, token)) => {
-                failed = fails(&mut self.failing, Failing::Unclaim, net, "gate stuck");
-                if failed {
+                routed = Some((group.clone(), router::Event::Revoked));
+                if fails(&mut self.failing, Failing::Unclaim, net, "gate stuck") {
+                    failed = Some(Failing::Unclaim);
                     told = Some(Event::Stuck);
                 } else {
                     gate.unhold(&group);
@@ -131,11 +143,14 @@ impl Node {
             Step::Ordered(Action::Send(..)) => {}
         }
         let Some(process) = &mut self.process else { return };
-        if failed {
-            process.hands.orders.retain(|(other, _)| *other != list);
+        if let Some(what) = failed {
+            process.hands.stuck = Some((list, if stuck == Some(Failing::Record) { Failing::Record } else { what }));
         }
         if let Some(step) = next {
             process.hands.orders.push_front((list, step));
+        }
+        if let Some((group, event)) = routed {
+            self.route(net, now, &group, event);
         }
         if let Some(event) = told {
             net.note(self.id, || format!("hands say {event:?}"));

@@ -1,8 +1,8 @@
 //! A model of the gate in one network namespace: what the kernel keeps when the process is gone.
 
-use crate::clocks::{Clocks, Time};
-use hamesh_fencing::clock::Moment;
-use hamesh_raft::command::{GateId, GroupName};
+use crate::clocks::{Clocks, MILLION, Time};
+use hamesh_fencing::clock::{DRIFT_PPM, LATENESS, Moment};
+use hamesh_raft::command::{GateId, GroupName, Token};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,8 +22,11 @@ pub enum Kind {
 pub struct Gate {
     pub id: GateId,
     kind: Kind,
-    held: BTreeMap<GroupName, Vec<IpAddr>>,
+    /// The token is for the checks: a kernel knows none.
+    held: BTreeMap<GroupName, (Token, Vec<IpAddr>)>,
     until: Option<Until>,
+    /// When the process that works this gate last ran, and its L.
+    served: (Time, Duration),
 }
 
 /// The ends of the session's element.
@@ -45,7 +48,7 @@ pub struct Arming {
 
 impl Gate {
     pub fn new(id: GateId, kind: Kind) -> Self {
-        Self { id, kind, held: BTreeMap::new(), until: None }
+        Self { id, kind, held: BTreeMap::new(), until: None, served: (Time::ZERO, Duration::ZERO) }
     }
 
     /// Computes how long the element may live; `None` when nothing is left.
@@ -65,8 +68,8 @@ impl Gate {
         self.until = None;
     }
 
-    pub fn hold(&mut self, group: GroupName, addresses: Vec<IpAddr>) {
-        self.held.insert(group, addresses);
+    pub fn hold(&mut self, group: GroupName, token: Token, addresses: Vec<IpAddr>) {
+        self.held.insert(group, (token, addresses));
     }
 
     pub fn unhold(&mut self, group: &str) {
@@ -78,13 +81,38 @@ impl Gate {
         self.held.clear();
     }
 
-    /// What answers now.
-    pub fn open(&self, clocks: &Clocks, t: Time) -> impl Iterator<Item = (&GroupName, &Vec<IpAddr>)> {
-        let open = !clocks.is_suspended()
+    /// Its process runs.
+    pub fn served(&mut self, t: Time, ttl: Duration) {
+        self.served = (t, ttl);
+    }
+
+    /// S4: when the gate must be shut if its process does nothing any more.
+    pub fn at_latest(&self) -> Time {
+        let late = match self.kind {
+            Kind::Nftables => LATENESS,
+            Kind::Latest(late) => late,
+        };
+        let (ran, ttl) = self.served;
+        ran + (ttl + late) * (MILLION + 2 * DRIFT_PPM) / MILLION
+    }
+
+    /// Whether anything answers now.
+    pub fn is_alive(&self, clocks: &Clocks, t: Time) -> bool {
+        !self.held.is_empty()
+            && !clocks.is_suspended()
             && self.until.is_some_and(|until| match self.kind {
                 Kind::Nftables => clocks.jiffies(t) < until.jiffies && clocks.wall(t) < until.wall,
                 Kind::Latest(late) => !clocks.read(t).reached(until.deadline + late),
-            });
+            })
+    }
+
+    pub fn is_open(&self, clocks: &Clocks, t: Time, group: &str) -> bool {
+        self.held.contains_key(group) && self.is_alive(clocks, t)
+    }
+
+    /// What answers now, with the token it was claimed for.
+    pub fn open(&self, clocks: &Clocks, t: Time) -> impl Iterator<Item = (&GroupName, &(Token, Vec<IpAddr>))> {
+        let open = self.is_alive(clocks, t);
         self.held.iter().filter(move |_| open)
     }
 }

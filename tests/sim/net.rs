@@ -1,6 +1,7 @@
 //! Time, the network and chance: everything that the nodes of one schedule share.
 
 use crate::clocks::Time;
+use crate::lan::{Lan, Packet};
 use crate::raft::Rpc;
 use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
 use hamesh_fencing::holder::Terms;
@@ -20,6 +21,10 @@ pub enum Msg {
     /// A command for the leader, and how often it was passed on.
     Propose(Command, u8),
     Move(GroupName, Token, Sid),
+    /// On the LAN.
+    Packet(Packet),
+    /// On the lease plane, and not from whom it says.
+    Forged(Message),
 }
 
 /// What happens to a process.
@@ -49,7 +54,6 @@ pub enum Due {
     Want(NodeId, GroupName),
     Uncut(u64),
     Fault,
-    OrdersEnd,
 }
 
 struct Item {
@@ -83,6 +87,11 @@ pub struct Net {
     pub hostile: bool,
     /// Directed links that pass nothing, by the cut that made them.
     pub cuts: BTreeMap<u64, BTreeSet<(NodeId, NodeId)>>,
+    /// The same on the LAN, which is another network.
+    pub lan_cuts: BTreeMap<u64, BTreeSet<(NodeId, NodeId)>>,
+    pub lan: Lan,
+    /// Everybody with a place on the LAN.
+    pub directors: Vec<NodeId>,
     /// The longest time between two faults, in milliseconds: some mistakes show in a storm, some between two blows.
     pub calm: u64,
     /// Lost messages per thousand.
@@ -91,6 +100,14 @@ pub struct Net {
     pub late: u32,
     /// Whether a gate was open after the latest event.
     pub live: bool,
+    /// Whether a gate may have opened since the last check; by themselves they only close.
+    pub opened: bool,
+    /// What was seen on the spot, for the checks.
+    pub violations: Vec<String>,
+    /// Sessions expired since the last check, with their nodes.
+    pub expired: Vec<(Sid, NodeId)>,
+    /// When a change of voters was last applied anywhere.
+    pub voters_changed: Time,
     /// States applied since the last check.
     pub applied: Vec<(NodeId, u64, Arc<State>)>,
     /// How often each fault happened while a lease was live.
@@ -103,6 +120,8 @@ pub struct Net {
     seq: u64,
     epochs: u64,
     terms: [Duration; 2],
+    /// What the mesh adds to every message: nothing, or what a wide area does.
+    pub base: Duration,
     /// How late this schedule's gates may be; it goes into Lg.
     pub lateness: Duration,
 }
@@ -112,19 +131,29 @@ impl Net {
         let mut rng = fastrand::Rng::with_seed(seed);
         let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 1000, 2000][rng.usize(0..3)]);
         let terms = [any(&mut rng), any(&mut rng)];
+        let wide = terms.iter().all(|ttl| *ttl >= Duration::from_secs(1)) && rng.bool();
+        let base = if wide { Duration::from_millis(20) } else { Duration::ZERO };
         let calm = [600, 1500, 3000, 5000][rng.usize(0..4)];
         // That of nf_tables, and that of address lifetimes where there is no better gate.
         let lateness = [LATENESS, LATENESS * 20][rng.usize(0..2)];
         let late = [15, 15, 100, 400][rng.usize(0..4)];
+        let lan = Lan::any(&mut rng);
         Self {
             now: Time::ZERO,
             rng,
             hostile: true,
             cuts: BTreeMap::new(),
+            lan_cuts: BTreeMap::new(),
+            lan,
+            directors: Vec::new(),
             calm,
             loss: 10,
             late,
             live: false,
+            opened: false,
+            violations: Vec::new(),
+            expired: Vec::new(),
+            voters_changed: Time::ZERO,
             applied: Vec::new(),
             counts: BTreeMap::new(),
             story: told.then(Vec::new),
@@ -134,6 +163,7 @@ impl Net {
             seq: 0,
             epochs: 0,
             terms,
+            base,
             lateness,
         }
     }
@@ -163,25 +193,17 @@ impl Net {
     }
 
     pub fn count_command(&mut self, command: &Command) {
-        match command {
-            Command::Fence { .. } => self.count("fence"),
-            Command::Expire { .. } => self.count("expire"),
-            Command::Release { .. } => self.count("release"),
-            Command::Close { .. } => self.count("close"),
-            Command::Open { .. } => self.count("open"),
-            Command::Pin { node: Some(_), .. } => self.count("moved by order"),
-            Command::Drain { drained: true, .. } => self.count("drained"),
-            Command::Found { .. }
-            | Command::Invite { .. }
-            | Command::Join { .. }
-            | Command::Register { .. }
-            | Command::Candidate { .. }
-            | Command::Withdraw { .. }
-            | Command::Grant { .. }
-            | Command::Pin { node: None, .. }
-            | Command::Drain { drained: false, .. }
-            | Command::Remove { .. }
-            | Command::Serve { .. } => {}
+        let kinds = [
+            ("fence", matches!(command, Command::Fence { .. })),
+            ("expire", matches!(command, Command::Expire { .. })),
+            ("release", matches!(command, Command::Release { .. })),
+            ("close", matches!(command, Command::Close { .. })),
+            ("open", matches!(command, Command::Open { .. })),
+            ("moved by order", matches!(command, Command::Pin { node: Some(_), .. })),
+            ("drained", matches!(command, Command::Drain { drained: true, .. })),
+        ];
+        if let Some((kind, _)) = kinds.into_iter().find(|(_, is)| *is) {
+            self.count(kind);
         }
     }
 
@@ -215,8 +237,38 @@ impl Net {
         Some(due)
     }
 
+    /// What people and the leader have asked for and what is still on its way would fall into a calm time.
+    pub fn forget_orders(&mut self) {
+        self.queue.retain(|Reverse(item)| match &item.due {
+            Due::Process { what: What::Heard(_, msg), .. } => {
+                !matches!(**msg, Msg::Move(..) | Msg::Propose(Command::Pin { .. } | Command::Drain { .. }, _))
+            }
+            Due::Process { .. }
+            | Due::Start(_)
+            | Due::Resume(_)
+            | Due::Kill(_)
+            | Due::Isolate(_)
+            | Due::Want(..)
+            | Due::Uncut(_)
+            | Due::Fault => true,
+        });
+    }
+
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.cuts.values().any(|cut| cut.contains(&(from, to)))
+    }
+
+    pub fn is_cut_on_the_lan(&self, from: NodeId, to: NodeId) -> bool {
+        self.lan_cuts.values().any(|cut| cut.contains(&(from, to)))
+    }
+
+    /// A packet on the LAN.
+    pub fn packet(&mut self, from: NodeId, to: NodeId, packet: Packet) {
+        if self.chance(self.loss) {
+            return self.count("advert lost");
+        }
+        let span = Duration::from_micros(self.rng.u64(20..300));
+        self.deliver(span, from, to, Msg::Packet(packet));
     }
 
     /// Sends: it may be lost, doubled, late and out of order.
@@ -231,12 +283,12 @@ impl Net {
         if self.chance(self.loss) {
             return self.count("message lost");
         }
-        let mut span = Duration::from_micros(self.rng.u64(100..1500));
+        let mut span = Duration::from_micros(self.rng.u64(100..1500)) + self.base * self.rng.u32(50..150) / 100;
         let late = match msg {
             // A proposal may wait out an election or sit in a retry anywhere.
             Msg::Propose(..) => 60,
             Msg::Lease(_) => self.late,
-            Msg::Raft(_) | Msg::Move(..) => 15,
+            Msg::Raft(_) | Msg::Move(..) | Msg::Packet(_) | Msg::Forged(_) => 15,
         };
         if self.chance(late) {
             let most = [100, 500, 2500][self.rng.usize(0..3)];

@@ -6,14 +6,16 @@ use crate::kernel::{Gate, Kind};
 use crate::log::{self, Disk, membership_of};
 use crate::net::{Msg, Net, What};
 use crate::raft::{Out, Raft};
+use hamesh::vrrp::router::Router;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor, Hearing};
 use hamesh_fencing::holder::{self, Holder, Identity, Terms};
 use hamesh_fencing::message::Message;
 use hamesh_fencing::record::MayAct;
 use hamesh_fencing::voter::{self, Voter};
-use hamesh_raft::command::{Command, GateId, GroupName, Leadership, NodeId, Role};
-use hamesh_raft::state::Candidate;
+use hamesh_raft::command::{Command, GateId, GroupName, Leadership, NodeId, Role, Sid};
+use hamesh_raft::membership::Membership;
+use hamesh_raft::state::{Candidate, Session};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -41,11 +43,15 @@ pub struct Node {
     pub dies_in: Option<u32>,
     /// What fails the next time.
     pub failing: Option<Failing>,
+    /// Every claim fails.
+    pub broken: bool,
     pub wishes: BTreeMap<GroupName, (bool, Candidate)>,
     /// What this node, as a leader, is told of the LAN.
     pub hears: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>,
     /// The voters that an operator wants.
     pub voters: Option<BTreeSet<NodeId>>,
+    /// When the process began.
+    pub began: Time,
 }
 
 /// A run of hamesh.
@@ -58,10 +64,26 @@ pub struct Process {
     pub grantor: Grantor,
     pub holder: Option<Holder>,
     pub hands: Hands,
+    pub routers: BTreeMap<GroupName, Router>,
+    /// The present session's L, as this process has it.
+    pub ttl: Duration,
     flushing: bool,
     generation: u64,
     leading: Option<Leadership>,
     registering: Option<Time>,
+    /// The membership that was applied last.
+    voting: Membership,
+}
+
+impl Process {
+    /// Whether a leader has nothing to judge and nothing to grant.
+    fn is_quiet(&self, now: Moment) -> bool {
+        let state = &self.raft.state;
+        let renews = |(sid, session): (&Sid, &Session)| {
+            session.fenced.is_none() && self.voter.known(now, *sid).is_some_and(|known| known.silent * 2 < session.ttl)
+        };
+        state.groups.values().all(|group| group.holder.is_some()) && state.sessions.iter().all(renews)
+    }
 }
 
 impl Node {
@@ -83,6 +105,7 @@ impl Node {
             Role::Director => Some(self.begin(net, now, me)),
         };
         let raft = Raft::start(self.id, &self.disk, t + election_timeout(&mut net.rng));
+        let (routers, ttl) = (self.routers(net), self.run.as_ref().map_or(self.terms.ttl, |record| record.ttl));
         self.process = Some(Process {
             epoch,
             gate,
@@ -91,16 +114,17 @@ impl Node {
             grantor: Grantor::new(now),
             holder,
             hands: Hands::default(),
+            routers,
+            ttl,
             flushing: false,
             generation: 0,
             leading: None,
             registering: None,
+            voting: self.disk.snapshot.membership.clone(),
         });
+        self.began = t;
+        self.start_routers(net, now);
         self.perform_raft(net, now);
-        let wishes: Vec<GroupName> = self.wishes.keys().cloned().collect();
-        for group in wishes {
-            self.wish(net, now, &group);
-        }
         net.after(Duration::ZERO, self.id, epoch, What::Tick);
     }
 
@@ -141,6 +165,17 @@ impl Node {
         self.dies_in = None;
     }
 
+    pub fn leads(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.raft.leading().is_some())
+    }
+
+    /// The process executes something.
+    pub fn runs(&mut self, t: Time) {
+        if let Some(process) = &self.process {
+            self.gates[process.gate].served(t, process.ttl);
+        }
+    }
+
     /// One event of this process.
     pub fn happens(&mut self, net: &mut Net, now: Moment, what: What) {
         match what {
@@ -152,24 +187,41 @@ impl Node {
     }
 
     fn tick(&mut self, net: &mut Net, now: Moment) {
-        let (id, t) = (self.id, net.now);
         let Some(process) = &mut self.process else { return };
-        process.raft.tick(t, election_timeout(&mut net.rng));
-        let epoch = process.epoch;
+        process.raft.tick(net.now, election_timeout(&mut net.rng));
         self.perform_raft(net, now);
         self.register(net);
         self.change_voters(net);
-        let Some(process) = &mut self.process else { return };
-        let known: Vec<_> = process.voter.sessions().collect();
-        let own = known.into_iter().filter_map(|sid| Some((sid, process.voter.known(now, sid)?))).collect();
-        let replicating = process.raft.replicating(t.saturating_sub(Duration::from_millis(400)));
+        self.look_around(net, now);
+        self.tick_routers(net, now);
+        self.hold(net, now, holder::Event::Tick);
+        self.sleep(net, now);
+    }
+
+    /// What only a leader needs to know; the others' grantors do nothing with it.
+    fn look_around(&mut self, net: &mut Net, now: Moment) {
+        let Some(process) = self.process.as_mut().filter(|process| process.raft.is_leader()) else { return };
+        let own = process.voter.sessions().filter_map(|sid| Some((sid, process.voter.known(now, sid)?))).collect();
+        let replicating = process.raft.replicating(net.now.saturating_sub(Duration::from_millis(400)));
         let mut actions = process.grantor.handle(now, grantor::Event::Hears(self.hears.clone()));
         actions.extend(process.grantor.handle(now, grantor::Event::Replicating(replicating)));
         actions.extend(process.grantor.handle(now, grantor::Event::Tick(own)));
         self.grant(net, actions);
-        self.hold(net, now, holder::Event::Tick);
-        let pause = Duration::from_micros(net.rng.u64(6_000..10_000));
-        net.after(pause, id, epoch, What::Tick);
+    }
+
+    /// Until the next thing that is due by the clock; the daemon looks around every 10 ms, most times for nothing.
+    fn sleep(&mut self, net: &mut Net, now: Moment) {
+        let Some(process) = &self.process else { return };
+        let routers = process.routers.values().filter_map(Router::next_deadline);
+        let holder = process.holder.as_ref().and_then(|holder| holder.next_deadline(now));
+        let mut pause = process.raft.next().saturating_sub(net.now).min(Duration::from_millis(100));
+        pause = routers.chain(holder).map(|deadline| now.until(deadline)).fold(pause, Duration::min);
+        if process.raft.is_leader() {
+            let quiet = process.is_quiet(now);
+            pause = pause.min(Duration::from_millis(if quiet { 50 } else { 8 }));
+        }
+        let pause = pause + Duration::from_micros(net.rng.u64(200..2_000));
+        net.after(pause, self.id, process.epoch, What::Tick);
     }
 
     fn register(&mut self, net: &mut Net) {
@@ -220,22 +272,9 @@ impl Node {
                 process.raft.heard(t, from, rpc, election_timeout(&mut net.rng));
                 self.perform_raft(net, now);
             }
-            Msg::Lease(Message::Ack(ack)) => self.hold(net, now, holder::Event::Heard(from, ack)),
-            Msg::Lease(Message::Tell(tell)) => {
-                let actions = process.grantor.handle(now, grantor::Event::Told(from, tell));
-                self.grant(net, actions);
-            }
-            Msg::Lease(message @ (Message::Renew(_) | Message::Ask(_))) => {
-                if let Message::Ask(ask) = &message
-                    && !process.raft.is_flushed()
-                    && process.raft.state.sessions.get(&ask.sid).is_some_and(|session| session.fenced.is_some())
-                {
-                    net.count("asked before the flush");
-                }
-                for voter::Action::Answer(answer) in process.voter.handle(now, voter::Event::Heard(from, &message)) {
-                    net.send(id, from, Msg::Lease(answer));
-                }
-            }
+            Msg::Lease(message) => self.lease(net, now, from, message),
+            Msg::Forged(message) => self.forged(net, now, from, &message),
+            Msg::Packet(packet) => self.packet(net, now, &packet),
             Msg::Propose(command, hops) => match (process.raft.leading(), process.raft.leader) {
                 (Some(leadership), _) => {
                     let command = process.grantor.complete(command);
@@ -252,6 +291,30 @@ impl Node {
             Msg::Move(group, token, to) => {
                 net.count("asked to move");
                 self.hold(net, now, holder::Event::Move(group, token, to));
+            }
+        }
+    }
+
+    /// A message of the lease plane.
+    pub fn lease(&mut self, net: &mut Net, now: Moment, from: NodeId, message: Message) {
+        let Some(process) = &mut self.process else { return };
+        match message {
+            Message::Ack(ack) => self.hold(net, now, holder::Event::Heard(from, ack)),
+            Message::Tell(tell) => {
+                net.note(self.id, || format!("is told by {from}: {tell:?}"));
+                let actions = process.grantor.handle(now, grantor::Event::Told(from, tell));
+                self.grant(net, actions);
+            }
+            Message::Renew(_) | Message::Ask(_) => {
+                if let Message::Ask(ask) = &message
+                    && !process.raft.is_flushed()
+                    && process.raft.state.sessions.get(&ask.sid).is_some_and(|session| session.fenced.is_some())
+                {
+                    net.count("asked before the flush");
+                }
+                for voter::Action::Answer(answer) in process.voter.handle(now, voter::Event::Heard(from, &message)) {
+                    net.send(self.id, from, Msg::Lease(answer));
+                }
             }
         }
     }
@@ -286,6 +349,8 @@ impl Node {
         let leading = process.raft.leading();
         if leading != process.leading {
             process.leading = leading;
+            self.look_around(net, now);
+            let Some(process) = &mut self.process else { return };
             let actions = process.grantor.handle(now, grantor::Event::Leads(leading));
             self.grant(net, actions);
         }
@@ -329,12 +394,16 @@ impl Node {
                 net.count("elected");
                 net.note(id, || "is elected".to_owned());
             }
+            Out::Expired(sid, node) => net.expired.push((sid, node)),
             Out::Applied => {
                 if !process.raft.is_flushed() {
                     net.count("applied before the flush");
                 }
                 let (index, state) = (process.raft.applied, process.raft.state.clone());
                 let membership = process.raft.membership.clone();
+                if membership != process.voting {
+                    (process.voting, net.voters_changed) = (membership.clone(), net.now);
+                }
                 net.applied.push((id, index, state.clone()));
                 process.voter.handle(now, voter::Event::Applied(index, &state, &membership));
                 let event = grantor::Event::Applied(state.clone(), membership.clone());
@@ -405,15 +474,6 @@ impl Node {
         if let Some(leader) = process.raft.leader {
             net.send(self.id, leader, Msg::Propose(command, 0));
         }
-    }
-
-    pub fn wish(&mut self, net: &mut Net, now: Moment, group: &str) {
-        let Some((wanted, candidate)) = self.wishes.get(group).cloned() else { return };
-        let event = match wanted {
-            true => holder::Event::Want(group.to_owned(), candidate),
-            false => holder::Event::Refuse(group.to_owned()),
-        };
-        self.hold(net, now, event);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::clocks::Time;
 use crate::log::{Disk, Entry, Snapshot, What, membership_of};
-use hamesh_raft::command::{Leadership, NodeId};
+use hamesh_raft::command::{Command, Leadership, NodeId, Outcome, Sid};
 use hamesh_raft::membership::Membership;
 use hamesh_raft::state::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,8 @@ pub enum Out {
     Appended(u64, Arc<Entry>),
     Truncated(u64),
     Flushed(u64),
+    /// Another session's time is over.
+    Expired(Sid, NodeId),
     Applied,
     Compacted,
     Installed,
@@ -177,6 +179,14 @@ impl Raft {
         self.append(Arc::new(Entry { by: under, what }));
         self.replicate(t);
         true
+    }
+
+    /// When [`Self::tick`] does something.
+    pub fn next(&self) -> Time {
+        match self.role {
+            Role::Leader { .. } => self.beat_at,
+            Role::Follower | Role::Candidate(_) => self.election_at,
+        }
     }
 
     pub fn tick(&mut self, t: Time, timeout: Duration) {
@@ -432,7 +442,12 @@ impl Raft {
             let index = self.applied + 1;
             let entry = self.log[self.offset(index)].clone();
             if let What::Command(command) = &entry.what {
-                Arc::make_mut(&mut self.state).apply(index, entry.by, command);
+                let mut expires = None;
+                if let Command::Expire { sid, .. } = command {
+                    expires = self.state.sessions.get(sid).map(|session| Out::Expired(*sid, session.node));
+                }
+                let outcome = Arc::make_mut(&mut self.state).apply(index, entry.by, command);
+                self.out.extend(expires.filter(|_| outcome == Outcome::Done));
             }
             if let Some(membership) = membership_of(index, &entry) {
                 self.membership = membership;

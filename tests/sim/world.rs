@@ -19,11 +19,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After the faults end, everything must be well again within this.
-const RECOVERY: Duration = Duration::from_secs(8);
-/// And stay well for this.
-const STEADY: Duration = Duration::from_millis(600);
-
 /// A cluster under test.
 pub struct World {
     pub net: Net,
@@ -65,10 +60,15 @@ impl World {
                 slow_disk: Time::ZERO,
                 dies_in: None,
                 failing: None,
+                broken: false,
                 wishes: BTreeMap::new(),
                 hears: BTreeMap::new(),
                 voters: None,
+                began: Time::ZERO,
             });
+            if role == Role::Director {
+                net.directors.push(*id);
+            }
             let at = net.millis(0..50);
             net.at(at, Due::Start(*id));
         }
@@ -83,13 +83,8 @@ impl World {
     /// Runs to the end or to the first violation.
     pub fn run(&mut self) {
         self.run_until(self.heals);
-        self.heal();
-        self.run_until(self.heals + RECOVERY);
-        for _ in 0..6 {
-            if self.checks.violation.is_none() {
-                self.checks.is_well(&self.net, &self.nodes, &self.groups);
-            }
-            self.run_until(self.net.now + STEADY / 6);
+        if self.checks.violation.is_none() {
+            self.recover();
         }
         let Self { net, nodes, .. } = self;
         for node in nodes {
@@ -102,12 +97,20 @@ impl World {
         self.nodes.iter_mut().find(|node| node.id == id)
     }
 
-    fn run_until(&mut self, end: Time) {
-        while self.checks.violation.is_none() {
-            let Some(due) = self.net.next(end) else { break };
-            self.happen(due);
+    pub fn run_until(&mut self, end: Time) {
+        while self.checks.violation.is_none() && self.step(end) {}
+    }
+
+    /// The next event before `end`; false when there is none.
+    pub fn step(&mut self, end: Time) -> bool {
+        match self.net.next(end) {
+            Some(due) => self.happen(due),
+            None => {
+                self.net.now = self.net.now.max(end);
+                return false;
+            }
         }
-        self.net.now = self.net.now.max(end);
+        true
     }
 
     fn happen(&mut self, due: Due) {
@@ -116,10 +119,12 @@ impl World {
             Due::Start(id) => self.start(id),
             Due::Resume(id) => {
                 let now = self.net.now;
+                self.net.opened = true;
                 if let Some(node) = self.node(id) {
                     node.clocks.resume(now);
                 }
             }
+            Due::Kill(_) if !self.net.hostile => {}
             Due::Kill(id) => {
                 let pause = self.net.millis(1..40);
                 self.kill(id, "killed", pause);
@@ -128,9 +133,9 @@ impl World {
             Due::Want(id, group) => self.wish(id, &group, true),
             Due::Uncut(cut) => {
                 self.net.cuts.remove(&cut);
+                self.net.lan_cuts.remove(&cut);
             }
             Due::Fault => faults::strike(self),
-            Due::OrdersEnd => faults::orders_end(self),
         }
         self.checks.look(&mut self.net, &self.nodes);
     }
@@ -159,6 +164,7 @@ impl World {
             let epoch = node.process.as_ref().map(|process| process.epoch);
             return net.at(node.frozen, Due::Process { node: id, epoch, what, now: Some(read) });
         }
+        node.runs(t);
         node.happens(net, read, what);
         self.checks.look(&mut self.net, &self.nodes);
     }
@@ -190,37 +196,7 @@ impl World {
         }
     }
 
-    fn heal(&mut self) {
-        if self.checks.violation.is_some() {
-            return;
-        }
-        self.net.hostile = false;
-        self.net.cuts.clear();
-        self.net.note(NodeId(0), || "HEALED".to_owned());
-        let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
-        for id in &ids {
-            let now = self.net.now;
-            if let Some(node) = self.node(*id) {
-                node.clocks.resume(now);
-                node.frozen = node.frozen.min(now);
-                (node.slow_disk, node.dies_in, node.failing) = (Time::ZERO, None, None);
-                node.hears.clear();
-            }
-            self.start(*id);
-        }
-        // Some may meet an election; the last find a leader.
-        for after in [10, 1000, 2000, 3000] {
-            self.net.at(self.net.now + Duration::from_millis(after), Due::OrdersEnd);
-        }
-        self.want_everything();
-        for id in ids {
-            for group in self.groups.clone() {
-                self.wish(id, &group, true);
-            }
-        }
-    }
-
-    fn want_everything(&mut self) {
+    pub fn want_everything(&mut self) {
         let Self { net, nodes, groups, .. } = self;
         for node in nodes.iter_mut().filter(|node| node.role == Role::Director) {
             for (number, group) in (0u8..).zip(&*groups) {

@@ -27,9 +27,9 @@ fn a_frozen_process_ends_its_claim_by_its_deadline() {
 /// Arms, freezes, and gives the wall clock time of the last ARP answer and of the deadline.
 fn last_answer(lan: &Lan, process: &mut Process, span: Duration) -> (Duration, Duration) {
     let wire = lan.client.wire("br0", ARP);
-    let (boot, raw) = (clock(ClockId::Boottime), clock(ClockId::MonotonicRaw));
+    let (asleep_too, raw) = Moment::now().both();
     let deadline = clock(ClockId::Realtime) + span;
-    let order = format!("arm {} {}", (boot + span).as_nanos(), (raw + span).as_nanos());
+    let order = format!("arm {} {}", (asleep_too + span).as_nanos(), (raw + span).as_nanos());
     assert_eq!(process.tell(&order), "done");
     process.signal(SIGSTOP);
     let mut last = None;
