@@ -244,8 +244,10 @@ fifo = [{{ path = \"/run/pipe\" }}]
     let took = stopping.elapsed();
     told[holder].until("STOP", 1)?;
     println!("a stop beside a hung script took {} ms", took.as_millis());
+    // Two of four nodes may be too few for a quorum.
+    cluster.start(0, &[])?;
     let next = scene.settled(STEADY, PATIENCE)?;
-    ensure!(Some(3 - holder) == scene.director(&next), "the VIP is {next}'s");
+    ensure!(next != cluster.name(holder), "the VIP is still {next}'s");
     let two = scene.observer.two_owners(began, Instant::now(), |_| true);
     ensure!(two.is_zero(), "two owners for {two:?}");
     Ok(if theirs.is_some() { 5 } else { 4 })

@@ -245,7 +245,11 @@ impl Node {
             return;
         }
         let replicating = process.raft.replicating(t.saturating_sub(Duration::from_millis(400)));
-        if process.grantor.may_change_voters() && target.is_subset(&replicating) {
+        // As the daemon's: the leader goes on voting, and a lone voter too. Else a node that votes no more may be the only one
+        // to know that, and nobody can be elected.
+        let old = &effective.halves[0];
+        let stays = target.contains(&self.id) && (old.len() > 1 || old.is_subset(target));
+        if process.grantor.may_change_voters() && target.is_subset(&replicating) && stays {
             net.count("voters changed");
             net.note(self.id, || format!("voters {:?} -> {target:?}", effective.halves[0]));
             let learners = effective.members().difference(target).copied().collect();
