@@ -73,6 +73,8 @@ pub const CATALOGUE: [Fault; 48] = [
 
 /// No packet lost, as far as client and observer can tell.
 pub const NOTHING: Duration = Duration::from_millis(20);
+/// No lease moves; the laboratory's own machine may be away for so long while it is busy with the fault.
+pub const STAYS: Duration = Duration::from_millis(50);
 /// An address that somebody removes is back within this.
 const PUT_BACK: Duration = Duration::from_millis(100);
 /// L1 of the default profile: max(L, 2 x election) + 0.5 s.
@@ -191,6 +193,16 @@ fn cluster_text(edited: bool) -> String {
 fn write_cluster(bench: &Bench, node: usize, text: &str) -> Result<()> {
     let file = bench.cluster.cluster_file(node);
     fs::write(&file, text).with_context(|| file.display().to_string())
+}
+
+/// A fault that moves no lease.
+pub fn unmoved(bench: &mut Bench, fault: impl FnOnce(&mut Bench) -> Result<Seen>) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let before = lease_of(bench, holder)?;
+    let seen = fault(bench)?;
+    let after = lease_of(bench, holder)?;
+    ensure!(after == before, "session and token were {before:?} and are {after:?}");
+    Ok(seen)
 }
 
 /// The session and the token that the VIP is held with.

@@ -83,7 +83,7 @@ struct Line {
 }
 
 /// How often a run that this machine spoilt is repeated.
-const REPEATS: u32 = 3;
+const REPEATS: u32 = 8;
 
 fn session(options: &Options, dir: &Path) -> Result<bool> {
     let only = options.only.as_deref().unwrap_or("");
