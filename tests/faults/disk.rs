@@ -1,7 +1,7 @@
 //! Faults of disks: a node's data is put on an ext4 of its own for the time, and that stalls, fills up, fails, or loses its power.
 
 use crate::bench::{Bench, Measure, Seen};
-use crate::catalogue::{STAYS, healed, lease_of, seen};
+use crate::catalogue::{NOTHING, healed, lease_of, seen};
 use crate::cgroup::Cgroup;
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::GROUP;
@@ -206,7 +206,7 @@ pub fn slow(bench: &mut Bench, number: u32) -> Result<Seen> {
         let median = flushes.get(flushes.len() / 2).copied().unwrap_or_default();
         ensure!(median > Duration::from_millis(100), "a flush took {median:?}, the disk was not slow");
         let bite = format!("{}: a flush takes {} ms", names(bench, &nodes), median.as_millis());
-        Ok(healed(from, Instant::now(), Measure::Gap, STAYS, bite))
+        Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, bite))
     })
 }
 
@@ -228,7 +228,7 @@ pub fn stall(bench: &mut Bench, number: u32) -> Result<Seen> {
         }
         sleep(Duration::from_secs(2));
         let bite = format!("{}: no write for {lasting:?}", names(bench, &nodes));
-        Ok(healed(from, Instant::now(), Measure::Gap, STAYS, bite))
+        Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, bite))
     })
 }
 
@@ -264,7 +264,7 @@ pub fn full(bench: &mut Bench, _: u32) -> Result<Seen> {
             }
             if from.elapsed() > lasting {
                 let bite = format!("{}: no block free, it writes into its own file", bench.cluster.name(holder));
-                break Ok(seen(from, Measure::Gap, STAYS, bite));
+                break Ok(seen(from, Measure::Gap, NOTHING, bite));
             }
         };
         fs::remove_file(disks[0].data.join("filler"))?;
@@ -285,7 +285,7 @@ fn lose_raft(bench: &mut Bench, victim: usize, from: Instant) -> Result<Seen> {
     let after = lease_of(bench, (victim + 1) % 3)?;
     ensure!(after == lease, "session and token were {lease:?} and are {after:?}");
     let bite = format!("{} has no disk, and holds on", bench.cluster.name(victim));
-    Ok(seen(from, Measure::Gap, STAYS, bite))
+    Ok(seen(from, Measure::Gap, NOTHING, bite))
 }
 
 /// The power goes everywhere at once, at a random moment of writing.
@@ -294,7 +294,12 @@ pub fn power_loss(bench: &mut Bench, _: u32) -> Result<Seen> {
     on_disks(bench, &nodes, |bench, disks| {
         let holder = bench.holder()?;
         let other = bench.cluster.name((holder + 1) % 3).to_owned();
-        bench.cluster.command(holder, &["vip", "move", GROUP, "--to", &other])?;
+        // It has just started, and becomes a candidate in a moment.
+        let deadline = Instant::now() + TOOL;
+        while let Err(error) = bench.cluster.command(holder, &["vip", "move", GROUP, "--to", &other]) {
+            ensure!(Instant::now() < deadline, "{error:#}");
+            sleep(Duration::from_millis(100));
+        }
         let owner = bench.scene.settled(Duration::from_millis(200), Duration::from_secs(5))?;
         ensure!(owner == other, "moved to {other}, and {owner} answers");
         sleep(Duration::from_micros(bench.random.u64(0..300_000)));
@@ -385,6 +390,6 @@ pub fn spoilt(bench: &mut Bench, _: u32) -> Result<Seen> {
         fs::remove_file(old)?;
         fs::remove_file(good)?;
         let bite = format!("{} refused to start: read-only, torn, a bit, an old copy", bench.cluster.name(node));
-        Ok(seen(from, Measure::Gap, STAYS, bite))
+        Ok(seen(from, Measure::Gap, NOTHING, bite))
     })
 }

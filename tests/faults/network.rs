@@ -1,7 +1,7 @@
 //! Faults of the two networks, and of the cables into them.
 
 use crate::bench::{Bench, Measure, Seen};
-use crate::catalogue::{CRASH, NOTHING, PARTITION, STAYS, healed, lease_of, seen, unmoved};
+use crate::catalogue::{CRASH, NOTHING, PARTITION, healed, lease_of, seen, unmoved};
 use anyhow::{Result, ensure};
 use hamesh::lab::cluster::WITNESS;
 use hamesh::lab::frame::Kind;
@@ -71,7 +71,7 @@ fn cut(bench: &mut Bench, bound: Duration, make: impl FnOnce(&Bench) -> Cut) -> 
     let dropped = cut.harmed();
     ensure!(dropped > 0, "the cut took no frame");
     drop(cut);
-    let measure = if bound <= STAYS { Measure::Gap } else { Measure::Again };
+    let measure = if bound == NOTHING { Measure::Gap } else { Measure::Again };
     Ok(healed(from, Instant::now(), measure, bound, format!("{dropped} frames cut")))
 }
 
@@ -96,7 +96,7 @@ fn harmed(bench: &mut Bench, what: &str, make: impl FnOnce(&Bench) -> Vec<Cut>) 
         let count: u64 = harms.iter().map(Cut::harmed).sum();
         ensure!(count > 0, "no frame was {what}");
         drop(harms);
-        Ok(healed(from, Instant::now(), Measure::Gap, STAYS, format!("{count} frames {what}")))
+        Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, format!("{count} frames {what}")))
     })
 }
 
@@ -104,14 +104,14 @@ fn harmed(bench: &mut Bench, what: &str, make: impl FnOnce(&Bench) -> Vec<Cut>) 
 pub fn mesh_cut_backup(bench: &mut Bench, number: u32) -> Result<Seen> {
     let backup = (bench.holder()? + 1 + usize::try_from(number).unwrap_or(0) % 2) % 3;
     let (own, others) = mesh_sides(bench, backup);
-    unmoved(bench, |bench| cut(bench, STAYS, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any)))
+    unmoved(bench, |bench| cut(bench, NOTHING, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any)))
 }
 
 pub fn witness_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
     let from = Instant::now();
     bench.cluster.kill(WITNESS)?;
     sleep(bench.lasting(8));
-    Ok(seen(from, Measure::Gap, STAYS, "killed".to_owned()))
+    Ok(seen(from, Measure::Gap, NOTHING, "killed".to_owned()))
 }
 
 /// As a dead member of a link aggregate does it: some pairs of nodes are cut, others are not.
@@ -144,7 +144,7 @@ pub fn thin(bench: &mut Bench, _: u32) -> Result<Seen> {
     let lost: u64 = lines.iter().map(Cut::harmed).sum();
     drop(lines);
     let bite = format!("{} kbit/s a node, {lost} frames lost in the queues", THIN * 8 / 1000);
-    Ok(healed(from, Instant::now(), Measure::Gap, STAYS, bite))
+    Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, bite))
 }
 
 /// The LAN's switch forgets who is where, again and again.
@@ -157,7 +157,7 @@ pub fn switch_forgets(bench: &mut Bench, _: u32) -> Result<Seen> {
         times += 1;
         sleep(Duration::from_millis(200));
     }
-    Ok(seen(from, Measure::Gap, STAYS, format!("forgot {times} times")))
+    Ok(seen(from, Measure::Gap, NOTHING, format!("forgot {times} times")))
 }
 
 pub fn link_down(bench: &mut Bench, _: u32) -> Result<Seen> {

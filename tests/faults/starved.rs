@@ -1,7 +1,7 @@
 //! Faults of a machine that has too little of something: processor, memory, somebody who reads its log.
 
 use crate::bench::{Bench, Measure, Seen};
-use crate::catalogue::{CRASH, STAYS, healed};
+use crate::catalogue::{CRASH, NOTHING, healed};
 use crate::cgroup::Cgroup;
 use anyhow::{Context, Result, ensure};
 use nix::sys::stat::Mode;
@@ -41,7 +41,7 @@ pub fn quota(bench: &mut Bench, _: u32) -> Result<Seen> {
     let throttled: u64 = throttled.trim().parse()?;
     drop(group);
     ensure!(throttled > 0, "the quota was never used up: {stat}");
-    Ok(healed(from, Instant::now(), Measure::Gap, STAYS, format!("5 % of a processor, {throttled} times used up")))
+    Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, format!("5 % of a processor, {throttled} times used up")))
 }
 
 /// The machine is held up as a whole by its hypervisor, as far as its processes can tell.
@@ -91,7 +91,7 @@ pub fn busy(bench: &mut Bench, _: u32) -> Result<Seen> {
     let load = fs::read_to_string("/proc/loadavg")?;
     drop(loops);
     let load = load.split_whitespace().next().unwrap_or_default();
-    Ok(healed(from, Instant::now(), Measure::Gap, STAYS, format!("{LOOPS} busy loops, load {load}")))
+    Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, format!("{LOOPS} busy loops, load {load}")))
 }
 
 /// The holder may have no more memory than it has, and others of its group want some.
@@ -122,7 +122,7 @@ fn pressed(bench: &mut Bench, group: &Cgroup, holder: usize) -> Result<Seen> {
     ensure!(failed > 0, "the limit was never reached");
     ensure!(bench.cluster.runs(holder), "the holder was killed for want of memory");
     let bite = format!("{} KiB and no more, {failed} times at the limit", (used + SPARE) >> 10);
-    Ok(healed(from, to, Measure::Gap, STAYS, bite))
+    Ok(healed(from, to, Measure::Gap, NOTHING, bite))
 }
 
 /// Nobody reads what the holder says, and it says a lot.
@@ -142,7 +142,7 @@ pub fn log_unread(bench: &mut Bench, _: u32) -> Result<Seen> {
         let mut said = vec![0; PIPE];
         let length = pipe.read(&mut said).context("nothing was said")?;
         ensure!(length > PIPE / 2, "only {length} bytes were said");
-        Ok(healed(from, to, Measure::Gap, STAYS, format!("{length} bytes in a pipe that nobody reads")))
+        Ok(healed(from, to, Measure::Gap, NOTHING, format!("{length} bytes in a pipe that nobody reads")))
     });
     bench.cluster.stop(holder)?;
     fs::rename(&aside, &log)?;
