@@ -173,12 +173,11 @@ fn reload_addresses(bench: &mut Bench, _: u32) -> Result<Seen> {
     bench.edited = !bench.edited;
     let text = cluster_text(bench.edited);
     let from = Instant::now();
-    let backups = (0..bench.cluster.size()).filter(|node| *node != holder);
-    for node in backups.chain([holder]) {
-        write_cluster(bench, node, &text)?;
+    node_by_node(bench, holder, &text, |bench, node| {
         bench.cluster.command(node, &["reload"])?;
         sleep(Duration::from_millis(300));
-    }
+        Ok(())
+    })?;
     bench.whole()?;
     let status = bench.cluster.status(holder)?;
     let addresses = status.vip().context("no VIP group")?.addresses.len();
@@ -272,17 +271,27 @@ fn many_vips(bench: &mut Bench, _: u32) -> Result<Seen> {
     Ok(Seen { from, to, measure: Measure::Gap, bound: CRASH, healed: None, bite, blind: None })
 }
 
-/// Reloads a cluster.toml on one node after the other; the holder comes last.
+/// Reloads a cluster.toml on one node after the other.
 fn serve(bench: &mut Bench, text: &str) -> Result<()> {
     let holder = bench.holder()?;
-    let backups = (0..bench.cluster.size()).filter(|node| *node != holder);
-    for node in backups.chain([holder]) {
-        let file = bench.cluster.cluster_file(node);
-        fs::write(&file, text).with_context(|| file.display().to_string())?;
-        bench.cluster.command(node, &["reload"])?;
-    }
+    node_by_node(bench, holder, text, |bench, node| bench.cluster.command(node, &["reload"]).map(drop))?;
     sleep(Duration::from_secs(1));
     bench.whole()
+}
+
+/// Gives a cluster.toml to one node after the other, each of which takes it up; the holder comes last.
+fn node_by_node(
+    bench: &mut Bench,
+    holder: usize,
+    text: &str,
+    mut take_up: impl FnMut(&mut Bench, usize) -> Result<()>,
+) -> Result<()> {
+    let backups = (0..bench.cluster.size()).filter(|node| *node != holder);
+    for node in backups.chain([holder]) {
+        write_cluster(bench, node, text)?;
+        take_up(bench, node)?;
+    }
+    Ok(())
 }
 
 fn sigterm(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -435,13 +444,11 @@ fn edited(bench: &mut Bench, _: u32) -> Result<Seen> {
     bench.edited = !bench.edited;
     let text = cluster_text(bench.edited);
     let from = Instant::now();
-    let backups = (0..bench.cluster.size()).filter(|node| *node != holder);
-    for node in backups.chain([holder]) {
-        write_cluster(bench, node, &text)?;
+    node_by_node(bench, holder, &text, |bench, node| {
         bench.cluster.stop(node)?;
         bench.cluster.start(node, &[])?;
-        bench.cluster.wait_whole(node, Duration::from_secs(20))?;
-    }
+        bench.cluster.wait_whole(node, Duration::from_secs(20))
+    })?;
     sleep(Duration::from_secs(2));
     Ok(seen(from, Measure::Gap, OTHER_ADDRESSES, "edited and restarted node by node".to_owned()))
 }
