@@ -1,8 +1,8 @@
 //! The hands of a director: what a claim and an unclaim do to the machine, in their order.
 //!
-//! Claim: the may-act record (written before), IPVS, addresses, gate, advert, announcement. Unclaim: gate, addresses, IPVS,
-//! then the priority-0 advert, the record, the Release. What counts is the shut gate: an address that cannot be removed is tried
-//! again and shown.
+//! Claim: the may-act record (written before), IPVS, addresses, gate, advert, announcement. Unclaim: gate, IPVS, the priority-0
+//! advert, the record, the Release, addresses. What counts is the shut gate: an address that is still there answers nobody, and
+//! one that cannot be removed is tried again and shown.
 
 use super::announce::{Announcer, Burst};
 use super::balance::{Balance, Order};
@@ -107,8 +107,8 @@ impl Hands {
         }
     }
 
-    /// Unclaims the groups of a lease. `Ok` means that the gate is shut for all of them.
-    pub(crate) async fn unclaim(&mut self, groups: &[&Served], token: Token) -> Result<(), GateError> {
+    /// Unclaims the groups of a lease; their addresses go with the next [`Self::tidy`]. `Ok` means that the gate is shut for all of them.
+    pub(crate) fn unclaim(&mut self, groups: &[&Served], token: Token) -> Result<(), GateError> {
         kill_point("release", 1);
         let definitions = definitions(groups);
         let shut = match &mut self.gate {
@@ -118,17 +118,15 @@ impl Hands {
         self.held.retain(|held| !definitions.contains(held));
         kill_point("release", 2);
         for served in groups {
-            let interface = served.place();
-            if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
-                tracing::error!(%error, "trying again; nothing answers for it meanwhile");
-                let left = self.leftovers.entry(served.name.clone());
-                let (_, vips) = left.or_insert_with(|| (interface.clone(), Vec::new()));
-                vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
-            }
+            // Nothing answers for them any more: the next holder need not wait for it.
+            let left = self.leftovers.entry(served.name.clone());
+            let (_, vips) = left.or_insert_with(|| (served.place().clone(), Vec::new()));
+            vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
             if served.balanced {
                 self.balance.order(Order::Withdraw(served.name.clone()));
             }
         }
+        self.retried = None;
         kill_point("release", 3);
         for served in groups {
             tracing::info!(group = %served.name, %token, "unclaimed");
@@ -269,8 +267,8 @@ impl Hands {
         }
     }
 
-    /// Tries again what failed, and puts a gate back that somebody else has changed (kernels before 6.9).
-    pub(crate) async fn retry(&mut self) {
+    /// Removes what was unclaimed, at first at once; puts a gate back that somebody else has changed (kernels before 6.9).
+    pub(crate) async fn tidy(&mut self) {
         let now = Moment::now();
         if let Some(gate) = &mut self.gate
             && let Err(error) = gate.check().and_then(|whole| if whole { Ok(()) } else { gate.put_back() })
@@ -280,10 +278,12 @@ impl Hands {
         if self.leftovers.is_empty() || self.retried.is_some_and(|at| now.since(at) < RETRY) {
             return;
         }
-        self.retried = Some(now);
+        let first = self.retried.replace(now).is_none();
         for (group, (interface, vips)) in self.leftovers.clone() {
-            if self.interfaces.remove(&interface, &vips).await.is_ok() {
-                self.leftovers.remove(&group);
+            match self.interfaces.remove(&interface, &vips).await {
+                Ok(()) => drop(self.leftovers.remove(&group)),
+                Err(error) if first => tracing::error!(%group, %error, "trying again; nothing answers for it meanwhile"),
+                Err(_) => {}
             }
         }
     }
@@ -302,7 +302,7 @@ impl Hands {
     pub(crate) async fn clear(&mut self) {
         self.balance.withdraw_all().await;
         self.retried = None;
-        self.retry().await;
+        self.tidy().await;
         if !self.leftovers.is_empty() {
             return tracing::warn!(groups = ?self.leftovers.keys(), "addresses are left; the gate stays, shut");
         }

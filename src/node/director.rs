@@ -244,7 +244,11 @@ impl Director {
             }
         }
         while self.happened().await || self.turn().await {}
-        self.hands.retry().await;
+    }
+
+    /// What can wait until others have heard what was settled.
+    pub(crate) async fn tidy(&mut self) {
+        self.hands.tidy().await;
     }
 
     /// Handles what waits. Returns whether there was anything.
@@ -395,7 +399,7 @@ impl Director {
                         }
                         Err(error) => {
                             tracing::error!(%lease, %token, %error, "claim failed");
-                            let undone = self.hands.unclaim(&groups, token).await;
+                            let undone = self.hands.unclaim(&groups, token);
                             self.route_all(names, &router::Event::Revoked);
                             let event = match undone {
                                 Ok(()) => holder::Event::ClaimFailed(lease, token),
@@ -410,7 +414,7 @@ impl Director {
                 }
                 holder::Action::Unclaim(lease, token) => {
                     let names = self.members(&lease);
-                    let event = match self.hands.unclaim(&leases::of(&self.groups, &names), token).await {
+                    let event = match self.hands.unclaim(&leases::of(&self.groups, &names), token) {
                         Ok(()) => holder::Event::Unclaimed(lease, token),
                         Err(error) => {
                             tracing::error!(%lease, %token, %error, "the gate was not shut; the lease is left to its deadline");

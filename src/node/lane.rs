@@ -265,6 +265,9 @@ impl Lane {
         for ack in acks {
             Box::pin(self.holder(holder::Event::Heard(self.me, ack))).await;
         }
+        if let Some(director) = &mut self.director {
+            director.tidy().await;
+        }
     }
 
     fn grantor(&mut self, event: grantor::Event) {
