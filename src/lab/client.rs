@@ -21,7 +21,10 @@ use std::time::{Duration, Instant};
 const ECHO: u16 = 7777;
 
 /// How often a client asks.
-pub const PERIOD: Duration = Duration::from_millis(5);
+pub const PERIOD: Duration = Duration::from_millis(2);
+
+/// An answer to a question this many questions ago, a tenth of a second, says nothing about now.
+const OLD: u64 = 50;
 
 /// How long a thread may take to notice that it shall end.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -125,6 +128,7 @@ fn echo(socket: &UdpSocket, name: &str) -> nix::Result<()> {
 struct Heard {
     last: Instant,
     from: String,
+    /// Longer than [`PERIOD`].
     outages: Vec<(Instant, Instant)>,
     asked: u64,
     answers: BTreeMap<String, u64>,
@@ -140,7 +144,7 @@ pub struct Client {
     worker: Worker,
 }
 
-/// Silence up to this long, three questions lost or late on a busy machine, is within the resolution.
+/// Silence up to this long, some questions lost or late on a busy machine, is no outage.
 const SILENCE: Duration = Duration::from_millis(20);
 
 impl Client {
@@ -196,6 +200,15 @@ impl Client {
         inside.filter(|(start, end)| end.saturating_duration_since(*start) > SILENCE).collect()
     }
 
+    /// The longest time in `[from, to]` without an answer, also one that is no outage; [`PERIOD`] and more is always there.
+    #[must_use]
+    pub fn silence(&self, from: Instant, to: Instant) -> Duration {
+        let heard = lock(&self.heard);
+        let spans =
+            heard.outages.iter().map(|(start, end)| (*end).min(to).saturating_duration_since((*start).max(from)));
+        spans.max().unwrap_or_default().max(PERIOD)
+    }
+
     /// The longest of the [`Client::outages`].
     #[must_use]
     pub fn outage(&self, from: Instant, to: Instant) -> Duration {
@@ -231,7 +244,7 @@ impl Client {
     }
 }
 
-/// Takes answers until `until`. An answer to an old question (it waited in the neighbour queue) says nothing about now.
+/// Takes answers until `until`, but those to old questions, which waited in the neighbour queue.
 fn listen(socket: &UdpSocket, until: Instant, sequence: u64, record: &Mutex<Heard>) {
     let mut content = [0; 64];
     loop {
@@ -241,13 +254,13 @@ fn listen(socket: &UdpSocket, until: Instant, sequence: u64, record: &Mutex<Hear
         }
         let Ok((length, _)) = socket.recv_from(&mut content) else { continue };
         let Some((number, name)) = content[..length].split_first_chunk::<8>() else { continue };
-        if sequence.saturating_sub(u64::from_be_bytes(*number)) > 20 {
+        if sequence.saturating_sub(u64::from_be_bytes(*number)) > OLD {
             continue;
         }
         let now = Instant::now();
         let name = String::from_utf8_lossy(name);
         let mut heard = lock(record);
-        if now.saturating_duration_since(heard.last) > SILENCE {
+        if now.saturating_duration_since(heard.last) > PERIOD {
             let outage = (heard.last, now);
             heard.outages.push(outage);
         }

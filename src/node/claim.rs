@@ -282,7 +282,9 @@ impl Hands {
         for (group, (interface, vips)) in self.leftovers.clone() {
             match self.interfaces.remove(&interface, &vips).await {
                 Ok(()) => drop(self.leftovers.remove(&group)),
-                Err(error) if first => tracing::error!(%group, %error, "trying again; nothing answers for it meanwhile"),
+                Err(error) if first => {
+                    tracing::error!(%group, %error, "trying again; nothing answers for it meanwhile");
+                }
                 Err(_) => {}
             }
         }

@@ -38,6 +38,8 @@ pub struct Bench {
 pub enum Measure {
     /// The longest time without an answer.
     Gap,
+    /// The same to the millisecond, for what is measured and not only bounded.
+    Silence,
     /// The time from the fault until the VIP is answered and stays so; blinks of a planned move apart.
     Again,
 }
@@ -176,6 +178,10 @@ impl Bench {
         let figures = Figures {
             figure: match seen.measure {
                 Measure::Gap => gap,
+                Measure::Silence => {
+                    let silences = self.scene.clients.iter().map(|(client, _)| client.silence(seen.from, seen.to));
+                    silences.max().unwrap_or_default()
+                }
                 Measure::Again => ends.max().unwrap_or_default(),
             },
             gap,

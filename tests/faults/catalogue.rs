@@ -94,7 +94,7 @@ pub fn healed(from: Instant, healed: Instant, measure: Measure, bound: Duration,
     Seen { from, to: healed, measure, bound, healed: Some(healed), bite, blind: None }
 }
 
-/// To another director, and back by priorities.
+/// To another director. The way back by priorities is shown apart.
 fn vip_move(bench: &mut Bench, number: u32) -> Result<Seen> {
     let other = bench.cluster.name(1 + usize::try_from(number).unwrap_or(0) % 2).to_owned();
     let from = Instant::now();
@@ -103,9 +103,10 @@ fn vip_move(bench: &mut Bench, number: u32) -> Result<Seen> {
     sleep(Duration::from_millis(1500));
     let owner = bench.scene.settled(Duration::from_millis(200), Duration::from_secs(5))?;
     ensure!(owner == other, "moved to {other}, and {owner} answers");
+    let moved = seen(from, Measure::Silence, BLINK, said.trim().to_owned());
     bench.cluster.command(WITNESS, &["vip", "unpin", GROUP])?;
     bench.whole()?;
-    Ok(seen(from, Measure::Gap, BLINK, said.trim().to_owned()))
+    Ok(moved)
 }
 
 fn drain(bench: &mut Bench, _: u32) -> Result<Seen> {
