@@ -22,6 +22,9 @@ pub const MESH_PORT: u16 = 7112;
 /// A command of the CLI that takes longer has failed.
 const COMMAND: Duration = Duration::from_secs(20);
 
+/// So many groups are shown of a status that is not as it should be.
+const SHOWN: usize = 4;
+
 /// What the laboratory reads of `hamesh status --json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
@@ -233,6 +236,15 @@ impl Cluster {
         node.process.as_mut().with_context(|| format!("hamesh does not run on {}", node.host.name()))
     }
 
+    /// The same, to look at.
+    ///
+    /// # Errors
+    /// It was not started.
+    pub fn running(&self, node: usize) -> Result<&Process> {
+        let node = &self.nodes[node];
+        node.process.as_ref().with_context(|| format!("hamesh does not run on {}", node.host.name()))
+    }
+
     /// The planned way: SIGTERM, and its end awaited.
     ///
     /// # Errors
@@ -372,7 +384,11 @@ impl Cluster {
             match status {
                 Ok(status) if wished(&status) => return Ok(status),
                 Ok(_) | Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
-                Ok(status) => bail!("waited {timeout:?} on {} for {what}; last: {status:?}", self.name(node)),
+                Ok(mut status) => {
+                    // Of a thousand groups the first say enough.
+                    status.vips.truncate(SHOWN);
+                    bail!("waited {timeout:?} on {} for {what}; last: {status:?}", self.name(node));
+                }
                 Err(error) => {
                     return Err(error.context(format!("waited {timeout:?} on {} for {what}", self.name(node))));
                 }

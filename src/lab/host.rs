@@ -303,6 +303,9 @@ pub fn local_output<S: AsRef<OsStr>>(
     finish(command.spawn().with_context(|| format!("starting {}", program.display()))?, timeout)
 }
 
+/// Ticks of processor time a second, as `/proc` counts them (time(7)).
+const USER_HZ: u64 = 100;
+
 /// A process on a host, and all that it started. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -355,6 +358,34 @@ impl Process {
     #[must_use]
     pub fn state(&self) -> Option<char> {
         Some(stat(self.child.id())?.0)
+    }
+
+    /// The processor time of the process and its living descendants, all threads of each, in the kernel too.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let ticks = |id: u32| -> Option<u64> {
+            let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+            let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+            Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+        };
+        let sum: u64 = self.family().into_iter().filter_map(ticks).sum();
+        Duration::from_millis(sum * 1000 / USER_HZ)
+    }
+
+    /// The resident memory of the process and its living descendants, in bytes.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        let kibibytes = |id: u32| -> Option<u64> {
+            let text = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().trim_end_matches("kB").trim().parse().ok()
+        };
+        self.family().into_iter().filter_map(kibibytes).sum::<u64>() << 10
+    }
+
+    fn family(&self) -> Vec<u32> {
+        let id = self.child.id();
+        descendants(id).into_iter().chain([id]).collect()
     }
 
     /// Kills the process and its descendants and waits for the process.

@@ -14,7 +14,7 @@ pub mod observer;
 pub mod sandbox;
 pub mod scene;
 pub mod switch;
-mod sys;
+pub mod sys;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};

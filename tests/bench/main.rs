@@ -4,6 +4,7 @@ mod checks;
 mod failover;
 mod gate;
 mod mesh;
+mod scale;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -23,6 +24,8 @@ enum What {
     Gate(gate::Options),
     /// How long nobody answers when the MASTER stops or dies, beside keepalived in the same run
     Failover(failover::Options),
+    /// What many virtual routers cost, how even their adverts are and how owners change, beside keepalived in the same run
+    Scale(scale::Options),
     /// What checks of servers cost: processor and memory
     Checks(checks::Options),
     /// What many directors with many targets cost, and how soon they agree
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let done = match options.what {
         What::GateHand => gate::hand().map(|()| true),
         What::Failover(options) => sandboxed(|| failover::run(&options)),
+        What::Scale(options) => sandboxed(|| scale::run(&options)),
         What::CheckServers => checks::serve().map(|()| true),
         What::Checks(options) => sandboxed(|| checks::run(&options)),
         What::Mesh(options) => mesh::run(&options),
