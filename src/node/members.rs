@@ -54,13 +54,17 @@ pub(crate) async fn register(core: &Core) -> Result<(), String> {
     }
 }
 
-/// Tells the mesh who its members are, whenever that changes.
+/// Tells the mesh who its members are, whenever that changes. The state of a time before this node was admitted knows fewer
+/// than whoever admitted it has told of: a newcomer that refused the others while it catches up would never catch up, if
+/// leadership moves to one of them meanwhile.
 pub(crate) async fn introduce(core: Arc<Core>) {
     let mut view = core.raft.view();
     let mut told = BTreeMap::new();
+    let mut admitted = false;
     loop {
         let members = peers(&view.borrow_and_update().state);
-        if members != told && !members.is_empty() {
+        admitted |= members.contains_key(&core.me);
+        if members != told && admitted {
             core.mesh.set_members(members.clone());
             core.gossip.set_members(members.keys().copied().collect());
             told = members;
