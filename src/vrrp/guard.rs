@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// keepalived has the timers.
 const BACKUP: State = State::Backup { down_at: Moment::at(Duration::MAX, Duration::MAX), stance: Stance::Waiting };
+/// What is said of a router is said by keepalived.
+const FAULT: State = State::Fault { resigns: false };
 
 /// Whose election a virtual router is.
 #[derive(Clone, Debug)]
@@ -116,13 +118,13 @@ impl Guard {
         match (self.state, event) {
             // Claiming, as a router: the lease is known to be ours, and keepalived has not been asked yet.
             (Init, E::Start { resumed: true })                 => (Claiming, vec![Want]),
-            (Init, E::Start { resumed: false }) | (Fault, E::LinkUp)
+            (Init, E::Start { resumed: false }) | (Fault { .. }, E::LinkUp)
                                                                => self.begin(),
             (Backup { .. }, E::Elected(true))                  => (Claiming, vec![Want]),
             (Claiming | Master(_), E::Elected(false))          => (BACKUP, vec![Refuse]),
             (Claiming, E::Granted)                             => self.announce(now, Schedule::begin(now, &self.parameters.timing.garp)),
             // The grant and our refusal have crossed.
-            (Init | Backup { .. } | Fault, E::Granted)         => (self.state, vec![Yield]),
+            (Init | Backup { .. } | Fault { .. }, E::Granted)         => (self.state, vec![Yield]),
             (Master(schedule), E::Tick)                        => self.announce(now, schedule),
             (Master(mut schedule), E::Announce)                => {
                 let garp = &self.parameters.timing.garp;
@@ -131,17 +133,17 @@ impl Guard {
             }
             // keepalived is MASTER still, behind the shut gate.
             (Master(_), E::Revoked)                            => (Claiming, vec![]),
-            (Claiming | Master(_), E::LinkDown)                => (Fault, vec![Refuse]),
-            (Backup { .. }, E::LinkDown)                       => (Fault, vec![]),
+            (Claiming | Master(_), E::LinkDown)                => (FAULT, vec![Refuse]),
+            (Backup { .. }, E::LinkDown)                       => (FAULT, vec![]),
             (Claiming | Master(_), E::Stop)                    => (Init, vec![Refuse]),
-            (Backup { .. } | Fault, E::Stop)                   => (Init, vec![]),
+            (Backup { .. } | Fault { .. }, E::Stop)                   => (Init, vec![]),
 
             // Nothing to do.
             (Init, E::Tick | E::Heard { .. } | E::Revoked | E::LinkDown | E::LinkUp | E::Stop | E::Announce | E::Elected(_))
             | (Backup { .. }, E::Start { .. } | E::Tick | E::Heard { .. } | E::Revoked | E::LinkUp | E::Announce | E::Elected(false))
             | (Claiming, E::Start { .. } | E::Tick | E::Heard { .. } | E::Revoked | E::LinkUp | E::Announce | E::Elected(true))
             | (Master(_), E::Start { .. } | E::Heard { .. } | E::Granted | E::LinkUp | E::Elected(true))
-            | (Fault, E::Start { .. } | E::Tick | E::Heard { .. } | E::Revoked | E::LinkDown | E::Announce | E::Elected(_))
+            | (Fault { .. }, E::Start { .. } | E::Tick | E::Heard { .. } | E::Revoked | E::LinkDown | E::Announce | E::Elected(_))
                                                                => (self.state, vec![]),
         }
     }
@@ -158,7 +160,7 @@ impl Guard {
     fn next_deadline(&self) -> Option<Moment> {
         match self.state {
             State::Master(schedule) => Some(schedule.next()),
-            State::Init | State::Backup { .. } | State::Claiming | State::Fault => None,
+            State::Init | State::Backup { .. } | State::Claiming | State::Fault { .. } => None,
         }
     }
 

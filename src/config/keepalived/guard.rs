@@ -47,6 +47,7 @@ pub(super) fn part(file: Vec<Statement>) -> Vec<Statement> {
         let (known, more): (&[&str], &[&[&str]]) = match statement.keyword.text.as_str() {
             "global_defs" => (&GLOBAL, &[&timing::GLOBAL]),
             "vrrp_instance" => (&INSTANCE, &[&timing::INSTANCE, &unicast::KNOWN]),
+            "vrrp_sync_group" => (&["group"], &[]),
             _ => return None,
         };
         if let Some(block) = &mut statement.block {

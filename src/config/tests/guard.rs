@@ -17,6 +17,10 @@ const KEEPALIVED: &str = "global_defs {
 vrrp_sync_group all {
     group {
         web
+        api
+    }
+    track_process {
+        anything
     }
 }
 vrrp_script nobody_may {
@@ -42,6 +46,13 @@ vrrp_instance web {
         0.0.0.0/0 via 203.0.113.1
     }
 }
+vrrp_instance api {
+    interface eth1
+    virtual_router_id 52
+    virtual_ipaddress {
+        192.0.2.10/24
+    }
+}
 virtual_server 198.51.100.1 80 {
     real_server 10.0.5.11 80 {
         ANY_CHECK {
@@ -59,6 +70,7 @@ fn what_is_keepaliveds_own_business_is_not_read() {
     assert_eq!(web.addresses, [(IpAddr::from([203, 0, 113, 10]), 24)]);
     assert_eq!(web.virtual_mac(), Some(("vrrp.51", [0, 0, 0x5e, 0, 1, 51])));
     assert!(web.track.is_empty());
+    assert_eq!((config.lease("web"), config.lease("api")), ("all", "all"));
     assert_eq!(config.warnings, []);
 }
 

@@ -5,7 +5,7 @@ use crate::node::served::Served;
 use crate::vrrp::router;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::gate::Said;
-use hamesh_fencing::holder;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Between two looks. keepalived's adverts are a second apart, and its priority 0 is not to wait long.
@@ -24,12 +24,10 @@ impl Director {
             served.weighed = elected.or(served.config.priority).unwrap_or(served.weighed);
             served.router.set_priority(served.priority());
             self.queue.push_back(Happened::Router(served.name.clone(), router::Event::Elected(elected.is_some())));
-            if elected.is_some() && served.router.status().candidate {
-                // Perhaps with another priority than before; what is wished already is wished once.
-                let want = holder::Event::Want(served.name.clone(), served.candidate());
-                self.queue.push_back(Happened::Lease(want));
-            }
         }
+        // Perhaps with another priority than before; what is wished already is wished once.
+        let leases: BTreeSet<_> = self.groups.values().map(|served| served.lease.clone()).collect();
+        leases.iter().for_each(|lease| self.want(lease));
     }
 }
 
