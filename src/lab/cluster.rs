@@ -145,11 +145,21 @@ impl Cluster {
     /// # Errors
     /// A command failed or took too long, with what it said.
     pub fn form(scene: &Scene, program: &Path, cluster_toml: &str, mut said: impl FnMut(&str)) -> Result<Self> {
+        let mut cluster = Self::found(scene, program, cluster_toml, &mut said)?;
+        cluster.admit_all(&mut said)?;
+        Ok(cluster)
+    }
+
+    /// Writes the files of every node, and founds a cluster of the first.
+    ///
+    /// # Errors
+    /// As [`Cluster::form`].
+    pub fn found(scene: &Scene, program: &Path, cluster_toml: &str, said: &mut impl FnMut(&str)) -> Result<Self> {
         let mut cluster = Self::of(scene, program, false)?;
         // Only the first has a cluster.toml; the others get theirs by joining.
         let file = cluster.cluster_file(0);
         fs::write(&file, cluster_toml).with_context(|| file.display().to_string())?;
-        cluster.gather(&mut said)?;
+        cluster.begin(said)?;
         Ok(cluster)
     }
 
@@ -178,29 +188,48 @@ impl Cluster {
     /// Makes a cluster of the nodes and starts them; `said` hears each command before it is run.
     ///
     /// # Errors
-    /// A command failed or took too long, with what it said.
-    pub fn gather(&mut self, said: &mut dyn FnMut(&str)) -> Result<()> {
-        let cluster = self;
+    /// As [`Cluster::form`].
+    pub fn gather(&mut self, said: &mut impl FnMut(&str)) -> Result<()> {
+        self.begin(said)?;
+        self.admit_all(said)
+    }
+
+    fn begin(&mut self, said: &mut impl FnMut(&str)) -> Result<()> {
         said("lb1: hamesh init");
-        cluster.command(0, &["init"])?;
-        cluster.start(0, &[])?;
-        cluster.wait(0, "a cluster of one", Duration::from_secs(15), |status| status.cluster.quorum)?;
-        for number in 1..cluster.nodes.len() {
-            let role = if number == WITNESS { "witness" } else { "director" };
-            let name = cluster.nodes[number].host.name().to_owned();
-            said(&format!("lb1: hamesh token --role {role}    {name}: hamesh join ..."));
-            let printed = cluster.command(0, &["token", "--role", role])?;
-            let invitation = printed.lines().rev().find(|line| !line.trim().is_empty());
-            let invitation = invitation.context("hamesh token printed nothing")?.trim().to_owned();
-            cluster.command(number, &["join", &invitation])?;
-            cluster.start(number, &[])?;
-            cluster
-                .wait(number, "the mesh from the new node", Duration::from_secs(15), |status| status.cluster.quorum)?;
-        }
-        for number in 0..cluster.nodes.len() {
-            cluster.wait_whole(number, Duration::from_secs(30))?;
-        }
+        self.command(0, &["init"])?;
+        self.start(0, &[])?;
+        self.wait(0, "a cluster of one", Duration::from_secs(15), |status| status.cluster.quorum)?;
         Ok(())
+    }
+
+    fn admit_all(&mut self, said: &mut impl FnMut(&str)) -> Result<()> {
+        (1..self.nodes.len()).try_for_each(|number| self.admit(number, said))?;
+        self.whole()
+    }
+
+    /// Lets a node join by the first one's invitation, and starts it.
+    ///
+    /// # Errors
+    /// As [`Cluster::form`].
+    pub fn admit(&mut self, number: usize, said: &mut impl FnMut(&str)) -> Result<()> {
+        let role = if number == WITNESS { "witness" } else { "director" };
+        let name = self.nodes[number].host.name().to_owned();
+        said(&format!("lb1: hamesh token --role {role}    {name}: hamesh join ..."));
+        let printed = self.command(0, &["token", "--role", role])?;
+        let invitation = printed.lines().rev().find(|line| !line.trim().is_empty());
+        let invitation = invitation.context("hamesh token printed nothing")?.trim().to_owned();
+        self.command(number, &["join", &invitation])?;
+        self.start(number, &[])?;
+        self.wait(number, "the mesh from the new node", Duration::from_secs(15), |status| status.cluster.quorum)?;
+        Ok(())
+    }
+
+    /// Waits until every node sees every other, and a leader.
+    ///
+    /// # Errors
+    /// It does not come about.
+    pub fn whole(&self) -> Result<()> {
+        (0..self.nodes.len()).try_for_each(|number| self.wait_whole(number, Duration::from_secs(30)))
     }
 
     /// Runs a command of the CLI on a node's host, with the node's configuration.

@@ -2,7 +2,6 @@
 
 use super::core::{Core, lock};
 use super::requests::{Reply, Request};
-use super::service::peers;
 use crate::net::identity;
 use hamesh_raft::command::{Command, NodeId, Outcome, Role};
 use hamesh_raft::voters;
@@ -50,27 +49,6 @@ pub(crate) async fn register(core: &Core) -> Result<(), String> {
             }
             Ok(Outcome::Done | Outcome::Joined(_) | Outcome::Opened(_)) => return Ok(()),
             Err(trouble) => tracing::debug!(%trouble, "not registered yet"),
-        }
-    }
-}
-
-/// Tells the mesh who its members are, whenever that changes. The state of a time before this node was admitted knows fewer
-/// than whoever admitted it has told of: a newcomer that refused the others while it catches up would never catch up, if
-/// leadership moves to one of them meanwhile.
-pub(crate) async fn introduce(core: Arc<Core>) {
-    let mut view = core.raft.view();
-    let mut told = BTreeMap::new();
-    let mut admitted = false;
-    loop {
-        let members = peers(&view.borrow_and_update().state);
-        admitted |= members.contains_key(&core.me);
-        if members != told && admitted {
-            core.mesh.set_members(members.clone());
-            core.gossip.set_members(members.keys().copied().collect());
-            told = members;
-        }
-        if view.changed().await.is_err() {
-            return;
         }
     }
 }
