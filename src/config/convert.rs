@@ -95,6 +95,8 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         auth,
         checksum,
         legacy_peers: _,
+        // keepalived does not know it.
+        localnode: _,
         source,
         unicast,
         timing,

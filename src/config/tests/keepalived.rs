@@ -69,6 +69,7 @@ vrrp_instance VI_2 {
 }"#,
     );
     let first = VipGroup {
+        localnode: false,
         interface: "eth0".into(),
         family: Family::V4,
         vrid: 51,
