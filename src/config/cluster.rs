@@ -130,6 +130,7 @@ fn read_group(
             .get("legacy_peers")
             .and_then(|value| read_peers(value, link_local, log))
             .map_or(LegacyPeers::Any, LegacyPeers::Only),
+        localnode: section.get("localnode").and_then(Value::boolean).is_some_and(|value| value.value),
         source: section.get("source").and_then(|value| read_source(value, director)),
         unicast: section.get("unicast").and_then(read_unicast),
         timing: timing::read(&section, log),

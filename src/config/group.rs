@@ -52,6 +52,8 @@ pub struct VipGroup {
     pub checksum: Form,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
+    /// Directors that do not hold it are real servers of its services all the same, by direct forwarding.
+    pub localnode: bool,
     /// Where its adverts come from, instead of the interface's first address.
     pub source: Option<IpAddr>,
     /// To whom, instead of all VRRP routers of the LAN.
@@ -130,6 +132,7 @@ pub(super) struct Draft {
     pub auth: Auth,
     pub checksum: Form,
     pub legacy_peers: LegacyPeers,
+    pub localnode: bool,
     pub source: Option<Located<IpAddr>>,
     pub unicast: Option<Located<Unicast>>,
     pub timing: Timing,
@@ -178,6 +181,7 @@ impl Draft {
             auth: self.auth,
             checksum: self.checksum,
             legacy_peers: self.legacy_peers,
+            localnode: self.localnode,
             source: self.source.map(|source| source.value),
             unicast: self.unicast.map(|unicast| unicast.value),
             timing: self.timing,

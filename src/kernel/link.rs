@@ -1,6 +1,7 @@
 //! Interfaces: what they are, and when they change.
 
 use super::address::{self, Addresses, Interface};
+use super::route::LocalRoutes;
 use super::{KernelError, answer, sysctl};
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
@@ -57,6 +58,11 @@ pub fn connect() -> io::Result<(Links, Addresses)> {
 }
 
 impl Links {
+    /// The same connection, for routes.
+    pub fn local_routes(&self) -> LocalRoutes {
+        LocalRoutes::new(self.0.clone())
+    }
+
     /// Makes `name`, a macvlan of `parent` with this MAC, if it is not there: a way in and out with a MAC of its own, which
     /// gives itself no address. A new one is down, see [`Links::raise`].
     ///

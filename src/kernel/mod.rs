@@ -1,10 +1,11 @@
-//! What of the kernel is changed and watched by netlink and sysctl: addresses, links, settings, IPVS; and the lane's
+//! What of the kernel is changed and watched by netlink and sysctl: addresses, links, routes, settings, IPVS; and the lane's
 //! priority.
 
 pub mod address;
 pub mod ipvs;
 pub mod link;
 pub mod realtime;
+pub mod route;
 pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;

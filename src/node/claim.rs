@@ -9,12 +9,13 @@ use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
 use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
+use crate::net::arp::Mac;
 use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
-use hamesh_fencing::gate::{Gate, GateError};
+use hamesh_fencing::gate::{Gate, GateError, Said};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, Family, GroupName, Token};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,6 +27,8 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct Hands {
     /// `None`: switched off for a control experiment, see [`super::daemon`].
     gate: Option<Gate>,
+    /// keepalived puts addresses and services there, and takes them away: only the gate is ours.
+    guard: bool,
     balance: Balance,
     interfaces: Interfaces,
     record: RecordFile,
@@ -34,6 +37,8 @@ pub(crate) struct Hands {
     /// What was last armed for.
     deadline: Moment,
     held: Vec<Definition>,
+    /// What passes though it is not held.
+    local: Option<(BTreeSet<IpAddr>, BTreeSet<Mac>)>,
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
     /// The devices with virtual MACs.
     devices: Vec<String>,
@@ -45,6 +50,7 @@ pub(crate) struct Hands {
 impl Hands {
     pub(crate) fn new(
         gate: Option<Gate>,
+        guard: bool,
         balance: Balance,
         interfaces: Interfaces,
         devices: Vec<String>,
@@ -54,6 +60,7 @@ impl Hands {
         let held = gate.as_ref().map(|gate| gate.held().to_vec()).unwrap_or_default();
         Self {
             gate,
+            guard,
             balance,
             interfaces,
             record,
@@ -61,6 +68,7 @@ impl Hands {
             refreshed: None,
             deadline: Moment::default(),
             held,
+            local: None,
             leftovers: BTreeMap::new(),
             devices,
             announcer: Announcer::default(),
@@ -80,7 +88,9 @@ impl Hands {
             if served.balanced {
                 self.balance.serve(&served.name).await;
             }
-            self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+            if !self.guard {
+                self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+            }
         }
         kill_point("claim", 2);
         let definitions = definitions(groups);
@@ -107,7 +117,8 @@ impl Hands {
         }
     }
 
-    /// Unclaims the groups of a lease; their addresses go with the next [`Self::tidy`]. `Ok` means that the gate is shut for all of them.
+    /// Unclaims the groups of a lease; their addresses go with the next [`Self::tidy`]. `Ok` means that the gate is shut for
+    /// all of them.
     pub(crate) fn unclaim(&mut self, groups: &[&Served], token: Token) -> Result<(), GateError> {
         kill_point("release", 1);
         let definitions = definitions(groups);
@@ -118,10 +129,12 @@ impl Hands {
         self.held.retain(|held| !definitions.contains(held));
         kill_point("release", 2);
         for served in groups {
-            // Nothing answers for them any more: the next holder need not wait for it.
-            let left = self.leftovers.entry(served.name.clone());
-            let (_, vips) = left.or_insert_with(|| (served.place().clone(), Vec::new()));
-            vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
+            if !self.guard {
+                // Nothing answers for them any more: the next holder need not wait for it.
+                let left = self.leftovers.entry(served.name.clone());
+                let (_, vips) = left.or_insert_with(|| (served.place().clone(), Vec::new()));
+                vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
+            }
             if served.balanced {
                 self.balance.order(Order::Withdraw(served.name.clone()));
             }
@@ -147,7 +160,7 @@ impl Hands {
         }
         self.deadline = deadline;
         let now = Moment::now();
-        if self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
+        if self.guard || self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
             return;
         }
         self.refreshed = Some(now);
@@ -158,8 +171,22 @@ impl Hands {
 
     /// Something was changed on a group's interface: what is held is to be there.
     pub(crate) fn look_after(&self, served: &Served) {
-        if self.held.contains(&served.definition) {
+        if !self.guard && self.held.contains(&served.definition) {
             self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
+        }
+    }
+
+    /// Lets pass what `members` forward to `addresses`, whoever holds them.
+    pub(crate) fn serve_locally(&mut self, addresses: BTreeSet<IpAddr>, members: BTreeSet<Mac>) {
+        let Some(gate) =
+            self.gate.as_mut().filter(|_| self.local.as_ref() != Some(&(addresses.clone(), members.clone())))
+        else {
+            return;
+        };
+        let (to, from): (Vec<_>, Vec<_>) = (addresses.iter().copied().collect(), members.iter().copied().collect());
+        match gate.serve_locally(&to, &from) {
+            Ok(()) => self.local = Some((addresses, members)),
+            Err(error) => tracing::error!(%error, "this director is no real server of others; trying again"),
         }
     }
 
@@ -174,7 +201,7 @@ impl Hands {
     pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip]) {
         let interface = served.place();
         let gone: Vec<Vip> = before.iter().filter(|vip| !served.vips.contains(vip)).copied().collect();
-        if gone.is_empty() || !self.held.contains(&served.definition) {
+        if self.guard || gone.is_empty() || !self.held.contains(&served.definition) {
             return;
         }
         if let Err(error) = self.interfaces.set(interface, &served.vips, self.ttl).await {
@@ -240,7 +267,9 @@ impl Hands {
 
     /// A burst of gratuitous ARP or neighbour advertisements.
     pub(crate) fn announce(&mut self, served: &Served, rounds: u8) {
-        let (mac, own, beyond) = match (&served.outlet, served.link.mac) {
+        // Beside a keepalived the device is its own; its MAC is announced through the interface below.
+        let mac = served.config.virtual_mac().map(|(_, mac)| mac).or(served.link.mac);
+        let (mac, own, beyond) = match (&served.outlet, mac) {
             (Some(outlet), _) => (outlet.mac, &outlet.neighbours, &outlet.beyond_family),
             (None, Some(mac)) => (mac, &served.neighbours, &served.beyond_family),
             (None, None) => return,
@@ -290,6 +319,12 @@ impl Hands {
         }
     }
 
+    /// What a keepalived on this host has said; nothing where it cannot be asked for.
+    pub(crate) fn said(&mut self) -> Option<Vec<Said>> {
+        let said = self.gate.as_mut()?.said();
+        said.inspect_err(|error| tracing::warn!(%error, "what keepalived says is not heard")).ok()
+    }
+
     /// The wall clock was set.
     pub(crate) fn wall_clock(&mut self) {
         if let Some(gate) = &mut self.gate
@@ -302,6 +337,11 @@ impl Hands {
     /// After the last unclaim: this host is no director any more until the next start. An address that is still there
     /// needs the gate: the next holder answers for it.
     pub(crate) async fn clear(&mut self) {
+        if self.guard {
+            return tracing::info!(
+                "the gate stays, shut: keepalived may be MASTER. `hamesh guard --off` takes it away"
+            );
+        }
         self.balance.withdraw_all().await;
         self.retried = None;
         self.tidy().await;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
     let group = VipGroup {
+        localnode: false,
         interface: "eth0".to_owned(),
         family: Family::V4,
         vrid: 1,
