@@ -5,6 +5,7 @@
 
 use super::balance::{Balance, Orders};
 use super::core::{Core, lock};
+use super::flight::Flights;
 use super::lan::Neighbours;
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
 use super::members;
@@ -54,6 +55,9 @@ const STILL_HELD: Duration = Duration::from_millis(500);
 pub(crate) const RAFT_STOPPED: &str = "raft stopped";
 /// One try to bring a command of the lane to the leader; the mind that wants it asks again.
 const LANE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Raft answers at once when the leadership is over; a disk may be slow meanwhile.
+const FLIGHT: Duration = Duration::from_secs(5);
 
 /// Marks a data directory as one whose cluster is not founded yet: `hamesh init` ends with it.
 ///
@@ -382,8 +386,22 @@ fn lane_thread(
         let (plane, datagrams) = LeasePlane::bind(config.node.listen, identity, incarnation, Timing::LEASE)?;
         let director = director.map(|prepared| prepared.begin(me, incarnation)).transpose()?;
         let heartbeat = config.lease.raft.heartbeat;
-        let lane =
-            Lane { me, voter, grantor, plane, datagrams, director, view, standing, inputs, outputs, status, heartbeat };
+        let flights = Flights::default();
+        let lane = Lane {
+            me,
+            voter,
+            grantor,
+            plane,
+            datagrams,
+            director,
+            view,
+            standing,
+            inputs,
+            outputs,
+            flights,
+            status,
+            heartbeat,
+        };
         lane.run().await;
         Ok(())
     })
@@ -402,13 +420,14 @@ async fn serve_lane(core: Arc<Core>, mut outputs: mpsc::Receiver<LaneOutput>, st
                     }
                 });
             }
-            LaneOutput::ProposeUnder(leadership, command) => {
+            LaneOutput::ProposeUnder(leadership, command, flight) => {
                 tracing::info!(?command, "as leader");
                 tokio::spawn(async move {
                     let proposal = core.raft.propose_under(leadership, command);
-                    if let Ok(Err(error)) = timeout(LANE_PATIENCE, proposal).await {
+                    if let Ok(Err(error)) = timeout(FLIGHT, proposal).await {
                         tracing::debug!(%error, "not proposed as leader");
                     }
+                    drop(flight);
                 });
             }
             LaneOutput::AskToMove(node, group, token, to) => {

@@ -5,6 +5,7 @@
 
 use super::core::lock;
 use super::director::Director;
+use super::flight::{Flight, Flights};
 use super::lan::Neighbours;
 use super::reload::Fresh;
 use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
@@ -52,7 +53,7 @@ pub(crate) enum LaneOutput {
     /// Bring this to the leader.
     Propose(Command),
     /// Propose this in this leadership of our own.
-    ProposeUnder(Leadership, Command),
+    ProposeUnder(Leadership, Command, Flight),
     /// Ask a holder's node to hand a group over.
     AskToMove(NodeId, GroupName, Token, Sid),
     /// Spread a fact.
@@ -106,6 +107,7 @@ pub(crate) struct Lane {
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) inputs: mpsc::Receiver<LaneInput>,
     pub(crate) outputs: mpsc::Sender<LaneOutput>,
+    pub(crate) flights: Flights,
     pub(crate) status: Arc<Mutex<LaneStatus>>,
     pub(crate) heartbeat: Duration,
 }
@@ -277,7 +279,9 @@ impl Lane {
             for action in actions {
                 match action {
                     grantor::Action::Propose(leadership, command) => {
-                        self.say(LaneOutput::ProposeUnder(leadership, command));
+                        if let Some(flight) = self.flights.begin(leadership, &command) {
+                            self.say(LaneOutput::ProposeUnder(leadership, command, flight));
+                        }
                     }
                     grantor::Action::Move(node, group, token, to) => {
                         self.say(LaneOutput::AskToMove(node, group, token, to));

@@ -15,6 +15,7 @@ mod claim;
 mod core;
 mod daemon;
 mod director;
+mod flight;
 mod health;
 mod interfaces;
 mod lan;
