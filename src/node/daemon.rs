@@ -5,7 +5,7 @@
 
 use super::balance::{Balance, Orders};
 use super::core::{Core, lock};
-use super::flight::Flights;
+use super::flight::{Flight, Flights};
 use super::lan::Neighbours;
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
 use super::members;
@@ -105,7 +105,7 @@ struct LaneParts {
     view: watch::Receiver<View>,
     standing: watch::Receiver<Standing>,
     inputs: mpsc::Receiver<LaneInput>,
-    outputs: mpsc::Sender<LaneOutput>,
+    outputs: mpsc::Sender<(LaneOutput, Option<Flight>)>,
     status: Arc<Mutex<LaneStatus>>,
     incarnation: u64,
 }
@@ -408,19 +408,27 @@ fn lane_thread(
 }
 
 /// Does what the lane asks of the slower world.
-async fn serve_lane(core: Arc<Core>, mut outputs: mpsc::Receiver<LaneOutput>, stopped: oneshot::Sender<()>) {
+async fn serve_lane(
+    core: Arc<Core>,
+    mut outputs: mpsc::Receiver<(LaneOutput, Option<Flight>)>,
+    stopped: oneshot::Sender<()>,
+) {
     let mut stopped = Some(stopped);
-    while let Some(output) = outputs.recv().await {
+    while let Some((output, flight)) = outputs.recv().await {
         let core = core.clone();
         match output {
             LaneOutput::Propose(command) => {
                 tokio::spawn(async move {
-                    if let Err(trouble) = core.propose(command.clone(), LANE_PATIENCE).await {
-                        tracing::debug!(?command, %trouble, "not proposed");
+                    // A leader that is gone answers nothing: the next attempt finds its successor.
+                    match timeout(LANE_PATIENCE, core.propose(command.clone(), LANE_PATIENCE)).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(trouble)) => tracing::debug!(?command, %trouble, "not proposed"),
+                        Err(_) => tracing::debug!(?command, "not answered"),
                     }
+                    drop(flight);
                 });
             }
-            LaneOutput::ProposeUnder(leadership, command, flight) => {
+            LaneOutput::ProposeUnder(leadership, command) => {
                 tracing::info!(?command, "as leader");
                 tokio::spawn(async move {
                     let proposal = core.raft.propose_under(leadership, command);

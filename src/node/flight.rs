@@ -1,6 +1,6 @@
-//! What the leader has proposed and Raft has not answered yet.
+//! What was proposed and is not answered yet.
 //!
-//! The grantor asks again until it sees the effect. While a disk is slow the entry is on its way all that time, and a copy of it
+//! The minds ask again until they see the effect. While a disk is slow the entry is on its way all that time, and a copy of it
 //! every tenth of a second, for each of hundreds of groups, would make it slower still.
 
 use super::core::lock;
@@ -21,9 +21,9 @@ pub(crate) struct Flight {
 }
 
 impl Flights {
-    /// `None`: the same, in the same leadership, is under way.
-    pub(crate) fn begin(&self, leadership: Leadership, command: &Command) -> Option<Flight> {
-        let what = codec::encode(&(leadership, command));
+    /// `None`: the same is under way, in the same leadership of this node, or with whoever leads.
+    pub(crate) fn begin(&self, under: Option<Leadership>, command: &Command) -> Option<Flight> {
+        let what = codec::encode(&(under, command));
         lock(&self.0).insert(what.clone()).then(|| Flight { flights: self.clone(), what })
     }
 }
@@ -41,11 +41,12 @@ mod tests {
 
     #[test]
     fn one_proposal_is_under_way_once_until_it_is_answered() {
-        let (flights, term) = (Flights::default(), |term| Leadership { term, node: NodeId(1) });
+        let (flights, term) = (Flights::default(), |term| Some(Leadership { term, node: NodeId(1) }));
         let fence = |sid| Command::Fence { sid: Sid(sid) };
         let first = flights.begin(term(1), &fence(4));
         assert!(first.is_some() && flights.begin(term(1), &fence(4)).is_none());
         assert!(flights.begin(term(1), &fence(5)).is_some() && flights.begin(term(2), &fence(4)).is_some());
+        assert!(flights.begin(None, &fence(4)).is_some());
         drop(first);
         assert!(flights.begin(term(1), &fence(4)).is_some());
     }

@@ -53,7 +53,7 @@ pub(crate) enum LaneOutput {
     /// Bring this to the leader.
     Propose(Command),
     /// Propose this in this leadership of our own.
-    ProposeUnder(Leadership, Command, Flight),
+    ProposeUnder(Leadership, Command),
     /// Ask a holder's node to hand a group over.
     AskToMove(NodeId, GroupName, Token, Sid),
     /// Spread a fact.
@@ -106,7 +106,7 @@ pub(crate) struct Lane {
     pub(crate) view: watch::Receiver<View>,
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) inputs: mpsc::Receiver<LaneInput>,
-    pub(crate) outputs: mpsc::Sender<LaneOutput>,
+    pub(crate) outputs: mpsc::Sender<(LaneOutput, Option<Flight>)>,
     pub(crate) flights: Flights,
     pub(crate) status: Arc<Mutex<LaneStatus>>,
     pub(crate) heartbeat: Duration,
@@ -279,9 +279,7 @@ impl Lane {
             for action in actions {
                 match action {
                     grantor::Action::Propose(leadership, command) => {
-                        if let Some(flight) = self.flights.begin(leadership, &command) {
-                            self.say(LaneOutput::ProposeUnder(leadership, command, flight));
-                        }
+                        self.say(LaneOutput::ProposeUnder(leadership, command));
                     }
                     grantor::Action::Move(node, group, token, to) => {
                         self.say(LaneOutput::AskToMove(node, group, token, to));
@@ -310,9 +308,21 @@ impl Lane {
         }
     }
 
-    /// What does not fit is said again by the mind that wanted it.
+    /// What does not fit is said again by the mind that wanted it, and what is under way is not said.
     fn say(&self, output: LaneOutput) {
-        if let Err(error) = self.outputs.try_send(output) {
+        let flight = match &output {
+            LaneOutput::Propose(command) => Some(self.flights.begin(None, command)),
+            LaneOutput::ProposeUnder(leadership, command) => Some(self.flights.begin(Some(*leadership), command)),
+            LaneOutput::AskToMove(..)
+            | LaneOutput::Fact(..)
+            | LaneOutput::Notice(_)
+            | LaneOutput::Retract(_)
+            | LaneOutput::Stopped => None,
+        };
+        if let Some(None) = flight {
+            return;
+        }
+        if let Err(error) = self.outputs.try_send((output, flight.flatten())) {
             tracing::warn!(%error, "the node's queue is full");
         }
     }
