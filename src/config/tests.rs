@@ -83,6 +83,7 @@ fn the_examples_in_deploy_are_right() {
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
+        routing: crate::kernel::route::Routing::default(),
         sync: None,
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
@@ -313,5 +314,6 @@ mod cluster;
 mod convert;
 mod keepalived;
 mod notify;
+mod route;
 mod sync;
 mod track;

@@ -9,6 +9,7 @@ use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
 use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
+use crate::kernel::route::Routing;
 use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::gate::{Gate, GateError};
@@ -35,6 +36,8 @@ pub(crate) struct Hands {
     deadline: Moment,
     held: Vec<Definition>,
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
+    /// Routes and rules that could not be removed yet.
+    unrouted: BTreeMap<GroupName, Routing>,
     /// The devices with virtual MACs.
     devices: Vec<String>,
     announcer: Announcer,
@@ -62,6 +65,7 @@ impl Hands {
             deadline: Moment::default(),
             held,
             leftovers: BTreeMap::new(),
+            unrouted: BTreeMap::new(),
             devices,
             announcer: Announcer::default(),
             retried: None,
@@ -81,6 +85,7 @@ impl Hands {
                 self.balance.serve(&served.name).await;
             }
             self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+            self.interfaces.route(&served.config.routing).await?;
         }
         kill_point("claim", 2);
         let definitions = definitions(groups);
@@ -97,6 +102,7 @@ impl Hands {
 
     /// What is left of a group that is claimed again is no leftover; what it has no more, or elsewhere, still is.
     fn take_up(&mut self, served: &Served) {
+        self.unrouted.remove(&served.name);
         if let Some((interface, vips)) = self.leftovers.get_mut(&served.name)
             && *interface == served.link.interface
         {
@@ -118,6 +124,10 @@ impl Hands {
         self.held.retain(|held| !definitions.contains(held));
         kill_point("release", 2);
         for served in groups {
+            if let Err(error) = self.interfaces.unroute(&served.config.routing).await {
+                tracing::error!(%error, "trying again");
+                self.unrouted.insert(served.name.clone(), served.config.routing.clone());
+            }
             let interface = served.place();
             if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
                 tracing::error!(%error, "trying again; nothing answers for it meanwhile");
@@ -162,6 +172,7 @@ impl Hands {
     pub(crate) fn look_after(&self, served: &Served) {
         if self.held.contains(&served.definition) {
             self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
+            self.interfaces.reroute(&served.config.routing, self.deadline);
         }
     }
 
@@ -172,9 +183,17 @@ impl Hands {
         gate.set_interfaces(interfaces)
     }
 
-    /// Other lengths of the prefixes of a held group: the new ones stand before the old ones go.
-    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip]) {
+    /// Other lengths of the prefixes of a held group, or other routes and rules: the new ones stand before the old ones go.
+    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip], routing: &Routing) {
         let interface = served.place();
+        let (fresh, stale) = (&served.config.routing, routing.without(&served.config.routing));
+        if fresh != routing && self.held.contains(&served.definition) {
+            // One network in one table of one metric has one route.
+            let changed = self.interfaces.unroute(&stale).await.and(self.interfaces.route(fresh).await);
+            if let Err(error) = changed {
+                tracing::error!(group = %served.name, %error, "the routes and rules are not as configured");
+            }
+        }
         let gone: Vec<Vip> = before.iter().filter(|vip| !served.vips.contains(vip)).copied().collect();
         if gone.is_empty() || !self.held.contains(&served.definition) {
             return;
@@ -277,10 +296,16 @@ impl Hands {
         {
             tracing::error!(%error, "the gate is not as it should be");
         }
-        if self.leftovers.is_empty() || self.retried.is_some_and(|at| now.since(at) < RETRY) {
+        let nothing = self.leftovers.is_empty() && self.unrouted.is_empty();
+        if nothing || self.retried.is_some_and(|at| now.since(at) < RETRY) {
             return;
         }
         self.retried = Some(now);
+        for (group, routing) in self.unrouted.clone() {
+            if self.interfaces.unroute(&routing).await.is_ok() {
+                self.unrouted.remove(&group);
+            }
+        }
         for (group, (interface, vips)) in self.leftovers.clone() {
             if self.interfaces.remove(&interface, &vips).await.is_ok() {
                 self.leftovers.remove(&group);
