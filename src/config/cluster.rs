@@ -12,7 +12,7 @@ use super::service;
 use super::sync;
 use super::timing;
 use super::track::{self, Script};
-use crate::kernel::route::Routing;
+use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
@@ -132,6 +132,7 @@ fn read_group(
             .get("legacy_peers")
             .and_then(|value| read_peers(value, link_local, log))
             .map_or(LegacyPeers::Any, LegacyPeers::Only),
+        localnode: section.get("localnode").and_then(Value::boolean).is_some_and(|value| value.value),
         source: section.get("source").and_then(|value| read_source(value, director)),
         unicast: section.get("unicast").and_then(read_unicast),
         timing: timing::read(&section, log),

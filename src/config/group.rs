@@ -4,7 +4,7 @@ use super::diagnostic::{Diagnostic, Located, Log};
 use super::duration;
 use super::notify::{Notifications, Notify};
 use super::track::Track;
-use crate::kernel::route::Routing;
+use crate::kernel::routing::Routing;
 use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::router::Parameters;
@@ -53,6 +53,8 @@ pub struct VipGroup {
     pub checksum: Form,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
+    /// Directors that do not hold it are real servers of its services all the same, by direct forwarding.
+    pub localnode: bool,
     /// Where its adverts come from, instead of the interface's first address.
     pub source: Option<IpAddr>,
     /// To whom, instead of all VRRP routers of the LAN.
@@ -133,6 +135,7 @@ pub(super) struct Draft {
     pub auth: Auth,
     pub checksum: Form,
     pub legacy_peers: LegacyPeers,
+    pub localnode: bool,
     pub source: Option<Located<IpAddr>>,
     pub unicast: Option<Located<Unicast>>,
     pub timing: Timing,
@@ -182,6 +185,7 @@ impl Draft {
             auth: self.auth,
             checksum: self.checksum,
             legacy_peers: self.legacy_peers,
+            localnode: self.localnode,
             source: self.source.map(|source| source.value),
             unicast: self.unicast.map(|unicast| unicast.value),
             timing: self.timing,

@@ -3,10 +3,13 @@
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group::is_interface_name;
 use super::reader::Value;
-use crate::kernel::route::{Fate, MAIN, Prefix, Route, Routing, Rule};
+use crate::kernel::routing::{Fate, MAIN, Prefix, Route, Routing, Rule};
 use hamesh_raft::command::Family;
 use std::net::IpAddr;
 use std::slice::Iter;
+
+/// The kernel's own table.
+const LOCAL: u32 = 255;
 
 /// What a route may say.
 const ROUTE: &str = "DESTINATION [via ROUTER] [dev INTERFACE] [src ADDRESS] [table N] [metric N] [scope S] [onlink], or \
@@ -168,8 +171,11 @@ fn table_of(word: &Located<String>, log: &Log) -> Option<u32> {
     match word.value.as_str() {
         "default" => Some(253),
         "main" => Some(MAIN),
-        "local" => Some(255),
-        number => number.parse().ok().filter(|table| *table > 0).or_else(|| wrong(word, "the number of a table", log)),
+        number => number
+            .parse()
+            .ok()
+            .filter(|table| ![0, LOCAL].contains(table))
+            .or_else(|| wrong(word, "the number of a table", log)),
     }
 }
 

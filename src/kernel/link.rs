@@ -1,7 +1,8 @@
 //! Interfaces: what they are, and when they change.
 
 use super::address::{self, Addresses, Interface};
-use super::{KernelError, answer, route, sysctl};
+use super::route::LocalRoutes;
+use super::{KernelError, answer, routing, sysctl};
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use hamesh_raft::command::Family;
@@ -58,6 +59,11 @@ pub fn connect() -> io::Result<(Links, Addresses)> {
 }
 
 impl Links {
+    /// The same connection, for routes.
+    pub fn local_routes(&self) -> LocalRoutes {
+        LocalRoutes::new(self.0.clone())
+    }
+
     /// Makes `name`, a macvlan of `parent` with this MAC, if it is not there: a way in and out with a MAC of its own, which
     /// gives itself no address. A new one is down, see [`Links::raise`].
     ///
@@ -211,9 +217,9 @@ fn change(message: &RouteNetlinkMessage) -> Option<Change> {
     } else if let RouteNetlinkMessage::DelAddress(address) = message {
         Some(Change::Address(address.header.index))
     } else if let RouteNetlinkMessage::DelRoute(route) = message {
-        (route.header.protocol == route::PROTOCOL).then_some(Change::Routing)
+        (route.header.protocol == routing::PROTOCOL).then_some(Change::Routing)
     } else if let RouteNetlinkMessage::DelRule(rule) = message {
-        rule.attributes.contains(&RuleAttribute::Protocol(route::PROTOCOL)).then_some(Change::Routing)
+        rule.attributes.contains(&RuleAttribute::Protocol(routing::PROTOCOL)).then_some(Change::Routing)
     } else {
         None
     }

@@ -6,6 +6,7 @@ pub mod ipvs;
 pub mod link;
 pub mod realtime;
 pub mod route;
+pub mod routing;
 pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;

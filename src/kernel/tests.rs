@@ -2,7 +2,7 @@
 
 use super::address::{Addresses, Interface, Vip};
 use super::link::{Change, Links, Watch, connect};
-use super::route::{Fate, MAIN, Prefix, Route, Routes, Routing, Rule};
+use super::routing::{Fate, MAIN, Prefix, Route, Routes, Routing, Rule};
 use super::sysctl::promote_secondaries;
 use hamesh_raft::command::Family;
 use nix::sched::{CloneFlags, setns, unshare};

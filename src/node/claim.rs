@@ -9,13 +9,14 @@ use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
 use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
-use crate::kernel::route::Routing;
+use crate::kernel::routing::Routing;
+use crate::net::arp::Mac;
 use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::gate::{Gate, GateError};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, Family, GroupName, Token};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub(crate) struct Hands {
     /// What was last armed for.
     deadline: Moment,
     held: Vec<Definition>,
+    /// What passes though it is not held.
+    local: Option<(BTreeSet<IpAddr>, BTreeSet<Mac>)>,
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
     /// Routes and rules that could not be removed yet.
     unrouted: BTreeMap<GroupName, Routing>,
@@ -64,6 +67,7 @@ impl Hands {
             refreshed: None,
             deadline: Moment::default(),
             held,
+            local: None,
             leftovers: BTreeMap::new(),
             unrouted: BTreeMap::new(),
             devices,
@@ -173,6 +177,20 @@ impl Hands {
         if self.held.contains(&served.definition) {
             self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
             self.interfaces.reroute(&served.config.routing, self.deadline);
+        }
+    }
+
+    /// Lets pass what `members` forward to `addresses`, whoever holds them.
+    pub(crate) fn serve_locally(&mut self, addresses: BTreeSet<IpAddr>, members: BTreeSet<Mac>) {
+        let Some(gate) =
+            self.gate.as_mut().filter(|_| self.local.as_ref() != Some(&(addresses.clone(), members.clone())))
+        else {
+            return;
+        };
+        let (to, from): (Vec<_>, Vec<_>) = (addresses.iter().copied().collect(), members.iter().copied().collect());
+        match gate.serve_locally(&to, &from) {
+            Ok(()) => self.local = Some((addresses, members)),
+            Err(error) => tracing::error!(%error, "this director is no real server of others; trying again"),
         }
     }
 

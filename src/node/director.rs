@@ -168,6 +168,20 @@ impl Director {
             }
         }
         self.neighbours = Arc::new(Neighbours::clone(&neighbours).remembering(&self.neighbours));
+        self.serve_locally();
+    }
+
+    /// Where this director is a real server of the holder, what members forward passes. The holder may forward from its
+    /// virtual MAC too.
+    fn serve_locally(&mut self) {
+        let local = || self.groups.iter().filter(|(_, served)| served.config.localnode);
+        let members = local().flat_map(|(name, served)| {
+            let (_, virtual_mac) = served.config.virtual_mac().unzip();
+            self.neighbours.macs(name, self.me).chain(virtual_mac)
+        });
+        let members: BTreeSet<_> = members.collect();
+        let addresses = local().flat_map(|(_, served)| served.definition.addresses.iter().copied()).collect();
+        self.hands.serve_locally(addresses, members);
     }
 
     /// This director's path to the servers is worse than others', or not any more: its priority says so to the mesh and to
@@ -221,6 +235,7 @@ impl Director {
                 interface: served.config.interface.clone(),
                 up: served.up,
                 address: served.own_address(),
+                mac: served.link.mac,
                 hears: served.ear.hearing(now).into(),
                 lease: (served.lease != *name).then(|| served.lease.clone()),
             };

@@ -7,7 +7,7 @@
 use super::director::Occurred;
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Links, Watch};
-use crate::kernel::route::{Routes, Routing};
+use crate::kernel::routing::{Routes, Routing};
 use crate::kernel::{KernelError, realtime};
 use anyhow::Context;
 use futures_util::FutureExt;

@@ -14,8 +14,8 @@ use crate::config::{Config, VipGroup};
 use crate::ipvs::{Scope, ServiceKey};
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Link, Links};
-use crate::kernel::route::{Routes, Routing};
-use crate::kernel::sysctl::answer_for_own_addresses;
+use crate::kernel::routing::{Routes, Routing};
+use crate::kernel::sysctl::{answer_for_own_addresses, ask_for_own_addresses};
 use crate::net::arp::Mac;
 use crate::net::authority::random;
 use crate::net::neighbour::NeighbourSocket;
@@ -69,6 +69,7 @@ impl Prepared {
         let virtual_macs = made.iter().map(|(group, device)| (config.groups[group].definition(), device.name.clone()));
         let devices = Devices { vrrp: names.clone(), virtual_macs: virtual_macs.collect() };
         let (gate, resumed) = take_gate(&config, record, &definitions, &devices, &addresses, &links).await?;
+        serve_locally(&config, &links).await?;
         // Not before the gate guards them: what they said first would teach switches the virtual MAC.
         for device in made.values() {
             links.raise(device).await?;
@@ -212,6 +213,17 @@ async fn make_devices(
         }
     }
     Ok(made)
+}
+
+/// Takes packets to the VIPs of which this director is a real server, as far as the gate lets them in.
+async fn serve_locally(config: &Config, links: &Links) -> anyhow::Result<()> {
+    let local = || config.groups.values().filter(|group| group.localnode && group.priority.is_some());
+    for group in local() {
+        answer_for_own_addresses(&group.interface)?;
+        ask_for_own_addresses(&group.interface)?;
+    }
+    let addresses: Vec<IpAddr> = local().flat_map(|group| group.definition().addresses).collect();
+    links.local_routes().set(&addresses).await.context("cannot serve as a real server of other directors")
 }
 
 fn outlet(device: &Interface, mac: Mac, group: &VipGroup) -> anyhow::Result<Outlet> {

@@ -23,6 +23,11 @@ fn payload(base: u32, offset: u32, length: u32) -> Expressions {
     ])
 }
 
+/// Of Ethernet: who has sent it on this link.
+pub(super) fn link_source() -> Expressions {
+    payload(0, 6, 6)
+}
+
 fn network(offset: u32, length: u32) -> Expressions {
     payload(1, offset, length)
 }
@@ -176,6 +181,11 @@ fn verdict(attributes: Vec<VerdictAttribute>) -> Expressions {
 pub(super) fn drop_it() -> Expressions {
     const NF_DROP: u32 = 0;
     verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_DROP))])
+}
+
+pub(super) fn accept() -> Expressions {
+    const NF_ACCEPT: u32 = 1;
+    verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_ACCEPT))])
 }
 
 pub(super) fn give_back() -> Expressions {

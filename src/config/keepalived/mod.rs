@@ -29,7 +29,7 @@ use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::notify::{Notifications, Notify};
 use super::service;
 use super::track::{Script, Track};
-use crate::kernel::route::Routing;
+use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 pub(super) use expand::Setting;
@@ -316,6 +316,7 @@ impl Instance {
                 Form::Pseudo
             },
             legacy_peers: LegacyPeers::Any,
+            localnode: false,
             source: self.unicast.source.clone(),
             unicast: self.unicast.build(globals.check_source, log),
             timing: self.timing.build(&globals.timing, family, never, log),

@@ -4,7 +4,7 @@ use super::super::route;
 use super::block;
 use super::syntax::Statement;
 use crate::config::diagnostic::{Diagnostic, Located, Log};
-use crate::kernel::route::Routing;
+use crate::kernel::routing::Routing;
 
 pub(super) fn read(statement: &Statement, routing: &mut Routing, log: &Log) {
     for line in block(statement, log) {

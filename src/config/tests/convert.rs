@@ -16,7 +16,7 @@ const EXAMPLES: &[&str] = &[
     // Servers with checks of both kinds and weights.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      virtual_server 10.0.0.1 80 {\n delay_loop 6\n lb_algo wrr\n lb_kind NAT\n protocol TCP\n persistence_timeout 50\n \
-     quorum 3\n hysteresis 1\n virtualhost www\n sorry_server 10.1.0.9 80\n\
+     quorum 3\n hysteresis 1\n virtualhost www\n sorry_server 10.1.0.9 80\n sorry_server_inhibit\n omega\n ha_suspend\n\
      real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=\"d_e\"\n \
      status_code 200 301-302\n }\n connect_timeout 3\n retry 2\n delay_before_retry 1.5\n } }\n\
      real_server 10.1.0.2 8080 {\n inhibit_on_failure\n TCP_CHECK { connect_timeout 3 } }\n\
