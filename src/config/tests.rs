@@ -312,6 +312,7 @@ fn files_are_told_apart_by_their_content() {
 
 mod cluster;
 mod convert;
+mod guard;
 mod keepalived;
 mod notify;
 mod sync;

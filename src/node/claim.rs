@@ -12,7 +12,7 @@ use crate::kernel::address::{Interface, Vip};
 use crate::net::arp::Mac;
 use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
-use hamesh_fencing::gate::{Gate, GateError};
+use hamesh_fencing::gate::{Gate, GateError, Said};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, Family, GroupName, Token};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,8 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct Hands {
     /// `None`: switched off for a control experiment, see [`super::daemon`].
     gate: Option<Gate>,
+    /// keepalived puts addresses and services there, and takes them away: only the gate is ours.
+    guard: bool,
     balance: Balance,
     interfaces: Interfaces,
     record: RecordFile,
@@ -48,6 +50,7 @@ pub(crate) struct Hands {
 impl Hands {
     pub(crate) fn new(
         gate: Option<Gate>,
+        guard: bool,
         balance: Balance,
         interfaces: Interfaces,
         devices: Vec<String>,
@@ -57,6 +60,7 @@ impl Hands {
         let held = gate.as_ref().map(|gate| gate.held().to_vec()).unwrap_or_default();
         Self {
             gate,
+            guard,
             balance,
             interfaces,
             record,
@@ -84,7 +88,9 @@ impl Hands {
             if served.balanced {
                 self.balance.serve(&served.name).await;
             }
-            self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+            if !self.guard {
+                self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+            }
         }
         kill_point("claim", 2);
         let definitions = definitions(groups);
@@ -123,7 +129,9 @@ impl Hands {
         kill_point("release", 2);
         for served in groups {
             let interface = served.place();
-            if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
+            if !self.guard
+                && let Err(error) = self.interfaces.remove(interface, &served.vips).await
+            {
                 tracing::error!(%error, "trying again; nothing answers for it meanwhile");
                 let left = self.leftovers.entry(served.name.clone());
                 let (_, vips) = left.or_insert_with(|| (interface.clone(), Vec::new()));
@@ -153,7 +161,7 @@ impl Hands {
         }
         self.deadline = deadline;
         let now = Moment::now();
-        if self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
+        if self.guard || self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
             return;
         }
         self.refreshed = Some(now);
@@ -164,7 +172,7 @@ impl Hands {
 
     /// Something was changed on a group's interface: what is held is to be there.
     pub(crate) fn look_after(&self, served: &Served) {
-        if self.held.contains(&served.definition) {
+        if !self.guard && self.held.contains(&served.definition) {
             self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
         }
     }
@@ -194,7 +202,7 @@ impl Hands {
     pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip]) {
         let interface = served.place();
         let gone: Vec<Vip> = before.iter().filter(|vip| !served.vips.contains(vip)).copied().collect();
-        if gone.is_empty() || !self.held.contains(&served.definition) {
+        if self.guard || gone.is_empty() || !self.held.contains(&served.definition) {
             return;
         }
         if let Err(error) = self.interfaces.set(interface, &served.vips, self.ttl).await {
@@ -260,7 +268,9 @@ impl Hands {
 
     /// A burst of gratuitous ARP or neighbour advertisements.
     pub(crate) fn announce(&mut self, served: &Served, rounds: u8) {
-        let (mac, own, beyond) = match (&served.outlet, served.link.mac) {
+        // Beside a keepalived the device is its own; its MAC is announced through the interface below.
+        let mac = served.config.virtual_mac().map(|(_, mac)| mac).or(served.link.mac);
+        let (mac, own, beyond) = match (&served.outlet, mac) {
             (Some(outlet), _) => (outlet.mac, &outlet.neighbours, &outlet.beyond_family),
             (None, Some(mac)) => (mac, &served.neighbours, &served.beyond_family),
             (None, None) => return,
@@ -306,6 +316,12 @@ impl Hands {
         }
     }
 
+    /// What a keepalived on this host has said; nothing where it cannot be asked for.
+    pub(crate) fn said(&mut self) -> Option<Vec<Said>> {
+        let said = self.gate.as_mut()?.said();
+        said.inspect_err(|error| tracing::warn!(%error, "what keepalived says is not heard")).ok()
+    }
+
     /// The wall clock was set.
     pub(crate) fn wall_clock(&mut self) {
         if let Some(gate) = &mut self.gate
@@ -318,6 +334,11 @@ impl Hands {
     /// After the last unclaim: this host is no director any more until the next start. An address that is still there
     /// needs the gate: the next holder answers for it.
     pub(crate) async fn clear(&mut self) {
+        if self.guard {
+            return tracing::info!(
+                "the gate stays, shut: keepalived may be MASTER. `hamesh guard --off` takes it away"
+            );
+        }
         self.balance.withdraw_all().await;
         self.retried = None;
         self.retry().await;

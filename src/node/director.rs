@@ -2,6 +2,7 @@
 //!
 //! Events wait in one queue; actions are performed in order, and a failed one comes back as an event.
 
+mod guarding;
 mod leases;
 mod telling;
 mod turning;
@@ -92,6 +93,8 @@ pub(crate) struct Director {
     facts: BTreeMap<String, String>,
     /// The stop is told once it is done, and not what it consists of.
     stopping: bool,
+    /// When a guard asked last what keepalived says.
+    asked: Option<Moment>,
 }
 
 impl Director {
@@ -118,6 +121,7 @@ impl Director {
             told: BTreeMap::new(),
             facts: BTreeMap::new(),
             stopping: false,
+            asked: None,
         }
     }
 
@@ -220,6 +224,7 @@ impl Director {
     /// The ears' turn, and the hands' retries.
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();
+        self.hear_keepalived(now);
         for (name, served) in &self.groups {
             let held_by = self.state.holder_node(&served.lease);
             let event = if held_by == Some(self.me) {

@@ -114,6 +114,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("node.name", old.name != new.name),
         ("node.rack", old.rack != new.rack),
         ("node.role", old.role != new.role),
+        ("node.guard", old.guard != new.guard),
         ("node.listen", old.listen != new.listen),
         ("node.data_dir", old.data_dir != new.data_dir),
         ("[admin]", running.admin != fresh.admin),

@@ -111,6 +111,8 @@ pub enum Event {
     Stop,
     /// Hosts may hold an outdated entry: the LAN healed, a silent member is heard again.
     Announce,
+    /// The keepalived on this host is MASTER, or is not. It says nothing to a router that elects for itself.
+    Elected(bool),
 }
 
 /// What to do, in order.
@@ -444,6 +446,7 @@ impl Router {
             Event::LinkUp => Input::LinkUp,
             Event::Stop => Input::Stop,
             Event::Announce => Input::Announce,
+            Event::Elected(_) => Input::Stranger,
             Event::Heard { advert, source, member } => {
                 self.heard += 1;
                 let lower = self.is_lower(&advert, source);

@@ -10,7 +10,8 @@
 //! routers with a priority above 0. It passes traffic out *to* a
 //! VIP and in *from* one, what is only on its way through the host, and adverts with priority 0: a BACKUP must reach
 //! the MASTER, and say that it stops. And where this host serves as a real server, what members forward to a VIP
-//! ([`Gate::serve_locally`]). A device with a virtual MAC ([`Devices::virtual_macs`]) is shut as a whole.
+//! ([`Gate::serve_locally`]). A device with a virtual MAC ([`Devices::virtual_macs`]) is shut as a whole, but
+//! for the adverts that come in.
 //!
 //! Limits: another process can change the tables before Linux 6.9 ([`Gate::check`]), and later too while nobody owns
 //! them: between the death of one process and the start of the next. Before Linux 5.16 what packet sockets send is not
@@ -22,12 +23,14 @@ mod keeper;
 mod local;
 mod lock;
 mod rules;
+mod said;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod wall;
 
 pub use keeper::Keeper;
+pub use said::Said;
 
 use crate::clock::{LATENESS, Moment};
 use batch::{Failure, Kernel, Request};
@@ -92,11 +95,14 @@ pub struct Devices {
     pub vrrp: Vec<String>,
     /// The device with the virtual MAC of a group: nothing enters or leaves it while the group is shut.
     pub virtual_macs: Vec<(Definition, String)>,
+    /// Somebody else makes the devices with virtual MACs, whenever it likes. What its packet sockets send on one is
+    /// gated on the interface below, as far as it is of a VIP.
+    pub made_elsewhere: bool,
 }
 
 impl Devices {
     fn names(&self) -> Vec<String> {
-        let with_mac = self.virtual_macs.iter().map(|(_, device)| device.clone());
+        let with_mac = self.virtual_macs.iter().filter(|_| !self.made_elsewhere).map(|(_, device)| device.clone());
         self.vrrp.iter().cloned().chain(with_mac).collect()
     }
 }

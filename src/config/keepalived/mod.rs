@@ -10,6 +10,7 @@
 mod authentication;
 mod checks;
 mod expand;
+mod guard;
 mod include;
 mod keywords;
 mod lvs;
@@ -56,6 +57,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
         "vrrp_track_file",
     ];
     let file = syntax::parse(source, setting, log);
+    let file = if setting.guard { guard::part(file) } else { file };
     let mut globals = Globals::default();
     // First, wherever they stand: instances take their defaults from them.
     for statement in file.iter().filter(|statement| statement.keyword.text == "global_defs") {
@@ -83,6 +85,9 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
             "vrrp_sync_group" => syncs.extend(sync::read(statement, &globals, &things, log)),
             _ => unknown(&statement.keyword, &KNOWN, log),
         }
+    }
+    if setting.guard {
+        guard::name_devices(&mut groups);
     }
     // Wherever they stand: they are behind the addresses of the instances.
     let services = named("virtual_server");

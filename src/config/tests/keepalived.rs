@@ -265,7 +265,11 @@ proptest::proptest! {
     fn no_text_makes_either_parser_panic(text in "([a-z_ ]|[{}\\[\\]=\"'#!$@~.,0-9\n]|vrrp_instance |virtual_ipaddress |\\[vip.a\\]\n|é){0,80}") {
         let log = Log::default();
         let source = Arc::new(Source { path: "x".into(), text });
-        super::super::keepalived::read(&source, &super::super::keepalived::Setting { id: "lb1".to_owned() }, &log);
+        super::super::keepalived::read(
+            &source,
+            &super::super::keepalived::Setting { id: "lb1".to_owned(), guard: false },
+            &log,
+        );
         super::super::cluster::read(&source, Some("lb1"), &log);
         node::read(&source, &log);
         if let Err(errors) = log.finish(|_| None::<()>) {

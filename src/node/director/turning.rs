@@ -116,8 +116,7 @@ impl Director {
             }
             Some(_) | None => {
                 let Some(lan) = self.lans.get(&(wanted.interface.clone(), wanted.family)) else { return };
-                let balanced = self.config.is_balanced(name);
-                let Some(mut served) = Served::new(Moment::now(), name, &wanted, lan, balanced) else { return };
+                let Some(mut served) = Served::new(Moment::now(), name, &self.config, lan) else { return };
                 served.beyond_family = lans::beyond_family(&self.lans, &wanted);
                 let lease = served.lease.clone();
                 self.queue.extend(started(&served, false));

@@ -13,7 +13,7 @@ fn authenticated(vrid: u8, priority: u8) -> Vec<u8> {
 }
 
 /// Which adverts reach the client: first those of a raw socket, then those of a packet socket.
-fn adverts_that_pass(lan: &Lan) -> (Adverts, Adverts) {
+pub(super) fn adverts_that_pass(lan: &Lan) -> (Adverts, Adverts) {
     let wire = lan.client.wire("p0", ALL);
     let raw = lan.director.run(|| {
         use socket2::{Domain, Protocol, Socket, Type};
