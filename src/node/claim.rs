@@ -9,6 +9,7 @@ use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
 use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
+use crate::kernel::routing::Routing;
 use crate::net::arp::Mac;
 use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
@@ -40,6 +41,8 @@ pub(crate) struct Hands {
     /// What passes though it is not held.
     local: Option<(BTreeSet<IpAddr>, BTreeSet<Mac>)>,
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
+    /// Routes and rules that could not be removed yet.
+    unrouted: BTreeMap<GroupName, Routing>,
     /// The devices with virtual MACs.
     devices: Vec<String>,
     announcer: Announcer,
@@ -70,6 +73,7 @@ impl Hands {
             held,
             local: None,
             leftovers: BTreeMap::new(),
+            unrouted: BTreeMap::new(),
             devices,
             announcer: Announcer::default(),
             retried: None,
@@ -90,6 +94,7 @@ impl Hands {
             }
             if !self.guard {
                 self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+                self.interfaces.route(&served.config.routing).await?;
             }
         }
         kill_point("claim", 2);
@@ -107,6 +112,7 @@ impl Hands {
 
     /// What is left of a group that is claimed again is no leftover; what it has no more, or elsewhere, still is.
     fn take_up(&mut self, served: &Served) {
+        self.unrouted.remove(&served.name);
         if let Some((interface, vips)) = self.leftovers.get_mut(&served.name)
             && *interface == served.link.interface
         {
@@ -128,6 +134,12 @@ impl Hands {
         self.held.retain(|held| !definitions.contains(held));
         kill_point("release", 2);
         for served in groups {
+            if !self.guard
+                && let Err(error) = self.interfaces.unroute(&served.config.routing).await
+            {
+                tracing::error!(%error, "trying again");
+                self.unrouted.insert(served.name.clone(), served.config.routing.clone());
+            }
             let interface = served.place();
             if !self.guard
                 && let Err(error) = self.interfaces.remove(interface, &served.vips).await
@@ -174,6 +186,7 @@ impl Hands {
     pub(crate) fn look_after(&self, served: &Served) {
         if !self.guard && self.held.contains(&served.definition) {
             self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
+            self.interfaces.reroute(&served.config.routing, self.deadline);
         }
     }
 
@@ -198,9 +211,17 @@ impl Hands {
         gate.set_interfaces(interfaces)
     }
 
-    /// Other lengths of the prefixes of a held group: the new ones stand before the old ones go.
-    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip]) {
+    /// Other lengths of the prefixes of a held group, or other routes and rules: the new ones stand before the old ones go.
+    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip], routing: &Routing) {
         let interface = served.place();
+        let (fresh, stale) = (&served.config.routing, routing.without(&served.config.routing));
+        if !self.guard && fresh != routing && self.held.contains(&served.definition) {
+            // One network in one table of one metric has one route.
+            let changed = self.interfaces.unroute(&stale).await.and(self.interfaces.route(fresh).await);
+            if let Err(error) = changed {
+                tracing::error!(group = %served.name, %error, "the routes and rules are not as configured");
+            }
+        }
         let gone: Vec<Vip> = before.iter().filter(|vip| !served.vips.contains(vip)).copied().collect();
         if self.guard || gone.is_empty() || !self.held.contains(&served.definition) {
             return;
@@ -305,10 +326,16 @@ impl Hands {
         {
             tracing::error!(%error, "the gate is not as it should be");
         }
-        if self.leftovers.is_empty() || self.retried.is_some_and(|at| now.since(at) < RETRY) {
+        let nothing = self.leftovers.is_empty() && self.unrouted.is_empty();
+        if nothing || self.retried.is_some_and(|at| now.since(at) < RETRY) {
             return;
         }
         self.retried = Some(now);
+        for (group, routing) in self.unrouted.clone() {
+            if self.interfaces.unroute(&routing).await.is_ok() {
+                self.unrouted.remove(&group);
+            }
+        }
         for (group, (interface, vips)) in self.leftovers.clone() {
             if self.interfaces.remove(&interface, &vips).await.is_ok() {
                 self.leftovers.remove(&group);
