@@ -7,10 +7,12 @@ use super::ipvs;
 use super::notify::{self, Notifications};
 use super::profile::{LONGEST_TTL, LeaseProfile, PROFILES};
 use super::reader::{Section, Value, parse};
+use super::route;
 use super::service;
 use super::sync;
 use super::timing;
 use super::track::{self, Script};
+use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
@@ -136,6 +138,10 @@ fn read_group(
         timing: timing::read(&section, log),
         track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
+        routing: Routing {
+            routes: section.get("routes").map(|value| route::read_list(value, route::route, log)).unwrap_or_default(),
+            rules: section.get("rules").map(|value| route::read_list(value, route::rule, log)).unwrap_or_default(),
+        },
         sync: None,
         name,
     };

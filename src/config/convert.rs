@@ -105,6 +105,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         track,
         notify: told,
         virtual_mac,
+        routing,
         sync: _,
     } = group;
     let list = |addresses: &[(IpAddr, u8)]| {
@@ -139,6 +140,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         line(format!("unicast = {}", show_unicast(unicast)));
     }
     super::timing::show(timing, seconds).into_iter().for_each(&mut line);
+    super::route::show(routing, quoted).into_iter().for_each(&mut line);
     if !track.is_empty() {
         line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));
     }

@@ -4,6 +4,7 @@ use super::diagnostic::{Diagnostic, Located, Log};
 use super::duration;
 use super::notify::{Notifications, Notify};
 use super::track::Track;
+use crate::kernel::routing::Routing;
 use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::router::Parameters;
@@ -64,6 +65,8 @@ pub struct VipGroup {
     pub track: Vec<Track>,
     /// Who is told of its states.
     pub notify: Notify,
+    /// Routes and rules that are where it is MASTER.
+    pub routing: Routing,
     /// The sync group that it is in: it moves with that one's lease, and not alone.
     pub sync: Option<GroupName>,
 }
@@ -138,6 +141,7 @@ pub(super) struct Draft {
     pub timing: Timing,
     pub track: Vec<Track>,
     pub notify: Notify,
+    pub routing: Routing,
     pub sync: Option<GroupName>,
 }
 
@@ -187,6 +191,7 @@ impl Draft {
             timing: self.timing,
             track: self.track,
             notify: self.notify,
+            routing: self.routing,
             sync: self.sync,
         };
         Some((self.name.value, group))
@@ -288,7 +293,7 @@ fn check_virtual_mac(draft: &Draft, all: &[Draft], earlier: &[Draft], log: &Log)
     }
 }
 
-fn is_interface_name(name: &str) -> bool {
+pub(super) fn is_interface_name(name: &str) -> bool {
     let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     !(name.is_empty() || name.len() > INTERFACE_NAME || name == "." || name == ".." || name.contains(forbidden))
 }

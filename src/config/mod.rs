@@ -20,6 +20,7 @@ mod convert;
 mod duration;
 mod keepalived;
 mod reader;
+mod route;
 mod timing;
 
 pub use convert::convert;

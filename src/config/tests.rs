@@ -84,6 +84,7 @@ fn the_examples_in_deploy_are_right() {
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
+        routing: crate::kernel::routing::Routing::default(),
         sync: None,
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
@@ -315,5 +316,6 @@ mod convert;
 mod guard;
 mod keepalived;
 mod notify;
+mod route;
 mod sync;
 mod track;

@@ -9,6 +9,7 @@ use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
 use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
+use crate::kernel::routing::Routing;
 use crate::net::arp::Mac;
 use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
@@ -40,6 +41,8 @@ pub(crate) struct Hands {
     /// What passes though it is not held.
     local: Option<(BTreeSet<IpAddr>, BTreeSet<Mac>)>,
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
+    /// Routes and rules that could not be removed yet.
+    unrouted: BTreeMap<GroupName, Routing>,
     /// The devices with virtual MACs.
     devices: Vec<String>,
     announcer: Announcer,
@@ -70,6 +73,7 @@ impl Hands {
             held,
             local: None,
             leftovers: BTreeMap::new(),
+            unrouted: BTreeMap::new(),
             devices,
             announcer: Announcer::default(),
             retried: None,
@@ -90,6 +94,7 @@ impl Hands {
             }
             if !self.guard {
                 self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+                self.interfaces.route(&served.config.routing).await?;
             }
         }
         kill_point("claim", 2);
@@ -107,6 +112,7 @@ impl Hands {
 
     /// What is left of a group that is claimed again is no leftover; what it has no more, or elsewhere, still is.
     fn take_up(&mut self, served: &Served) {
+        self.unrouted.remove(&served.name);
         if let Some((interface, vips)) = self.leftovers.get_mut(&served.name)
             && *interface == served.link.interface
         {
@@ -131,6 +137,9 @@ impl Hands {
         for served in groups {
             if !self.guard {
                 // Nothing answers for them any more: the next holder need not wait for it.
+                if !served.config.routing.is_empty() {
+                    self.unrouted.insert(served.name.clone(), served.config.routing.clone());
+                }
                 let left = self.leftovers.entry(served.name.clone());
                 let (_, vips) = left.or_insert_with(|| (served.place().clone(), Vec::new()));
                 vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
@@ -173,6 +182,7 @@ impl Hands {
     pub(crate) fn look_after(&self, served: &Served) {
         if !self.guard && self.held.contains(&served.definition) {
             self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
+            self.interfaces.reroute(&served.config.routing, self.deadline);
         }
     }
 
@@ -197,9 +207,17 @@ impl Hands {
         gate.set_interfaces(interfaces)
     }
 
-    /// Other lengths of the prefixes of a held group: the new ones stand before the old ones go.
-    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip]) {
+    /// Other lengths of the prefixes of a held group, or other routes and rules: the new ones stand before the old ones go.
+    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip], routing: &Routing) {
         let interface = served.place();
+        let (fresh, stale) = (&served.config.routing, routing.without(&served.config.routing));
+        if !self.guard && fresh != routing && self.held.contains(&served.definition) {
+            // One network in one table of one metric has one route.
+            let changed = self.interfaces.unroute(&stale).await.and(self.interfaces.route(fresh).await);
+            if let Err(error) = changed {
+                tracing::error!(group = %served.name, %error, "the routes and rules are not as configured");
+            }
+        }
         let gone: Vec<Vip> = before.iter().filter(|vip| !served.vips.contains(vip)).copied().collect();
         if self.guard || gone.is_empty() || !self.held.contains(&served.definition) {
             return;
@@ -304,10 +322,18 @@ impl Hands {
         {
             tracing::error!(%error, "the gate is not as it should be");
         }
-        if self.leftovers.is_empty() || self.retried.is_some_and(|at| now.since(at) < RETRY) {
+        let nothing = self.leftovers.is_empty() && self.unrouted.is_empty();
+        if nothing || self.retried.is_some_and(|at| now.since(at) < RETRY) {
             return;
         }
         let first = self.retried.replace(now).is_none();
+        for (group, routing) in self.unrouted.clone() {
+            match self.interfaces.unroute(&routing).await {
+                Ok(()) => drop(self.unrouted.remove(&group)),
+                Err(error) if first => tracing::error!(%group, %error, "trying again"),
+                Err(_) => {}
+            }
+        }
         for (group, (interface, vips)) in self.leftovers.clone() {
             match self.interfaces.remove(&interface, &vips).await {
                 Ok(()) => drop(self.leftovers.remove(&group)),

@@ -14,6 +14,7 @@ use crate::config::{Config, VipGroup};
 use crate::ipvs::{Scope, ServiceKey};
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Link, Links};
+use crate::kernel::routing::{Routes, Routing};
 use crate::kernel::sysctl::{answer_for_own_addresses, ask_for_own_addresses};
 use crate::net::arp::Mac;
 use crate::net::authority::random;
@@ -96,6 +97,12 @@ impl Prepared {
                 remove_leftovers(&addresses, name, group, place).await?;
             }
         }
+        let mut kept = Routing::default();
+        for (_, group) in config.groups.iter().filter(|(name, _)| keeps(name)) {
+            kept.routes.extend(group.routing.routes.iter().cloned());
+            kept.rules.extend(group.routing.rules.iter().cloned());
+        }
+        Routes::new(links.clone()).clean(&kept).await?;
         let (tell, occurrences) = mpsc::channel(QUEUE);
         if let Some(gate) = &gate {
             watch_wall_clock(gate, tell.clone())?;

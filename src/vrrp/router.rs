@@ -357,8 +357,7 @@ impl Router {
             // Let go before you tell: a peer may answer for the addresses as soon as it hears the Resign.
             (Master(_), I::Stop)                               => (Init, vec![Refuse, Yield, Resign]),
 
-            (Backup { stance: Candidate, .. } | Claiming, I::LinkDown)
-                                                               => (Fault { resigns: false }, vec![Refuse]),
+            (Backup { stance: Candidate, .. } | Claiming, I::LinkDown) => (Fault { resigns: false }, vec![Refuse]),
             (Backup { stance: Candidate, .. } | Claiming, I::Stop)
                                                                => (Init, vec![Refuse]),
             (Backup { stance: Waiting | Listening | Following(_), .. }, I::LinkDown)
@@ -375,8 +374,7 @@ impl Router {
             | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned(_)
                 | I::Lower(..) | I::Resigned | I::Stranger)
             | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(..) | I::MemberResigned(_) | I::Stranger)
-            | (Fault { resigns: false }, I::Revoked)
-            | (Fault { .. }, I::Start | I::Resume | I::Tick | I::LinkDown | I::Announce | I::Member(..)
+            | (Fault { resigns: false }, I::Revoked) | (Fault { .. }, I::Start | I::Resume | I::Tick | I::LinkDown | I::Announce | I::Member(..)
                 | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
                                                                => (self.state, vec![]),
         }

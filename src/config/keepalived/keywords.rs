@@ -35,7 +35,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "interface_up_down_delays", "an interface counts as it is: let the bond or the switch wait"),
     (Missing, "garp_group vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute, at `vrrp_garp_interval`: remove it"),
     (Missing, "static_ipaddress static_routes static_rules track_group default_interface", "what does not move belongs into the network configuration of the machine"),
-    (Missing, "virtual_routes virtual_rules", "make and remove them by `notify_master` and `notify_backup`, or leave them there for good"),
     (Missing, "vrrp_track_process track_process", "use a `vrrp_script` that runs `pgrep -x NAME`"),
     (Missing, "bfd_instance track_bfd BFD_CHECK", "there is no BFD: use a `vrrp_script`, or a check of another kind"),
     (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),

@@ -77,6 +77,12 @@ const EXAMPLES: &[&str] = &[
      vrrp_sync_group pair { group {\n a\n b\n }\n track_file { busy\n }\n notify_master \"/bin/up 1\" nobody\n }\n\
      vrrp_instance b { interface eth0\n virtual_router_id 1\n track_interface { eth5\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      vrrp_instance a { interface eth1\n virtual_router_id 1\n virtual_ipaddress { 10.1.0.1/24 } }\n",
+    // Routes and rules.
+    "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n virtual_routes {\n \
+     default via 10.0.0.254 src 10.0.0.1 table 100\n 10.5.0.0/16 dev eth5 metric 7 scope link\n to 10.6.0.9 via 10.0.0.2 onlink\n \
+     blackhole 10.7.1.9/16\n 2001:db8:5::/48 via inet6 fe80::1 dev eth0\n }\n virtual_rules {\n \
+     from 10.0.0.0/24 lookup 100 priority 500\n not to 10.8.0.0/16 fwmark 0x10/0xff iif eth0 oif eth1 priority 501 prohibit\n \
+     inet6 from all lookup main order 502\n } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",

@@ -88,6 +88,7 @@ vrrp_instance VI_2 {
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
+        routing: crate::kernel::routing::Routing::default(),
         sync: None,
     };
     let second = VipGroup {
