@@ -59,15 +59,16 @@ impl Interfaces {
         thread.spawn(move || {
             realtime::raise(realtime::INTERFACES);
             runtime.block_on(async {
-                let opened = link::connect().and_then(|both| Ok((both, Watch::start()?)));
-                let ((links, addresses), watch) = match opened {
+                // One each: the kernel is busy when asked for two lists at once by one.
+                let opened = link::connect().and_then(|both| Ok((both, link::connect()?.0, Watch::start()?)));
+                let ((links, addresses), watched, watch) = match opened {
                     Ok(opened) => opened,
                     // Whoever started this says it.
                     Err(error) => return drop(begun.send(Err(error))),
                 };
                 begun.send(Ok(())).ok();
                 let (looked_at, look) = watch::channel((names, vips));
-                tokio::spawn(watch_links(watch, links.clone(), look, tell));
+                tokio::spawn(watch_links(watch, watched, look, tell));
                 obey(queue, addresses, links, looked_at).await;
             });
         })?;
