@@ -79,7 +79,7 @@ pub(super) async fn order(
     let done = match order {
         Order::Move { vip, to } => move_to(&core, vip, &to).await?,
         Order::Unpin { vip } => {
-            propose(&core, Command::Pin { group: known_vip(&core, vip.clone())?, node: None }).await?;
+            propose(&core, Command::Pin { group: known_lease(&core, &vip)?, node: None }).await?;
             format!("{vip} goes by priorities again")
         }
         Order::Drain { node } => drain(&core, &node).await?,
@@ -94,15 +94,16 @@ pub(super) async fn order(
 }
 
 async fn move_to(core: &Core, vip: GroupName, to: &str) -> Result<String, Trouble> {
-    let node = known_node(core, to)?;
-    propose(core, Command::Pin { group: known_vip(core, vip.clone())?, node: Some(node) }).await?;
-    let there = |view: &View, _: &Standing| view.state.holder_node(&vip) == Some(node);
+    let (node, lease) = (known_node(core, to)?, known_lease(core, &vip)?);
+    propose(core, Command::Pin { group: lease.clone(), node: Some(node) }).await?;
+    let there = |view: &View, _: &Standing| view.state.holder_node(&lease) == Some(node);
+    let along = if lease == vip { String::new() } else { format!(", with all of {lease}") };
     if comes_to(core, there).await {
-        return Ok(format!("{vip} is on {to}"));
+        return Ok(format!("{vip} is on {to}{along}"));
     }
     let state = core.state();
-    let sid = state.candidate_on(&vip, node);
-    let why = match sid.map(|sid| state.obstacle(&vip, sid)) {
+    let sid = state.candidate_on(&lease, node);
+    let why = match sid.map(|sid| state.obstacle(&lease, sid)) {
         Some(Some(why)) => why,
         Some(None) => format!("{to} did not take it"),
         None => format!("{to} is no candidate any more"),
@@ -197,12 +198,14 @@ fn known_node(core: &Core, name: &str) -> Result<NodeId, Trouble> {
     state.member_named(name).ok_or_else(|| unknown("node", name, names))
 }
 
-fn known_vip(core: &Core, name: GroupName) -> Result<GroupName, Trouble> {
-    let state = core.state();
-    if state.groups.contains_key(&name) {
-        return Ok(name);
+/// The lease of a VIP group, or of a sync group.
+fn known_lease(core: &Core, name: &str) -> Result<GroupName, Trouble> {
+    let (state, config) = (core.state(), core.config());
+    let lease = config.lease(name);
+    if state.groups.contains_key(lease) {
+        return Ok(lease.to_owned());
     }
-    Err(unknown("VIP group", &name, state.groups.keys().map(String::as_str)))
+    Err(unknown("VIP group", name, state.groups.keys().map(String::as_str)))
 }
 
 fn unknown<'a>(what: &str, name: &str, names: impl Iterator<Item = &'a str>) -> Trouble {

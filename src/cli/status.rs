@@ -49,7 +49,7 @@ fn print(picture: &Picture) {
             format!("{} {}{obstacle}", candidate.node, candidate.priority)
         });
         vips.add_row([
-            vip.name.clone(),
+            vip.sync.as_ref().map_or_else(|| vip.name.clone(), |sync| format!("{} (in {sync})", vip.name)),
             vip.addresses.join(" "),
             vip.vrid.map_or_else(|| "-".to_owned(), |vrid| vrid.to_string()),
             match (&vip.holder, &vip.pinned) {

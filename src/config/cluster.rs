@@ -8,6 +8,7 @@ use super::notify::{self, Notifications};
 use super::profile::{LONGEST_TTL, LeaseProfile, PROFILES};
 use super::reader::{Section, Value, parse};
 use super::service;
+use super::sync;
 use super::timing;
 use super::track::{self, Script};
 use crate::vrrp::checksum::Form;
@@ -27,6 +28,7 @@ pub(super) struct Cluster {
     pub ipvs: ipvs::Ipvs,
     pub scripts: BTreeMap<String, Script>,
     pub notify: Notifications,
+    pub syncs: Vec<sync::Draft>,
 }
 
 /// Reads the file; `None` after syntax errors. `director` is the name of this node, if it may hold VIPs.
@@ -39,12 +41,14 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let scripts = sections("track_script").into_iter().filter_map(script).collect();
     let group = |(name, section)| read_group(name, section, director, &scripts, log);
     let groups = sections("vip").into_iter().map(group).collect();
+    let sync = |(name, section)| sync::read(name, section, &scripts, log);
+    let syncs = sections("sync").into_iter().map(sync).collect();
     let services = sections("service").into_iter().map(|(name, section)| service::read(name, section, log)).collect();
     let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
     let notify = root.section("notify").map(|section| notify::read(section, log)).unwrap_or_default();
     let ipvs = root.section("ipvs").map(|section| ipvs::read(section, log)).unwrap_or_default();
     root.close();
-    Some(Cluster { lease, groups, services, health, ipvs, scripts, notify })
+    Some(Cluster { lease, groups, services, health, ipvs, scripts, notify, syncs })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
@@ -131,6 +135,7 @@ fn read_group(
         timing: timing::read(&section, log),
         track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
+        sync: None,
         name,
     };
     section.close();

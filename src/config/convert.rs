@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
 use super::service::{Notify, Server};
 use super::track::{Script, Track, Tracked};
-use super::{Service, VipGroup, group, keepalived, notify, service, unreadable};
+use super::{Service, SyncGroup, VipGroup, group, keepalived, notify, service, unreadable};
 use crate::ipvs::{Forwarding, Granularity, ServiceKey, Tunnel};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
@@ -34,7 +34,8 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     };
     let setting = keepalived::Setting::of_this_machine();
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
-    let (groups, services, scripts, (told, ipvs)) = keepalived::read(&source, &setting, &log);
+    let (mut groups, services, scripts, (told, ipvs, syncs)) = keepalived::read(&source, &setting, &log);
+    let syncs = super::sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &told, &log);
     super::ipvs::check(&ipvs, &groups, &log);
@@ -58,6 +59,7 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
         text += "# This file is for every node: add to each `priority` what the files of the others have.\n";
         text += &notify::show(&told, |text| quoted(text), seconds);
         groups.iter().for_each(|(name, group)| text += &show_group(name, group, &node));
+        syncs.iter().for_each(|(name, sync)| text += &show_sync(name, sync));
         scripts.iter().for_each(|(name, script)| text += &show_script(name, script));
         services.iter().for_each(|(name, service)| text += &show_service(name, service));
         text += &show_ipvs(&ipvs);
@@ -101,6 +103,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         track,
         notify: told,
         virtual_mac,
+        sync: _,
     } = group;
     let list = |addresses: &[(IpAddr, u8)]| {
         let texts: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();
@@ -145,6 +148,14 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
             line(format!("authentication = {{ {kind} = {file} }}   # write its auth_pass to this file, mode 0600"));
         }
     }
+    text
+}
+
+/// What it tracks is written with each of its groups.
+fn show_sync(name: &str, SyncGroup { vips, notify: told }: &SyncGroup) -> String {
+    let vips: Vec<_> = vips.iter().map(quoted).collect();
+    let mut text = format!("\n[sync.{}]\nvips = [{}]\n", key(name), vips.join(", "));
+    text.extend(notify::show_group(told, |text| quoted(text)).map(|line| line + "\n"));
     text
 }
 

@@ -10,7 +10,7 @@ use crate::vrrp::router::Parameters;
 use crate::vrrp::timing::Timing;
 use crate::vrrp::unicast::Unicast;
 use crate::vrrp::{Auth, LegacyPeers, Version};
-use hamesh_raft::command::{Definition, Family};
+use hamesh_raft::command::{Definition, Family, GroupName};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -62,9 +62,16 @@ pub struct VipGroup {
     pub track: Vec<Track>,
     /// Who is told of its states.
     pub notify: Notify,
+    /// The sync group that it is in: it moves with that one's lease, and not alone.
+    pub sync: Option<GroupName>,
 }
 
 impl VipGroup {
+    /// The name of the lease that it moves with, where this is the group `name`.
+    pub fn lease<'a>(&'a self, name: &'a str) -> &'a str {
+        self.sync.as_deref().unwrap_or(name)
+    }
+
     /// Every address that moves with the group, advertised or not.
     pub fn all(&self) -> impl Iterator<Item = (IpAddr, u8)> {
         self.addresses.iter().chain(&self.excluded).copied()
@@ -128,6 +135,7 @@ pub(super) struct Draft {
     pub timing: Timing,
     pub track: Vec<Track>,
     pub notify: Notify,
+    pub sync: Option<GroupName>,
 }
 
 impl Draft {
@@ -175,6 +183,7 @@ impl Draft {
             timing: self.timing,
             track: self.track,
             notify: self.notify,
+            sync: self.sync,
         };
         Some((self.name.value, group))
     }
@@ -217,12 +226,20 @@ pub(super) fn check(drafts: &[Draft], listen: Option<&Located<SocketAddr>>, log:
     }
 }
 
+/// What a name may be.
+pub(super) const NAME_HELP: &str = "use up to 64 letters, digits, `-`, `_` and `.`";
+
+/// Whether a VIP group, or a sync group, can be called so.
+pub(super) fn is_group_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !name.is_empty() && name.len() <= 64 && name.chars().all(allowed)
+}
+
 fn check_name(draft: &Draft, earlier: &[Draft], log: &Log) {
     let Located { value: name, place } = &draft.name;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
-        let help = "use up to 64 letters, digits, `-`, `_` and `.`";
-        log.add(Diagnostic::error(place, format!("`{name}` cannot be the name of a VIP group")).help(help));
+    if !is_group_name(name) {
+        let error = Diagnostic::error(place, format!("`{name}` cannot be the name of a VIP group"));
+        log.add(error.help(NAME_HELP));
     }
     if let Some(twin) = earlier.iter().find(|other| other.name.value == *name) {
         let error = Diagnostic::error(place, format!("there are two VIP groups `{name}`"));

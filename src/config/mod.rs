@@ -12,6 +12,7 @@ pub mod node;
 pub mod notify;
 pub mod profile;
 pub mod service;
+pub mod sync;
 pub mod track;
 
 mod cluster;
@@ -28,6 +29,7 @@ pub use ipvs::Ipvs;
 pub use node::{Admin, Node};
 pub use profile::LeaseProfile;
 pub use service::{HealthMesh, Service};
+pub use sync::SyncGroup;
 
 use hamesh_raft::command::{Definition, GroupName, Role};
 use std::collections::BTreeMap;
@@ -46,6 +48,8 @@ pub struct Config {
     pub lease: LeaseProfile,
     /// Every VIP group, of both kinds of file.
     pub groups: BTreeMap<GroupName, VipGroup>,
+    /// The groups of them that move together, by the names of their leases.
+    pub syncs: BTreeMap<GroupName, SyncGroup>,
     /// Every service.
     pub services: BTreeMap<String, Service>,
     /// The scripts that groups track.
@@ -66,6 +70,19 @@ impl Config {
     /// Every group's definition, served here or not.
     pub fn definitions(&self) -> Vec<Definition> {
         self.groups.values().map(VipGroup::definition).collect()
+    }
+
+    /// The name of the lease that a group moves with; that of a group which is not configured here is its own.
+    pub fn lease<'a>(&'a self, group: &'a str) -> &'a str {
+        self.groups.get(group).map_or(group, |config| config.lease(group))
+    }
+
+    /// The groups that move with the lease `name`, in the order of their sync group.
+    pub fn members(&self, name: &str) -> Vec<GroupName> {
+        match self.syncs.get(name) {
+            Some(sync) => sync.vips.clone(),
+            None => self.groups.get(name).map(|_| name.to_owned()).into_iter().collect(),
+        }
     }
 
     /// Whether there are services behind a group.
@@ -114,13 +131,14 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
         Kind::Cluster => {
             let cluster = cluster::read(&source, None, &log);
             let parts = |cluster: cluster::Cluster| {
-                (cluster.groups, cluster.services, cluster.scripts, (cluster.notify, cluster.ipvs))
+                (cluster.groups, cluster.services, cluster.scripts, (cluster.notify, cluster.ipvs, cluster.syncs))
             };
             cluster.map(parts).unwrap_or_default()
         }
         Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
-    let (groups, services, _, (notify, ipvs)) = groups;
+    let (mut groups, services, _, (notify, ipvs, syncs)) = groups;
+    sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
@@ -154,6 +172,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     let (mut health, mut ipvs) = (HealthMesh::default(), Ipvs::default());
     let mut scripts = BTreeMap::new();
     let mut notify = notify::Notifications::default();
+    let mut syncs = Vec::new();
     let mut cluster_file = None;
     if let Some(file) = &draft.cluster {
         let text = Source::read(&file.value);
@@ -166,7 +185,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
                     (health, scripts, notify) = (cluster.health, cluster.scripts, cluster.notify);
-                    ipvs = cluster.ipvs;
+                    (ipvs, syncs) = (cluster.ipvs, cluster.syncs);
                 }
             }
             Err(_) if !present && !complete => {}
@@ -179,7 +198,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let (mut instances, servers, more, (told, global)) =
+                let (mut instances, servers, more, (told, global, synced)) =
                     keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
                 if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {
                     let message = format!("script `{twin}` is in cluster.toml and in keepalived.conf");
@@ -199,6 +218,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                     instances.iter_mut().for_each(|group| group.priority = None);
                 }
                 groups.extend(instances);
+                syncs.extend(synced);
                 services.extend(servers);
             }
             Err(error) => {
@@ -207,6 +227,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
             }
         }
     }
+    let syncs = sync::apply(syncs, &mut groups, &log);
     group::check(&groups, draft.listen.as_ref(), &log);
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
@@ -220,6 +241,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
             admin,
             lease,
             groups,
+            syncs,
             services,
             scripts,
             notify,

@@ -83,6 +83,7 @@ fn the_examples_in_deploy_are_right() {
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
+        sync: None,
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
     assert_eq!(config.warnings, []);
@@ -312,4 +313,5 @@ mod cluster;
 mod convert;
 mod keepalived;
 mod notify;
+mod sync;
 mod track;

@@ -7,7 +7,7 @@
 use super::announce::{Announcer, Burst};
 use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
-use super::served::Served;
+use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
 use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
@@ -69,24 +69,29 @@ impl Hands {
         }
     }
 
-    /// Claims a group. What was done stays done on an error: [`Self::unclaim`] follows.
-    pub(crate) async fn claim(&mut self, served: &Served, token: Token, granted: &Definition) -> Result<(), String> {
+    /// Claims the groups of a lease. What was done stays done on an error: [`Self::unclaim`] follows.
+    pub(crate) async fn claim(&mut self, groups: &[&Served], token: Token, granted: &Definition) -> Result<(), String> {
         kill_point("claim", 1);
-        if *granted != served.definition {
+        if served::common(groups.iter().map(|served| &served.definition)).as_ref() != Some(granted) {
             return Err("the group was granted with other addresses than this node's".to_owned());
         }
-        self.take_up(served);
-        if served.balanced {
-            self.balance.serve(&served.name).await;
+        for served in groups {
+            self.take_up(served);
+            if served.balanced {
+                self.balance.serve(&served.name).await;
+            }
+            self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
         }
-        self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
         kill_point("claim", 2);
+        let definitions = definitions(groups);
         if let Some(gate) = &mut self.gate {
-            gate.hold(std::slice::from_ref(granted)).map_err(|error| error.to_string())?;
+            gate.hold(&definitions).map_err(|error| error.to_string())?;
         }
-        self.held.push(granted.clone());
+        self.held.extend(definitions);
         kill_point("claim", 3);
-        tracing::info!(group = %served.name, %token, "claimed");
+        for served in groups {
+            tracing::info!(group = %served.name, %token, "claimed");
+        }
         Ok(())
     }
 
@@ -102,27 +107,32 @@ impl Hands {
         }
     }
 
-    /// Unclaims a group. `Ok` means that the gate is shut for it.
-    pub(crate) async fn unclaim(&mut self, served: &Served, token: Token) -> Result<(), GateError> {
+    /// Unclaims the groups of a lease. `Ok` means that the gate is shut for all of them.
+    pub(crate) async fn unclaim(&mut self, groups: &[&Served], token: Token) -> Result<(), GateError> {
         kill_point("release", 1);
+        let definitions = definitions(groups);
         let shut = match &mut self.gate {
-            Some(gate) => gate.drop_hold(std::slice::from_ref(&served.definition)),
+            Some(gate) => gate.drop_hold(&definitions),
             None => Ok(()),
         };
-        self.held.retain(|held| *held != served.definition);
+        self.held.retain(|held| !definitions.contains(held));
         kill_point("release", 2);
-        let interface = served.place();
-        if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
-            tracing::error!(%error, "trying again; nothing answers for it meanwhile");
-            let left = self.leftovers.entry(served.name.clone());
-            let (_, vips) = left.or_insert_with(|| (interface.clone(), Vec::new()));
-            vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
-        }
-        if served.balanced {
-            self.balance.order(Order::Withdraw(served.name.clone()));
+        for served in groups {
+            let interface = served.place();
+            if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
+                tracing::error!(%error, "trying again; nothing answers for it meanwhile");
+                let left = self.leftovers.entry(served.name.clone());
+                let (_, vips) = left.or_insert_with(|| (interface.clone(), Vec::new()));
+                vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
+            }
+            if served.balanced {
+                self.balance.order(Order::Withdraw(served.name.clone()));
+            }
         }
         kill_point("release", 3);
-        tracing::info!(group = %served.name, %token, "unclaimed");
+        for served in groups {
+            tracing::info!(group = %served.name, %token, "unclaimed");
+        }
         shut
     }
 
@@ -333,6 +343,10 @@ impl Hands {
         let refused = balance.trouble.map(|why| format!("IPVS is not as it should be: {why}"));
         self.trouble.iter().cloned().chain(refused).collect()
     }
+}
+
+fn definitions(groups: &[&Served]) -> Vec<Definition> {
+    groups.iter().map(|served| served.definition.clone()).collect()
 }
 
 /// For tests of kill -9 between two steps: `HAMESH_KILL_POINT=claim:2` kills this process there.

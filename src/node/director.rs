@@ -2,6 +2,8 @@
 //!
 //! Events wait in one queue; actions are performed in order, and a failed one comes back as an event.
 
+mod leases;
+mod telling;
 mod turning;
 
 use super::claim::Hands;
@@ -12,7 +14,7 @@ use super::reload::Fresh;
 use super::served::Served;
 use crate::config::Config;
 use crate::kernel::link::Link;
-use crate::notify::{Notice, Object, What};
+use crate::notify::What;
 use crate::track::Effect;
 use crate::vrrp::advert::{self, Header};
 use crate::vrrp::{ah, hearing, router};
@@ -85,6 +87,8 @@ pub(crate) struct Director {
     state: Arc<State>,
     renewals: VecDeque<(BTreeSet<NodeId>, Renew)>,
     outputs: Vec<LaneOutput>,
+    /// What was told of sync groups last.
+    told: BTreeMap<GroupName, What>,
     facts: BTreeMap<String, String>,
     /// The stop is told once it is done, and not what it consists of.
     stopping: bool,
@@ -92,8 +96,9 @@ pub(crate) struct Director {
 
 impl Director {
     pub(super) fn new(me: NodeId, holder: Holder, site: Site, resumed: &BTreeSet<GroupName>) -> Self {
-        let Site { config, groups, lans, hands, tell, occurrences } = site;
-        let queue = groups.values().flat_map(|served| started(served, resumed.contains(&served.name))).collect();
+        let Site { config, mut groups, lans, hands, tell, occurrences } = site;
+        leases::level_all(&mut groups, &config);
+        let queue = groups.values().flat_map(|served| started(served, resumed.contains(&served.lease))).collect();
         Self {
             me,
             holder,
@@ -110,6 +115,7 @@ impl Director {
             state: Arc::default(),
             renewals: VecDeque::new(),
             outputs: Vec::new(),
+            told: BTreeMap::new(),
             facts: BTreeMap::new(),
             stopping: false,
         }
@@ -171,45 +177,37 @@ impl Director {
         let before = served.priority();
         served.short = short;
         served.router.set_priority(served.priority());
-        tell_priority(served, before, &mut self.outputs);
-        if served.router.status().candidate {
-            self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), served.candidate())));
-        }
+        telling::tell_priority(served, before, &mut self.outputs);
+        let lease = served.lease.clone();
+        self.want(&lease);
     }
 
     /// What a group tracks has changed: its priority, or whether it may be claimed here.
     pub(crate) fn weigh(&mut self, group: &GroupName, effect: Effect) {
         let Some(served) = self.groups.get_mut(group) else { return };
-        let (was_up, before, unseen) = (served.is_up(), served.priority(), std::mem::take(&mut served.unseen));
+        let (before, unseen) = (served.priority(), std::mem::take(&mut served.unseen));
         match effect {
             Effect::Priority(priority) => (served.weighed, served.fault) = (priority, false),
             Effect::Fault => served.fault = true,
         }
         served.router.set_priority(served.priority());
-        tell_priority(served, before, &mut self.outputs);
+        telling::tell_priority(served, before, &mut self.outputs);
         tracing::info!(%group, priority = served.priority(), fault = served.fault, "tracking");
-        let happened = match (was_up, served.is_up()) {
-            (true, false) => Happened::Router(group.clone(), router::Event::LinkDown),
-            (false, true) => Happened::Router(group.clone(), router::Event::LinkUp),
-            (true, true) if served.router.status().candidate => {
-                Happened::Lease(holder::Event::Want(group.clone(), served.candidate()))
-            }
-            (true, true) => return,
-            (false, false) => {
-                if unseen {
-                    tell(served, What::Fault, &mut self.outputs);
-                }
-                return;
-            }
-        };
-        self.queue.push_back(happened);
+        let lease = served.lease.clone();
+        if self.level(&lease) {
+            // Its routers hear of it.
+        } else if self.is_up(&lease) {
+            self.want(&lease);
+        } else if unseen && !self.is_unseen(&lease) {
+            self.tell_fault(&lease);
+        }
     }
 
     /// The ears' turn, and the hands' retries.
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();
         for (name, served) in &self.groups {
-            let held_by = self.state.holder_node(name);
+            let held_by = self.state.holder_node(&served.lease);
             let event = if held_by == Some(self.me) {
                 hearing::Event::Holding
             } else {
@@ -221,9 +219,10 @@ impl Director {
             self.queue.push_back(Happened::Ear(name.clone(), event));
             let place = Place {
                 interface: served.config.interface.clone(),
-                up: served.is_up(),
+                up: served.up,
                 address: served.own_address(),
                 hears: served.ear.hearing(now).into(),
+                lease: (served.lease != *name).then(|| served.lease.clone()),
             };
             let key = format!("{FACT}{name}");
             if let Ok(value) = serde_json::to_string(&place)
@@ -345,8 +344,8 @@ impl Director {
                 lan.link = link.clone();
             }
         }
+        let mut leases = BTreeSet::new();
         for served in self.groups.values_mut().filter(|served| served.config.interface == name) {
-            let was_up = served.is_up();
             match link {
                 Some(link) => served.link = link.clone(),
                 None => served.link.up = false,
@@ -355,13 +354,10 @@ impl Director {
                 served.router.speak_from(source);
             }
             self.hands.look_after(served);
-            let event = match (was_up, served.is_up()) {
-                (true, false) => router::Event::LinkDown,
-                (false, true) => router::Event::LinkUp,
-                (true, true) | (false, false) => continue,
-            };
-            tracing::info!(interface = name, up = served.is_up(), "interface changed");
-            self.queue.push_back(Happened::Router(served.name.clone(), event));
+            leases.insert(served.lease.clone());
+        }
+        for lease in leases {
+            self.level(&lease);
         }
     }
 
@@ -386,20 +382,23 @@ impl Director {
                         self.queue.push_back(Happened::Lease(holder::Event::Stuck));
                     }
                 }
-                holder::Action::Claim(group, token, definition) => {
-                    let Some(served) = self.groups.get_mut(&group) else { continue };
-                    served.token = Some(token);
-                    match self.hands.claim(served, token, &definition).await {
+                holder::Action::Claim(lease, token, definition) => {
+                    let names = self.members(&lease);
+                    for name in &names {
+                        self.groups.entry(name.clone()).and_modify(|served| served.token = Some(token));
+                    }
+                    let groups = leases::of(&self.groups, &names);
+                    match self.hands.claim(&groups, token, &definition).await {
                         Ok(()) => {
-                            self.queue.push_back(Happened::Router(group.clone(), router::Event::Granted));
-                            self.queue.push_back(Happened::Lease(holder::Event::Claimed(group, token)));
+                            self.route_all(names, &router::Event::Granted);
+                            self.queue.push_back(Happened::Lease(holder::Event::Claimed(lease, token)));
                         }
                         Err(error) => {
-                            tracing::error!(%group, %token, %error, "claim failed");
-                            let undone = self.hands.unclaim(served, token).await;
-                            self.queue.push_back(Happened::Router(group.clone(), router::Event::Revoked));
+                            tracing::error!(%lease, %token, %error, "claim failed");
+                            let undone = self.hands.unclaim(&groups, token).await;
+                            self.route_all(names, &router::Event::Revoked);
                             let event = match undone {
-                                Ok(()) => holder::Event::ClaimFailed(group, token),
+                                Ok(()) => holder::Event::ClaimFailed(lease, token),
                                 Err(_) => {
                                     stuck = true;
                                     holder::Event::Stuck
@@ -409,17 +408,17 @@ impl Director {
                         }
                     }
                 }
-                holder::Action::Unclaim(group, token) => {
-                    let Some(served) = self.groups.get(&group) else { continue };
-                    let event = match self.hands.unclaim(served, token).await {
-                        Ok(()) => holder::Event::Unclaimed(group.clone(), token),
+                holder::Action::Unclaim(lease, token) => {
+                    let names = self.members(&lease);
+                    let event = match self.hands.unclaim(&leases::of(&self.groups, &names), token).await {
+                        Ok(()) => holder::Event::Unclaimed(lease, token),
                         Err(error) => {
-                            tracing::error!(%group, %token, %error, "the gate was not shut; the lease is left to its deadline");
+                            tracing::error!(%lease, %token, %error, "the gate was not shut; the lease is left to its deadline");
                             stuck = true;
                             holder::Event::Stuck
                         }
                     };
-                    self.queue.push_back(Happened::Router(group, router::Event::Revoked));
+                    self.route_all(names, &router::Event::Revoked);
                     self.queue.push_back(Happened::Lease(event));
                 }
                 holder::Action::Propose(command) => self.outputs.push(LaneOutput::Propose(command)),
@@ -431,81 +430,49 @@ impl Director {
         }
     }
 
+    fn route_all(&mut self, names: Vec<GroupName>, event: &router::Event) {
+        self.queue.extend(names.into_iter().map(|name| Happened::Router(name, event.clone())));
+    }
+
     fn route(&mut self, group: &GroupName, event: router::Event) {
         let Some(served) = self.groups.get_mut(group) else { return };
         let before = served.router.status().state;
         // One that resumes was told before; one that starts without its link is in FAULT in a moment.
-        let starts = matches!(event, router::Event::Start { resumed } if resumed || !served.is_up());
+        let starts = matches!(event, router::Event::Start { resumed } if resumed || !served.up);
         let rival = matches!(&event, router::Event::Heard { advert, member: false, .. } if advert.priority > 0);
         let actions = served.router.handle(Moment::now(), event);
-        let status = served.router.status();
-        let after = status.state;
-        if !self.stopping && !starts && !served.unseen {
-            let is_master = |state| matches!(state, router::State::Master(_));
-            if rival && is_master(before) && is_master(after) && status.foreign.is_some_and(|foreign| foreign.obeyed) {
-                say(served, What::MasterRxLowerPri, &mut self.outputs);
-            }
-            if let Some(what) = state_to_tell(after) {
-                tell(served, what, &mut self.outputs);
-            }
-        }
+        let (lease, after) = (served.lease.clone(), served.router.status().state);
         if before.to_string() != after.to_string() {
             tracing::info!(%group, from = %before, to = %after, "VRRP");
         }
+        if !self.stopping && !starts && !self.is_unseen(&lease) {
+            self.tell_state(group, before, rival);
+        }
+        let Some(served) = self.groups.get_mut(group) else { return };
+        let mut wants = false;
         for action in actions {
             match action {
-                // It begins anew when it is given up.
-                router::Action::Want if self.turning.contains(group) => {}
-                router::Action::Want => {
-                    self.queue.push_back(Happened::Lease(holder::Event::Want(group.clone(), served.candidate())));
-                }
+                router::Action::Want => wants = true,
                 router::Action::Refuse | router::Action::Yield => {
-                    self.queue.push_back(Happened::Lease(holder::Event::Refuse(group.clone())));
+                    self.queue.push_back(Happened::Lease(holder::Event::Refuse(lease.clone())));
                 }
                 router::Action::SendAdvert => self.hands.advert(served, served.priority()),
+                // Of a link that is down nothing is heard.
+                router::Action::Resign if !served.link.up => {}
                 router::Action::Resign => self.hands.advert(served, 0),
                 router::Action::Announce(rounds) => self.hands.announce(served, rounds),
             }
         }
+        if wants {
+            self.want(&lease);
+        }
     }
-}
-
-/// What keepalived calls it. One that claims has no lease yet: it is BACKUP.
-fn state_to_tell(state: router::State) -> Option<What> {
-    match state {
-        router::State::Init => None,
-        router::State::Backup { .. } | router::State::Claiming => Some(What::Backup),
-        router::State::Master(_) => Some(What::Master),
-        router::State::Fault => Some(What::Fault),
-    }
-}
-
-/// Tells a state, once.
-fn tell(served: &mut Served, what: What, outputs: &mut Vec<LaneOutput>) {
-    if served.told != Some(what) {
-        served.told = Some(what);
-        say(served, what, outputs);
-    }
-}
-
-fn tell_priority(served: &Served, before: u8, outputs: &mut Vec<LaneOutput>) {
-    match served.router.status().state {
-        _ if served.priority() == before => {}
-        router::State::Master(_) => say(served, What::MasterPriority, outputs),
-        router::State::Backup { .. } | router::State::Claiming => say(served, What::BackupPriority, outputs),
-        router::State::Init | router::State::Fault => {}
-    }
-}
-
-fn say(served: &Served, what: What, outputs: &mut Vec<LaneOutput>) {
-    let (object, token) = (Object::Instance(served.name.clone()), served.token.map(super::number));
-    outputs.push(LaneOutput::Notice(Notice { object, what, priority: served.priority(), token }));
 }
 
 /// The first events of a group's router.
 fn started(served: &Served, resumed: bool) -> Vec<Happened> {
     let mut events = vec![router::Event::Start { resumed }];
-    if !served.is_up() {
+    if !served.up {
         events.push(router::Event::LinkDown);
     }
     events.into_iter().map(|event| Happened::Router(served.name.clone(), event)).collect()

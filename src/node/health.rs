@@ -102,5 +102,7 @@ async fn notify(mut told: mpsc::UnboundedReceiver<Notify>) {
 
 /// The groups that this node's sessions hold.
 fn holdings(core: &Core, view: &View) -> Holdings {
-    view.state.groups.keys().filter(|group| view.state.holder_node(group) == Some(core.me)).cloned().collect()
+    let leases = view.state.groups.keys().filter(|lease| view.state.holder_node(lease) == Some(core.me));
+    let config = core.config();
+    leases.flat_map(|lease| config.members(lease)).collect()
 }

@@ -16,6 +16,9 @@ pub(crate) struct Place {
     pub(crate) up: bool,
     pub(crate) address: Option<IpAddr>,
     pub(crate) hears: Hears,
+    /// The lease that the group moves with, where that is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lease: Option<GroupName>,
 }
 
 /// [`Hearing`] in gossip's words; the holder itself hears for nobody.
@@ -85,11 +88,18 @@ impl Neighbours {
         self
     }
 
-    /// In the grantor's words. A director whose link is down hears nobody.
+    /// In the grantor's words, by lease. A director whose link is down hears nobody, and one that hears less on one LAN of
+    /// several hears so much.
     pub(crate) fn hearing(&self) -> BTreeMap<GroupName, BTreeMap<NodeId, Hearing>> {
-        let of = |place: &Place| if place.up { place.hears.into() } else { Hearing::Nobody };
-        let group = |places: &BTreeMap<NodeId, Place>| places.iter().map(|(node, place)| (*node, of(place))).collect();
-        self.places.iter().map(|(name, places)| (name.clone(), group(places))).collect()
+        let mut leases: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>> = BTreeMap::new();
+        for (group, places) in &self.places {
+            for (node, place) in places {
+                let hearing = if place.up { place.hears.into() } else { Hearing::Nobody };
+                let nodes = leases.entry(place.lease.as_ref().unwrap_or(group).clone()).or_default();
+                nodes.entry(*node).and_modify(|known| *known = lesser(*known, hearing)).or_insert(hearing);
+            }
+        }
+        leases
     }
 
     /// The address of `node` on the LAN of `group`.
@@ -104,6 +114,14 @@ impl Neighbours {
     }
 }
 
+fn lesser(one: Hearing, other: Hearing) -> Hearing {
+    match (one, other) {
+        (Hearing::Nobody, _) | (_, Hearing::Nobody) => Hearing::Nobody,
+        (Hearing::OnlyOthers, _) | (_, Hearing::OnlyOthers) => Hearing::OnlyOthers,
+        (Hearing::Holder, Hearing::Holder) => Hearing::Holder,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,7 +129,7 @@ mod tests {
     const LB1: NodeId = NodeId(1);
 
     fn neighbours(address: Option<IpAddr>) -> Neighbours {
-        let place = Place { interface: "eth0".to_owned(), up: true, address, hears: Hears::Holder };
+        let place = Place { interface: "eth0".to_owned(), up: true, address, hears: Hears::Holder, lease: None };
         Neighbours { places: BTreeMap::from([("web".to_owned(), BTreeMap::from([(LB1, place)]))]) }
     }
 
@@ -126,5 +144,25 @@ mod tests {
         assert_eq!(restarted.address("web", LB1), Some(address));
         let moved = neighbours(Some(IpAddr::from([10, 0, 0, 9]))).remembering(&restarted);
         assert_eq!(moved.address("web", LB1), Some(IpAddr::from([10, 0, 0, 9])));
+    }
+
+    #[test]
+    fn of_several_lans_under_one_lease_the_worst_counts() {
+        let place = |hears, up| Place {
+            interface: "eth0".to_owned(),
+            up,
+            address: None,
+            hears,
+            lease: Some("edge".to_owned()),
+        };
+        let of = |one, two| {
+            let places =
+                [("in".to_owned(), BTreeMap::from([(LB1, one)])), ("out".to_owned(), BTreeMap::from([(LB1, two)]))];
+            Neighbours { places: BTreeMap::from(places) }.hearing()["edge"][&LB1]
+        };
+        assert_eq!(of(place(Hears::Holder, true), place(Hears::Holder, true)), Hearing::Holder);
+        assert_eq!(of(place(Hears::Others, true), place(Hears::Holder, true)), Hearing::OnlyOthers);
+        assert_eq!(of(place(Hears::Holder, true), place(Hears::Others, true)), Hearing::OnlyOthers);
+        assert_eq!(of(place(Hears::Others, true), place(Hears::Holder, false)), Hearing::Nobody);
     }
 }

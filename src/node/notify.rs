@@ -5,6 +5,7 @@ use crate::config::notify::{Command, Fifo, Mail, Notify};
 use crate::notify::mail::{self, Message};
 use crate::notify::{Action, Event, Notice, Notifier, Object, Run, TOKEN, fifo};
 use crate::probe::script;
+use hamesh_raft::command::GroupName;
 use rustix::process::Signal;
 use std::time::Duration;
 use tokio::process::Child;
@@ -87,8 +88,11 @@ impl Notices {
 
 /// What this node may tell of.
 fn objects(config: &Config) -> Vec<(Object, Notify)> {
-    let served = config.groups.iter().filter(|(_, group)| group.priority.is_some());
-    served.map(|(name, group)| (Object::Instance(name.clone()), group.notify.clone())).collect()
+    let serves = |name: &GroupName| config.groups.get(name).is_some_and(|group| group.priority.is_some());
+    let served = config.groups.iter().filter(|(name, _)| serves(name));
+    let instances = served.map(|(name, group)| (Object::Instance(name.clone()), group.notify.clone()));
+    let syncs = config.syncs.iter().filter(|(_, sync)| sync.vips.iter().any(serves));
+    instances.chain(syncs.map(|(name, sync)| (Object::Group(name.clone()), sync.notify.clone()))).collect()
 }
 
 struct Hand {

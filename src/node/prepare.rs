@@ -85,7 +85,10 @@ impl Prepared {
         if !config.services.is_empty() {
             clean_balance(&config, orders, resumed.as_ref())?;
         }
-        let keeps = |name: &str| resumed.iter().flat_map(|record| &record.pairs).any(|(group, _)| group == name);
+        let keeps = |name: &str| {
+            let lease = config.lease(name);
+            resumed.iter().flat_map(|record| &record.pairs).any(|(kept, _)| kept == lease)
+        };
         for (name, group) in config.groups.iter().filter(|(name, _)| !keeps(name)) {
             let places = found.get(&group.interface).map(|link| &link.interface).into_iter().chain(made.get(name));
             for place in places {
@@ -214,9 +217,11 @@ fn outlet(device: &Interface, mac: Mac, group: &VipGroup) -> anyhow::Result<Outl
     Ok(Outlet { device: device.clone(), mac, vrrp, neighbours, beyond_family })
 }
 
-/// The recorded groups as they are configured now, if this node still serves them all.
+/// The groups of the recorded leases as they are configured now, if this node still serves them all.
 fn served_now(config: &Config, record: &MayAct) -> Option<Vec<Definition>> {
-    let groups = record.pairs.iter().map(|(group, _)| config.groups.get(group));
+    let leases = record.pairs.iter().map(|(lease, _)| config.members(lease)).collect::<Vec<_>>();
+    let groups = leases.iter().all(|groups| !groups.is_empty()).then(|| leases.concat())?;
+    let groups = groups.iter().map(|group| config.groups.get(group));
     groups.map(|group| group.filter(|group| group.priority.is_some()).map(VipGroup::definition)).collect()
 }
 
@@ -230,7 +235,7 @@ fn clean_balance(config: &Config, orders: Orders, resumed: Option<&MayAct>) -> a
     let balanced: BTreeSet<&GroupName> = config.services.values().map(|service| &service.vip).collect();
     let groups = config.groups.iter().filter(|(name, _)| balanced.contains(name));
     let addresses = groups.flat_map(|(_, group)| group.definition().addresses).collect();
-    let held = resumed.iter().flat_map(|record| &record.pairs).map(|(group, _)| group.clone()).collect();
+    let held = resumed.iter().flat_map(|record| &record.pairs).flat_map(|(lease, _)| config.members(lease)).collect();
     let keys = config.services.values().flat_map(|service| &service.listen);
     let marks = keys.filter_map(|key| match key {
         ServiceKey::Mark(mark, family) => Some((*mark, *family)),

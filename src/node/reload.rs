@@ -96,6 +96,9 @@ fn wishes(config: &Config) -> BTreeMap<String, String> {
         wish("version", group.version.number().to_string());
         wish("advertisement_interval", format!("{:?}", group.interval));
         wish("addresses", addresses.join(" "));
+        if let Some(sync) = &group.sync {
+            wish("sync", sync.clone());
+        }
         if !group.excluded.is_empty() {
             let excluded: Vec<String> = group.excluded.iter().map(|(ip, prefix)| format!("{ip}/{prefix}")).collect();
             wish("excluded_addresses", excluded.join(" "));
@@ -120,6 +123,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("[ipvs]", running.ipvs != fresh.ipvs),
         ("[track_script]", running.scripts != fresh.scripts),
         ("[notify]", running.notify != fresh.notify),
+        ("what is in a sync group", synced(running) != synced(fresh)),
         ("a group that tracks something", tracking(running) != tracking(fresh)),
         ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),
         ("a group with an authentication header", authenticated(running) != authenticated(fresh)),
@@ -132,6 +136,11 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
 fn balanced(config: &Config) -> Vec<Definition> {
     let groups = config.groups.iter().filter(|(name, _)| config.is_balanced(name));
     groups.map(|(_, group)| group.definition()).collect()
+}
+
+/// Who shares a lease with whom.
+fn synced(config: &Config) -> BTreeMap<&GroupName, &Vec<GroupName>> {
+    config.syncs.iter().map(|(name, sync)| (name, &sync.vips)).collect()
 }
 
 /// Its priority is part of what was last seen.

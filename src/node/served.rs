@@ -36,6 +36,8 @@ pub(crate) struct Outlet {
 /// A VIP group that this director serves.
 pub(crate) struct Served {
     pub(crate) name: GroupName,
+    /// The lease that it moves with: its own, or its sync group's.
+    pub(crate) lease: GroupName,
     pub(crate) config: VipGroup,
     pub(crate) definition: Definition,
     /// Whether there are services behind it.
@@ -46,6 +48,8 @@ pub(crate) struct Served {
     pub(crate) fault: bool,
     /// What the group tracks was not looked at yet: that it is in FAULT is told to nobody.
     pub(crate) unseen: bool,
+    /// Whether it may be claimed here, as its router was told last: all that moves with it is well.
+    pub(crate) up: bool,
     /// The token of the last claim.
     pub(crate) token: Option<Token>,
     /// What others were told last.
@@ -75,8 +79,10 @@ impl Served {
     pub(super) fn new(now: Moment, name: &GroupName, config: &VipGroup, lan: &Lan, balanced: bool) -> Option<Self> {
         let link = lan.link.clone();
         let router = Router::new(config.parameters(source(config, &link))?);
-        Some(Self {
+        let mut served = Self {
             name: name.clone(),
+            lease: config.lease(name).to_owned(),
+            up: false,
             definition: config.definition(),
             balanced,
             weighed: config.priority?,
@@ -103,7 +109,9 @@ impl Served {
             last_discard: None,
             other_lists: BTreeSet::new(),
             config: config.clone(),
-        })
+        };
+        served.up = served.is_well();
+        Some(served)
     }
 
     /// Serves the same virtual router by other words from now on.
@@ -122,12 +130,6 @@ impl Served {
         if self.short { 1 } else { self.weighed }
     }
 
-    /// This node's wish for the group.
-    pub(crate) fn candidate(&self) -> Candidate {
-        let (priority, preempt) = (self.priority(), self.router.status().preempts);
-        Candidate { definition: self.definition.clone(), priority, preempt }
-    }
-
     /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
     pub(crate) fn link_is_up(&self) -> bool {
         self.link.up && self.own_address().is_some()
@@ -138,8 +140,8 @@ impl Served {
         self.outlet.as_ref().map_or(&self.link.interface, |outlet| &outlet.device)
     }
 
-    /// Whether the group may be claimed here at all.
-    pub(crate) fn is_up(&self) -> bool {
+    /// Whether nothing of its own keeps the group from being claimed here.
+    pub(crate) fn is_well(&self) -> bool {
         self.link_is_up() && !self.fault
     }
 
@@ -176,6 +178,25 @@ impl Served {
                 "an advert lists other addresses");
         }
     }
+}
+
+/// This node's wish for a lease, for whose groups it wants it: the priority of the weakest, and preempting where all may.
+pub(crate) fn candidate(served: &[&Served]) -> Option<Candidate> {
+    Some(Candidate {
+        definition: common(served.iter().map(|served| &served.definition))?,
+        priority: served.iter().map(|served| served.priority()).min()?,
+        preempt: served.iter().all(|served| served.router.status().preempts),
+    })
+}
+
+/// The definition of a lease: its first virtual router with the addresses of all.
+pub(crate) fn common<'a>(mut definitions: impl Iterator<Item = &'a Definition>) -> Option<Definition> {
+    let mut common = definitions.next()?.clone();
+    for definition in definitions {
+        common.addresses.extend(&definition.addresses);
+    }
+    common.addresses.sort_unstable();
+    Some(common)
 }
 
 /// Where the adverts of a group come from: the address that is configured, if the interface has it; the one that is in the

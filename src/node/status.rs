@@ -92,6 +92,9 @@ pub struct NodePicture {
 pub struct VipPicture {
     /// As in `[vip.NAME]`.
     pub name: String,
+    /// The sync group that it is in and moves with.
+    #[serde(default)]
+    pub sync: Option<String>,
     /// VRRP state of this node; `-` where it does not serve the group.
     pub state: String,
     /// The node whose session holds the lease.
@@ -176,7 +179,9 @@ impl Core {
             }
         });
         let config = self.config();
-        let names: BTreeSet<&String> = state.groups.keys().chain(config.groups.keys()).collect();
+        // The lease of a sync group is shown with each of its groups.
+        let leases = state.groups.keys().filter(|lease| !config.syncs.contains_key(*lease));
+        let names: BTreeSet<&String> = leases.chain(config.groups.keys()).collect();
         let vips = names.into_iter().map(|group| self.vip(group, state, &lane, &name));
         let cluster = state.cluster.as_ref();
         Picture {
@@ -204,27 +209,31 @@ impl Core {
     }
 
     fn vip(&self, group: &str, state: &State, lane: &LaneStatus, name: &dyn Fn(NodeId) -> String) -> VipPicture {
-        let empty = Group::default();
-        let known = state.groups.get(group).unwrap_or(&empty);
+        let (empty, config) = (Group::default(), self.config());
+        let lease = config.lease(group);
+        let known = state.groups.get(lease).unwrap_or(&empty);
         let node_of = |sid: Sid| state.sessions.get(&sid).map_or_else(|| sid.to_string(), |session| name(session.node));
         let local = lane.groups.get(group);
         let holder = known.holder.as_ref();
         let ours = holder.filter(|holder| Some(holder.sid) == lane.session);
-        let definition = holder.map(|holder| &holder.definition);
-        let wish = self.config().groups.get(group).map(crate::config::VipGroup::definition);
-        let described = definition.or(wish.as_ref());
+        let wish = config.groups.get(group).map(crate::config::VipGroup::definition);
+        let sync = config.groups.get(group).and_then(|group| group.sync.clone());
+        // That of a sync group is not this group's.
+        let granted = holder.filter(|_| sync.is_none()).map(|holder| &holder.definition);
+        let described = granted.or(wish.as_ref());
         let mut candidates: Vec<CandidatePicture> = known
             .candidates
             .iter()
             .map(|(sid, candidate)| CandidatePicture {
                 node: node_of(*sid),
                 priority: candidate.priority,
-                obstacle: state.obstacle(group, *sid),
+                obstacle: state.obstacle(lease, *sid),
             })
             .collect();
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
         VipPicture {
             name: group.to_owned(),
+            sync,
             state: local.map_or_else(|| "-".to_owned(), |local| local.vrrp.state.to_string()),
             holder: holder.map(|holder| node_of(holder.sid)),
             pinned: known.pinned.map(name),
@@ -308,9 +317,11 @@ impl Core {
         name: &dyn Fn(&NodeId) -> String,
         warnings: &mut Vec<String>,
     ) {
-        for (group, known) in &state.groups {
+        let config = self.config();
+        for (lease, known) in &state.groups {
+            let group = if config.syncs.contains_key(lease) { format!("sync.{lease}") } else { format!("vip.{lease}") };
             if known.holder.is_none() {
-                warnings.push(format!("vip.{group} has no holder: see its candidates' obstacles"));
+                warnings.push(format!("{group} has no holder: see its candidates' obstacles"));
             }
             for (sid, candidate) in &known.candidates {
                 let Some(node) = state.sessions.get(sid).map(|session| name(&session.node)) else { continue };
@@ -318,7 +329,7 @@ impl Core {
                     && candidate.definition != holder.definition
                 {
                     warnings.push(format!(
-                        "vip.{group}: {node} has vrid {} {:?}, the holder vrid {} {:?}. {node} cannot take it over as it is: make the files equal and restart it",
+                        "{group}: {node} has vrid {} {:?}, the holder vrid {} {:?}. {node} cannot take it over as it is: make the files equal and restart it",
                         candidate.definition.vrid, candidate.definition.addresses, holder.definition.vrid, holder.definition.addresses
                     ));
                 }
@@ -353,7 +364,7 @@ impl Core {
             if let Some(foreign) = local.vrrp.foreign
                 && now.since(foreign.heard_at) < RECENT
             {
-                let held = state.holder(group).is_some();
+                let held = state.holder(config.lease(group)).is_some();
                 let what = if held {
                     "FOREIGN: it claims the VIP beside our holder"
                 } else {

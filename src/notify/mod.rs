@@ -24,6 +24,8 @@ pub const TOKEN: &str = "HAMESH_TOKEN";
 pub enum Object {
     /// One virtual router: `vrrp_instance`.
     Instance(String),
+    /// What moves together: `vrrp_sync_group`.
+    Group(String),
 }
 
 /// What has happened to it.
@@ -52,7 +54,7 @@ pub struct Notice {
     pub object: Object,
     /// What has happened.
     pub what: What,
-    /// The priority that counts now, 1 to 255.
+    /// The priority that counts now, 1 to 255; a group has none: 0.
     pub priority: u8,
     /// See [`TOKEN`]; nothing before the first lease.
     pub token: Option<u64>,
@@ -236,21 +238,28 @@ impl fmt::Display for Notice {
 impl Notice {
     /// What keepalived appends to the command of `notify`.
     fn arguments(&self) -> [String; 4] {
-        let Object::Instance(name) = &self.object;
-        ["INSTANCE".to_owned(), name.clone(), self.what.to_string(), self.priority.to_string()]
+        let (kind, name) = match &self.object {
+            Object::Instance(name) => ("INSTANCE", name),
+            Object::Group(name) => ("GROUP", name),
+        };
+        [kind.to_owned(), name.clone(), self.what.to_string(), self.priority.to_string()]
     }
 
     fn mail(&self, router: &str) -> Message {
-        let Object::Instance(name) = &self.object;
-        let (state, body) = match self.what {
-            What::Master => ("Entering MASTER state", "=> VRRP Instance is now owning VRRP VIPs <="),
-            What::Backup => ("Entering BACKUP state", "=> VRRP Instance is no longer owning VRRP VIPs <="),
-            What::Fault => ("Entering FAULT state", "=> VRRP Instance is no longer owning VRRP VIPs <="),
-            What::Stop | What::MasterRxLowerPri | What::MasterPriority | What::BackupPriority => {
-                ("Stopping", "=> VRRP Instance stopping <=")
-            }
+        let (state, owns) = match self.what {
+            What::Master => ("MASTER", "now owning"),
+            What::Backup => ("BACKUP", "no longer owning"),
+            What::Fault => ("FAULT", "no longer owning"),
+            What::Stop | What::MasterRxLowerPri | What::MasterPriority | What::BackupPriority => ("", ""),
         };
-        Message { subject: format!("[{router}] VRRP Instance {name} - {state}"), body: body.to_owned() }
+        let subject = if state.is_empty() { "Stopping".to_owned() } else { format!("Entering {state} state") };
+        let (kind, name, body) = match &self.object {
+            Object::Instance(name) if state.is_empty() => ("Instance", name, "VRRP Instance stopping".to_owned()),
+            Object::Instance(name) => ("Instance", name, format!("VRRP Instance is {owns} VRRP VIPs")),
+            Object::Group(name) if state.is_empty() => ("Group", name, "VRRP Group stopping".to_owned()),
+            Object::Group(name) => ("Group", name, format!("All VRRP group instances are now in {state} state")),
+        };
+        Message { subject: format!("[{router}] VRRP {kind} {name} - {subject}"), body: format!("=> {body} <=") }
     }
 }
 

@@ -25,6 +25,7 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         timing: crate::vrrp::timing::Timing::default(),
         track,
         notify: crate::config::notify::Notify::default(),
+        sync: None,
     };
     BTreeMap::from([("web".to_owned(), group)])
 }

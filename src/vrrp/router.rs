@@ -57,8 +57,11 @@ pub enum State {
     Claiming,
     /// The lease is ours and the addresses are up.
     Master(Schedule),
-    /// The link is down.
-    Fault,
+    /// The link is down, or something else forbids it here.
+    Fault {
+        /// It was MASTER, and says that it is none any more as soon as nothing answers here: peers may be heard yet.
+        resigns: bool,
+    },
 }
 
 /// What a BACKUP waits for.
@@ -100,9 +103,9 @@ pub enum Event {
     Granted,
     /// The addresses are unclaimed: the lease ended, moved, or a step failed.
     Revoked,
-    /// The interface lost its carrier, its address, or is gone.
+    /// The interface lost its carrier, its address, or is gone; or something else forbids the router here.
     LinkDown,
-    /// The interface is back.
+    /// Nothing of that is so any more.
     LinkUp,
     /// hamesh ends. Best sent after [`Event::Revoked`].
     Stop,
@@ -242,10 +245,10 @@ impl Router {
         }
         let (next, mut actions) = self.step(now, input);
         self.state = next;
-        match (self.state, self.patience) {
-            (State::Backup { .. }, Patience::Until(over)) if now.reached(over) => self.patience = Patience::Over,
-            (State::Backup { .. }, Patience::Unasked | Patience::Until(_) | Patience::Over) => {}
-            (State::Init | State::Claiming | State::Master(_) | State::Fault, _) => self.patience = Patience::Unasked,
+        if !matches!(self.state, State::Backup { .. }) {
+            self.patience = Patience::Unasked;
+        } else if matches!(self.patience, Patience::Until(over) if now.reached(over)) {
+            self.patience = Patience::Over;
         }
         // A wish that was told before is told with this.
         let after = self.status();
@@ -266,7 +269,7 @@ impl Router {
                 Patience::Unasked | Patience::Over => Some(down_at),
             },
             State::Master(schedule) => Some(schedule.next()),
-            State::Init | State::Claiming | State::Fault => None,
+            State::Init | State::Claiming | State::Fault { .. } => None,
         }
     }
 
@@ -275,7 +278,7 @@ impl Router {
         let candidate = match self.state {
             State::Backup { stance, .. } => stance == Stance::Candidate,
             State::Claiming | State::Master(_) => true,
-            State::Init | State::Fault => false,
+            State::Init | State::Fault { .. } => false,
         };
         let Self { state, sent, heard, strangers, foreign, .. } = *self;
         let preempts = self.preempts();
@@ -302,7 +305,7 @@ impl Router {
     fn step(&self, now: Moment, input: Input) -> (State, Vec<Action>) {
         use {Action::*, Input as I, Stance::*, State::*};
         match (self.state, input) {
-            (Init, I::Start) | (Fault, I::LinkUp)              => self.begin(now),
+            (Init, I::Start) | (Fault { .. }, I::LinkUp)       => self.begin(now),
             // Claiming, not BACKUP: the lease is known to be ours, only the grant has to be heard.
             (Init, I::Resume)                                  => (Claiming, vec![Want]),
 
@@ -336,7 +339,7 @@ impl Router {
             (Backup { stance: Candidate, .. } | Claiming, I::Granted)
                                                                => self.advance(now, Schedule::begin(now, &self.parameters.timing.garp)),
             // The grant and our refusal have crossed.
-            (Init | Fault | Backup { stance: Waiting | Listening | Following(_), .. }, I::Granted)
+            (Init | Fault { .. } | Backup { stance: Waiting | Listening | Following(_), .. }, I::Granted)
                                                                => (self.state, vec![Yield]),
 
             (Master(schedule), I::Tick)                        => self.advance(now, schedule),
@@ -347,17 +350,18 @@ impl Router {
                                                                => (self.behind(now, every, Following(from)), vec![SendAdvert, Refuse, Yield]),
             (Master(_), I::Higher(every, from))                => (self.behind(now, every, Following(from)), vec![Refuse, Yield]),
             (Master(_), I::Revoked)                            => (self.behind(now, self.parameters.interval, Candidate), vec![Resign]),
-            (Master(_), I::LinkDown)                           => (Fault, vec![Refuse, Yield]),
+            (Master(_), I::LinkDown)                           => (Fault { resigns: true }, vec![Refuse, Yield]),
+            (Fault { resigns: true }, I::Revoked)              => (Fault { resigns: false }, vec![Resign]),
             // Let go before you tell: a peer may answer for the addresses as soon as it hears the Resign.
             (Master(_), I::Stop)                               => (Init, vec![Refuse, Yield, Resign]),
 
             (Backup { stance: Candidate, .. } | Claiming, I::LinkDown)
-                                                               => (Fault, vec![Refuse]),
+                                                               => (Fault { resigns: false }, vec![Refuse]),
             (Backup { stance: Candidate, .. } | Claiming, I::Stop)
                                                                => (Init, vec![Refuse]),
             (Backup { stance: Waiting | Listening | Following(_), .. }, I::LinkDown)
-                                                               => (Fault, vec![]),
-            (Backup { stance: Waiting | Listening | Following(_), .. } | Fault, I::Stop)
+                                                               => (Fault { resigns: false }, vec![]),
+            (Backup { stance: Waiting | Listening | Following(_), .. } | Fault { .. }, I::Stop)
                                                                => (Init, vec![]),
 
             // Nothing to do.
@@ -369,7 +373,8 @@ impl Router {
             | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned(_)
                 | I::Lower(..) | I::Resigned | I::Stranger)
             | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(..) | I::MemberResigned(_) | I::Stranger)
-            | (Fault, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkDown | I::Announce | I::Member(..)
+            | (Fault { resigns: false }, I::Revoked)
+            | (Fault { .. }, I::Start | I::Resume | I::Tick | I::LinkDown | I::Announce | I::Member(..)
                 | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
                                                                => (self.state, vec![]),
         }
@@ -488,7 +493,7 @@ impl fmt::Display for State {
             Self::Backup { .. } => "BACKUP",
             Self::Claiming => "CLAIMING",
             Self::Master(_) => "MASTER",
-            Self::Fault => "FAULT",
+            Self::Fault { .. } => "FAULT",
         })
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! In VRRPv2 without authentication, with a password and with an authentication header, and in VRRPv3 over IPv4 and IPv6; with
 //! and without the virtual MAC, by multicast and by unicast: each side backs up the other, priorities decide, where they are
-//! equal addresses do, nothing flaps, and when the other one preempts, both answer for at most one advertisement interval.
+//! equal addresses do, nothing flaps, and when the other one preempts, both answer for at most one advertisement interval. What is in
+//! a sync group moves together.
 
 mod hostile;
+mod sync;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -77,7 +79,8 @@ fn main() -> ExitCode {
     });
     let flood = ("hostile lower".to_owned(), Box::new(move |dir: &Path| hostile::not_multiplied(watch, dir)) as Act);
     let (mut passed, mut failed) = (0, 0);
-    for (name, act) in beside.into_iter().chain(hostile).chain([flood]) {
+    let together = ("sync group".to_owned(), Box::new(sync::together) as Act);
+    for (name, act) in beside.into_iter().chain(hostile).chain([flood, together]) {
         if options.only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }

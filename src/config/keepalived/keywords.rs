@@ -64,8 +64,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "ha_suspend", "every director looks at all times: remove it"),
     (Missing, "brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft", "a VIP is added as `IP/LENGTH [dev IF] [scope S] [label L]`"),
     (Missing, "smtp_alert", "no mail is written about servers"),
-    (Missing, "vrrp_sync_group", "instances move each for itself by this version"),
-    (Missing, "track_file", "in cluster.toml a group tracks a file: `track = [{ file = \"/run/busy\" }]`"),
     (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop", "it does not belong into this block"),
 ];
 

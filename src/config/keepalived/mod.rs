@@ -15,6 +15,7 @@ mod keywords;
 mod lvs;
 mod notify;
 mod rounds;
+mod sync;
 mod syntax;
 mod timing;
 mod track;
@@ -37,13 +38,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use syntax::{Statement, Word};
 
-/// Groups, services, the scripts that groups track, and who is told of states and what IPVS does beside.
-pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, (Notifications, Ipvs));
+/// Groups, services, the scripts that groups track, and who is told of states, what IPVS does beside, and what moves together.
+pub(super) type Parts =
+    (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, (Notifications, Ipvs, Vec<super::sync::Draft>));
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 8] = [
+    const KNOWN: [&str; 9] = [
         "virtual_server_group",
+        "vrrp_sync_group",
         "global_defs",
         "vrrp_script",
         "vrrp_instance",
@@ -60,8 +63,13 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     }
     let named = |word: &'static str| file.iter().filter(move |statement| statement.keyword.text == word);
     let user = globals.script_user.as_deref();
-    let scripts = named("vrrp_script").filter_map(|statement| track::script(statement, user, log)).collect();
+    let files = named("track_file").chain(named("vrrp_track_file"));
+    let things = track::Things {
+        scripts: named("vrrp_script").filter_map(|statement| track::script(statement, user, log)).collect(),
+        files: files.filter_map(|statement| checks::track_file(statement, log)).collect(),
+    };
     let mut groups = Vec::new();
+    let mut syncs = Vec::new();
     for statement in &file {
         match statement.keyword.text.as_str() {
             "global_defs"
@@ -71,20 +79,20 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
             | "SSL"
             | "track_file"
             | "vrrp_track_file" => {}
-            "vrrp_instance" => groups.extend(Instance::read(statement, &globals, &scripts, log)),
+            "vrrp_instance" => groups.extend(Instance::read(statement, &globals, &things, log)),
+            "vrrp_sync_group" => syncs.extend(sync::read(statement, &globals, &things, log)),
             _ => unknown(&statement.keyword, &KNOWN, log),
         }
     }
     // Wherever they stand: they are behind the addresses of the instances.
     let services = named("virtual_server");
-    let files = named("track_file").chain(named("vrrp_track_file"));
-    let files = files.filter_map(|statement| checks::track_file(statement, log)).collect();
     let own = named("SSL").filter_map(|statement| checks::ssl(statement, log)).last();
     let ranges = named("virtual_server_group").filter_map(|statement| lvs::server_group(statement, log)).collect();
+    let track::Things { scripts, files } = things;
     let elsewhere = checks::Elsewhere { user, own, files, ranges };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
-    (groups, services, scripts, (globals.notify.build(log), globals.ipvs))
+    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs))
 }
 
 struct Globals {
@@ -171,8 +179,9 @@ struct Instance {
 
 impl Instance {
     /// Blocks that add up.
-    const LISTS: [&str; 4] = ["virtual_ipaddress", "virtual_ipaddress_excluded", "track_interface", "track_script"];
-    const KNOWN: [&str; 17] = [
+    const LISTS: [&str; 5] =
+        ["virtual_ipaddress", "virtual_ipaddress_excluded", "track_interface", "track_script", "track_file"];
+    const KNOWN: [&str; 18] = [
         "use_vmac",
         "state",
         "interface",
@@ -186,13 +195,14 @@ impl Instance {
         "virtual_ipaddress_excluded",
         "track_interface",
         "track_script",
+        "track_file",
         "preempt",
         "nopreempt",
         "v3_checksum_as_v2",
         "skip_check_adv_addr",
     ];
 
-    fn read(statement: &Statement, globals: &Globals, scripts: &track::Scripts, log: &Log) -> Option<group::Draft> {
+    fn read(statement: &Statement, globals: &Globals, things: &track::Things, log: &Log) -> Option<group::Draft> {
         let name = argument(statement, log)?;
         let mut instance = Self { notify: globals.notify.instance(), ..Self::default() };
         let user = globals.script_user.as_deref();
@@ -216,7 +226,9 @@ impl Instance {
                 "version" | "vrrp_version" => instance.version = version(line, log),
                 "authentication" => instance.auth = authentication::read(line, log),
                 "virtual_ipaddress" | "virtual_ipaddress_excluded" => instance.read_addresses(line, log),
-                "track_interface" | "track_script" => track::list(line, scripts, &mut instance.track, log),
+                "track_interface" | "track_script" | "track_file" => {
+                    track::list(line, things, &mut instance.track, log);
+                }
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
@@ -302,6 +314,7 @@ impl Instance {
             timing: self.timing.build(&globals.timing, family, never, log),
             track: self.track,
             notify: self.notify,
+            sync: None,
             name,
         }
     }

@@ -8,7 +8,11 @@ use super::syntax::{Statement, Word};
 use super::{argument, block, check_leaf, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// What a weight changes at most, either way.
+const HEAVIEST: i16 = 253;
 
 /// What only a shell understands.
 const SHELL: [char; 9] = ['|', '&', ';', '<', '>', '$', '`', '*', '('];
@@ -20,7 +24,12 @@ pub(super) struct Known {
     reverse: bool,
 }
 
-pub(super) type Scripts = BTreeMap<String, Known>;
+/// What the file names to be tracked, beside interfaces.
+pub(super) struct Things {
+    pub scripts: BTreeMap<String, Known>,
+    /// Of each `track_file` its path and weight.
+    pub files: BTreeMap<String, (PathBuf, i32)>,
+}
 
 /// Reads `vrrp_script NAME { ... }`. `user` is the `script_user` of the file.
 pub(super) fn script(statement: &Statement, user: Option<&str>, log: &Log) -> Option<(String, Known)> {
@@ -82,20 +91,11 @@ pub(super) fn read_user(line: &Statement, log: &Log) -> Option<String> {
     Some(name.text.clone())
 }
 
-/// Reads an instance's `track_interface` or `track_script`.
-pub(super) fn list(statement: &Statement, scripts: &Scripts, tracks: &mut Vec<Track>, log: &Log) {
+/// Reads `track_interface`, `track_script` or `track_file` of an instance or a sync group.
+pub(super) fn list(statement: &Statement, things: &Things, tracks: &mut Vec<Track>, log: &Log) {
     for line in block(statement, log) {
+        let Some((what, inherited)) = tracked(&statement.keyword.text, &line.keyword, things, log) else { continue };
         let name = &line.keyword;
-        let (what, inherited) = if statement.keyword.text == "track_interface" {
-            (Tracked::Interface(name.text.clone()), (0, false))
-        } else {
-            let Some(known) = scripts.get(&name.text) else {
-                let error = Diagnostic::error(&name.place, format!("there is no `vrrp_script {}`", name.text));
-                log.add(error.did_you_mean(nearest(&name.text, scripts.keys().map(String::as_str))));
-                continue;
-            };
-            (Tracked::Script(name.text.clone()), (known.weight, known.reverse))
-        };
         let own = match &line.arguments[..] {
             [] => Some(inherited),
             [word, weighed @ ..] if word.text == "weight" => weight(word, weighed, log),
@@ -114,6 +114,33 @@ pub(super) fn list(statement: &Statement, scripts: &Scripts, tracks: &mut Vec<Tr
     }
 }
 
+/// What a line names, and the weight that it has there.
+fn tracked(list: &str, name: &Word, things: &Things, log: &Log) -> Option<(Tracked, (i16, bool))> {
+    let missing = |kind: &str, names: Vec<&str>| {
+        let error = Diagnostic::error(&name.place, format!("there is no `{kind} {}`", name.text));
+        log.add(error.did_you_mean(nearest(&name.text, names)));
+        None
+    };
+    match list {
+        "track_interface" => Some((Tracked::Interface(name.text.clone()), (0, false))),
+        "track_script" => match things.scripts.get(&name.text) {
+            Some(known) => Some((Tracked::Script(name.text.clone()), (known.weight, known.reverse))),
+            None => missing("vrrp_script", things.scripts.keys().map(String::as_str).collect()),
+        },
+        _ => match things.files.get(&name.text) {
+            Some((path, weight)) => match i16::try_from(*weight).ok().filter(|w| (-HEAVIEST..=HEAVIEST).contains(w)) {
+                Some(weight) => Some((Tracked::File(path.clone()), (weight, false))),
+                None => {
+                    let message = format!("the `weight` of `track_file {}` is not between -253 and 253", name.text);
+                    log.add(Diagnostic::error(&name.place, message));
+                    None
+                }
+            },
+            None => missing("track_file", things.files.keys().map(String::as_str).collect()),
+        },
+    }
+}
+
 /// `W [reverse|noreverse]`.
 fn weight(keyword: &Word, words: &[Word], log: &Log) -> Option<(i16, bool)> {
     let (number, reverse) = match words {
@@ -129,7 +156,7 @@ fn weight(keyword: &Word, words: &[Word], log: &Log) -> Option<(i16, bool)> {
             return None;
         }
     };
-    let value = number.text.parse().ok().filter(|weight| (-253..=253).contains(weight));
+    let value = number.text.parse().ok().filter(|weight| (-HEAVIEST..=HEAVIEST).contains(weight));
     if value.is_none() {
         log.add(Diagnostic::error(&number.place, "`weight` must be between -253 and 253"));
     }

@@ -72,6 +72,11 @@ const EXAMPLES: &[&str] = &[
      vrrp_instance old.one { interface eth0\n virtual_router_id 2\n mcast_src_ip 10.0.0.11\n authentication { auth_type AH\n \
      auth_pass secret\n }\n virtual_ipaddress { 10.0.0.2/24 } }\n\
      vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n virtual_ipaddress_excluded { 10.0.9.1/24 }\n unicast_peer { 2001:db8::12 }\n virtual_ipaddress { 2001:db8::2/64 } }\n",
+    // What moves together, and what it tracks.
+    "vrrp_track_file busy { file /run/busy\n weight -5\n }\n\
+     vrrp_sync_group pair { group {\n a\n b\n }\n track_file { busy\n }\n notify_master \"/bin/up 1\" nobody\n }\n\
+     vrrp_instance b { interface eth0\n virtual_router_id 1\n track_interface { eth5\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     vrrp_instance a { interface eth1\n virtual_router_id 1\n virtual_ipaddress { 10.1.0.1/24 } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",
@@ -92,6 +97,7 @@ fn what_is_converted_means_the_same() {
         let load = |name: &str| load(&dir.path().join(name)).unwrap_or_else(|e| panic!("{e}\n{converted}"));
         let (old, new) = (load("old.toml"), load("new.toml"));
         assert_eq!(old.groups, new.groups, "{converted}");
+        assert_eq!(old.syncs, new.syncs, "{converted}");
         assert_eq!(old.services, new.services, "{converted}");
         assert_eq!(old.scripts, new.scripts, "{converted}");
         assert_eq!(old.notify, new.notify, "{converted}");

@@ -87,6 +87,7 @@ vrrp_instance VI_2 {
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
+        sync: None,
     };
     let second = VipGroup {
         interface: "eth1".into(),

@@ -1,6 +1,7 @@
 //! The groups of a reloaded configuration, each in its turn.
 
-use super::{Director, Happened, started, tell};
+use super::telling::tell;
+use super::{Director, Happened, started};
 use crate::config::VipGroup;
 use crate::node::lan::FACT;
 use crate::node::lane::LaneOutput;
@@ -47,9 +48,10 @@ impl Director {
             match self.groups.get(&name).map(|served| Turn::of(served, self.wanted(&name))) {
                 Some(Turn::Stays) => {}
                 Some(Turn::Adapts) => self.begin(&name).await,
-                Some(Turn::Moves) if !self.holder.uses(&name) => self.begin(&name).await,
+                Some(Turn::Moves) if !self.holder.uses(self.lease_of(&name)) => self.begin(&name).await,
                 Some(Turn::Moves | Turn::Ends) => {
-                    self.queue.push_back(Happened::Lease(holder::Event::Refuse(name.clone())));
+                    let lease = self.lease_of(&name).to_owned();
+                    self.queue.push_back(Happened::Lease(holder::Event::Refuse(lease)));
                     self.turning.insert(name);
                 }
                 None => self.begin(&name).await,
@@ -63,11 +65,17 @@ impl Director {
         self.config.groups.get(name).filter(|group| group.priority.is_some())
     }
 
+    /// What a group moves with; of one that is gone nothing is held.
+    fn lease_of<'a>(&'a self, name: &'a str) -> &'a str {
+        self.groups.get(name).map_or(name, |served| &served.lease)
+    }
+
     /// The turn of groups that are given up. Returns whether something has come of it.
     pub(super) async fn turn(&mut self) -> bool {
-        let free: Vec<GroupName> = self.turning.iter().filter(|name| !self.holder.uses(name)).cloned().collect();
+        let is_free = |name: &&GroupName| !self.holder.uses(self.lease_of(name));
+        let free: Vec<GroupName> = self.turning.iter().filter(is_free).cloned().collect();
+        self.turning.retain(|name| !free.contains(name));
         for name in &free {
-            self.turning.remove(name);
             self.begin(name).await;
         }
         if self.surplus && self.turning.is_empty() && !self.hands.has_leftovers() {
@@ -101,10 +109,8 @@ impl Director {
                 served.adapt(&wanted);
                 served.beyond_family = lans::beyond_family(&self.lans, &wanted);
                 self.hands.exchange(served, &before).await;
-                if served.router.status().candidate {
-                    let want = holder::Event::Want(name.clone(), served.candidate());
-                    self.queue.push_back(Happened::Lease(want));
-                }
+                let lease = served.lease.clone();
+                self.want(&lease);
                 // Whoever follows us is to know at once. What is no MASTER says nothing.
                 self.queue.push_back(Happened::Router(name.clone(), router::Event::Announce));
             }
@@ -113,8 +119,10 @@ impl Director {
                 let balanced = self.config.is_balanced(name);
                 let Some(mut served) = Served::new(Moment::now(), name, &wanted, lan, balanced) else { return };
                 served.beyond_family = lans::beyond_family(&self.lans, &wanted);
+                let lease = served.lease.clone();
                 self.queue.extend(started(&served, false));
                 self.groups.insert(name.clone(), served);
+                self.level(&lease);
             }
         }
     }

@@ -60,6 +60,7 @@ fn router(state: &str, parameters: Parameters) -> Router {
         "standby" => play(&[started, heard(1, PEER, true)]),
         "claiming" => play(&[started]),
         "master" => play(&[started, Event::Granted]),
+        "falling" => play(&[started, Event::Granted, Event::LinkDown]),
         "fault" => play(&[started, Event::LinkDown]),
         other => panic!("no state {other}"),
     }
@@ -76,7 +77,8 @@ fn name(router: &Router) -> &'static str {
         State::Backup { stance: Stance::Candidate, .. } => "standby",
         State::Claiming => "claiming",
         State::Master(_) => "master",
-        State::Fault => "fault",
+        State::Fault { resigns: true } => "falling",
+        State::Fault { resigns: false } => "fault",
     }
 }
 
@@ -106,32 +108,32 @@ fn event(name: &str) -> Event {
 
 /// "." is the same state and no action; otherwise the next state ("." again for the same) and the actions.
 const TABLE: &str = "
-event          | init          | waiting   | listening     | following     | standby          | claiming         | master                    | fault
-start          | listening     | .         | .             | .             | .                | .                | .                         | .
-resume         | claiming Want | .         | .             | .             | .                | .                | .                         | .
-tick early     | .             | .         | .             | .             | .                | .                | .                         | .
-tick due       | .             | listening | claiming Want | claiming Want | claiming Want    | .                | . SendAdvert Announce     | .
-granted        | . Yield       | . Yield   | . Yield       | . Yield       | master SendAdvert Announce | master SendAdvert Announce | . | . Yield
-revoked        | .             | .         | .             | .             | .                | .                | standby Resign            | .
-link down      | .             | fault     | fault         | fault         | fault Refuse     | fault Refuse     | fault Refuse Yield        | .
-link up        | .             | .         | .             | .             | .                | .                | .                         | listening
-stop           | .             | init      | init          | init          | init Refuse      | init Refuse      | init Refuse Yield Resign  | init
-announce       | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .
-member         | .             | .         | standby Want  | .             | .                | standby          | .                         | .
-member higher  | .             | .         | standby Want  | .             | .                | standby          | .                         | .
-member resigns | .             | .         | standby Want  | .             | .                | .                | .                         | .
-higher         | .             | .         | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
-equal, above   | .             | .         | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .
-equal, below   | .             | .         | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
-lower          | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .
-resigns        | .             | .         | .             | .             | .                | .                | . SendAdvert              | .
-our address    | .             | .         | .             | .             | .                | .                | .                         | .
+event          | init          | waiting   | listening     | following     | standby          | claiming         | master                    | fault     | falling
+start          | listening     | .         | .             | .             | .                | .                | .                         | .         | .
+resume         | claiming Want | .         | .             | .             | .                | .                | .                         | .         | .
+tick early     | .             | .         | .             | .             | .                | .                | .                         | .         | .
+tick due       | .             | listening | claiming Want | claiming Want | claiming Want    | .                | . SendAdvert Announce     | .         | .
+granted        | . Yield       | . Yield   | . Yield       | . Yield       | master SendAdvert Announce | master SendAdvert Announce | . | . Yield   | . Yield
+revoked        | .             | .         | .             | .             | .                | .                | standby Resign            | .         | fault Resign
+link down      | .             | fault     | fault         | fault         | fault Refuse     | fault Refuse     | falling Refuse Yield      | .         | .
+link up        | .             | .         | .             | .             | .                | .                | .                         | listening | listening
+stop           | .             | init      | init          | init          | init Refuse      | init Refuse      | init Refuse Yield Resign  | init      | init
+announce       | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .         | .
+member         | .             | .         | standby Want  | .             | .                | standby          | .                         | .         | .
+member higher  | .             | .         | standby Want  | .             | .                | standby          | .                         | .         | .
+member resigns | .             | .         | standby Want  | .             | .                | .                | .                         | .         | .
+higher         | .             | .         | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .         | .
+equal, above   | .             | .         | following     | .             | following Refuse | following Refuse | following Refuse Yield    | .         | .
+equal, below   | .             | .         | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .         | .
+lower          | .             | .         | .             | .             | .                | .                | . SendAdvert Announce     | .         | .
+resigns        | .             | .         | .             | .             | .                | .                | . SendAdvert              | .         | .
+our address    | .             | .         | .             | .             | .                | .                | .                         | .         | .
 ";
 
 /// The rows that differ under nopreempt.
 const NOPREEMPT: &str = "
-event          | init          | listening     | following     | standby          | claiming         | master                    | fault
-lower          | .             | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .
+event          | init          | listening     | following     | standby          | claiming         | master                    | fault     | falling
+lower          | .             | following     | .             | following Refuse | following Refuse | . SendAdvert Announce     | .         | .
 ";
 
 fn walk(table: &str, parameters: &Parameters) -> usize {
@@ -157,7 +159,7 @@ fn walk(table: &str, parameters: &Parameters) -> usize {
 
 #[test]
 fn every_state_meets_every_event() {
-    assert_eq!(walk(TABLE, &parameters()), 19 * 8);
+    assert_eq!(walk(TABLE, &parameters()), 19 * 9);
     walk(NOPREEMPT, &Parameters { preempt: false, ..parameters() });
 }
 
@@ -501,7 +503,10 @@ proptest! {
                     // A last word is one before it lets go.
                     SendAdvert => prop_assert!((is_master || was_master) && held),
                     Announce(_) => prop_assert!(is_master && held),
-                    Resign => prop_assert!(was_master && !is_master && !held),
+                    Resign => {
+                        let falls = before.state == State::Fault { resigns: true };
+                        prop_assert!((was_master || falls) && !is_master && !held);
+                    }
                 }
             }
             prop_assert_eq!(wanted, after.candidate, "the caller's view of our candidacy is right");

@@ -1,0 +1,55 @@
+//! `vrrp_sync_group`: instances that move together.
+
+use super::super::sync::Draft;
+use super::syntax::Statement;
+use super::{Globals, argument, block, check_leaf, flag, notify, track, unknown};
+use crate::config::diagnostic::{Located, Log};
+
+const KNOWN: [&str; 6] =
+    ["group", "track_interface", "track_script", "track_file", "sync_group_tracking_weight", "global_tracking"];
+/// Those of instances, but for what only an instance hears.
+const TOLD: [&str; 8] = [
+    "notify",
+    "notify_master",
+    "notify_backup",
+    "notify_fault",
+    "notify_stop",
+    "notify_deleted",
+    "notify_priority_changes",
+    "smtp_alert",
+];
+
+/// Reads `vrrp_sync_group NAME { ... }`.
+pub(super) fn read(statement: &Statement, globals: &Globals, things: &track::Things, log: &Log) -> Option<Draft> {
+    let name = argument(statement, log)?;
+    let mut draft = Draft {
+        name,
+        vips: Vec::new(),
+        track: Vec::new(),
+        weights: false,
+        notify: notify::Globals::instance(&globals.notify),
+    };
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "group" => {
+                for line in block(line, log) {
+                    let words = std::iter::once(&line.keyword).chain(&line.arguments);
+                    draft
+                        .vips
+                        .extend(words.map(|word| Located { value: word.text.clone(), place: word.place.clone() }));
+                    check_leaf(line, &[&line.keyword.text], log);
+                }
+            }
+            "track_interface" | "track_script" | "track_file" => track::list(line, things, &mut draft.track, log),
+            // The older of the two says the same.
+            "sync_group_tracking_weight" | "global_tracking" => draft.weights = flag(line, log),
+            keyword if TOLD.contains(&keyword) => {
+                notify::read(line, &mut draft.notify, globals.script_user.as_deref(), log);
+            }
+            _ => unknown(&line.keyword, &[&KNOWN[..], &TOLD].concat(), log),
+        }
+        check_leaf(line, &TOLD, log);
+        check_leaf(line, &KNOWN[4..], log);
+    }
+    Some(draft)
+}
