@@ -143,6 +143,19 @@ impl Cluster {
     /// # Errors
     /// A command failed or took too long, with what it said.
     pub fn form(scene: &Scene, program: &Path, cluster_toml: &str, mut said: impl FnMut(&str)) -> Result<Self> {
+        let mut cluster = Self::found(scene, program, cluster_toml, &mut said)?;
+        for number in 1..cluster.nodes.len() {
+            cluster.admit(number, &mut said)?;
+        }
+        cluster.whole()?;
+        Ok(cluster)
+    }
+
+    /// Writes the files of every node, and founds a cluster of the first.
+    ///
+    /// # Errors
+    /// As [`Cluster::form`].
+    pub fn found(scene: &Scene, program: &Path, cluster_toml: &str, said: &mut impl FnMut(&str)) -> Result<Self> {
         let hosts = scene.directors.iter().map(|director| &director.host).chain([&scene.witness]);
         let nodes = hosts.map(|host| Node { host: host.clone(), process: None }).collect();
         let mut cluster = Self { program: program.to_owned(), nodes };
@@ -161,22 +174,32 @@ impl Cluster {
         cluster.command(0, &["init"])?;
         cluster.start(0, &[])?;
         cluster.wait(0, "a cluster of one", Duration::from_secs(15), |status| status.cluster.quorum)?;
-        for number in 1..cluster.nodes.len() {
-            let role = if number == WITNESS { "witness" } else { "director" };
-            let name = cluster.nodes[number].host.name().to_owned();
-            said(&format!("lb1: hamesh token --role {role}    {name}: hamesh join ..."));
-            let printed = cluster.command(0, &["token", "--role", role])?;
-            let invitation = printed.lines().rev().find(|line| !line.trim().is_empty());
-            let invitation = invitation.context("hamesh token printed nothing")?.trim().to_owned();
-            cluster.command(number, &["join", &invitation])?;
-            cluster.start(number, &[])?;
-            cluster
-                .wait(number, "the mesh from the new node", Duration::from_secs(15), |status| status.cluster.quorum)?;
-        }
-        for number in 0..cluster.nodes.len() {
-            cluster.wait_whole(number, Duration::from_secs(30))?;
-        }
         Ok(cluster)
+    }
+
+    /// Lets a node join by the first one's invitation, and starts it.
+    ///
+    /// # Errors
+    /// As [`Cluster::form`].
+    pub fn admit(&mut self, number: usize, said: &mut impl FnMut(&str)) -> Result<()> {
+        let role = if number == WITNESS { "witness" } else { "director" };
+        let name = self.nodes[number].host.name().to_owned();
+        said(&format!("lb1: hamesh token --role {role}    {name}: hamesh join ..."));
+        let printed = self.command(0, &["token", "--role", role])?;
+        let invitation = printed.lines().rev().find(|line| !line.trim().is_empty());
+        let invitation = invitation.context("hamesh token printed nothing")?.trim().to_owned();
+        self.command(number, &["join", &invitation])?;
+        self.start(number, &[])?;
+        self.wait(number, "the mesh from the new node", Duration::from_secs(15), |status| status.cluster.quorum)?;
+        Ok(())
+    }
+
+    /// Waits until every node sees every other, and a leader.
+    ///
+    /// # Errors
+    /// It does not come about.
+    pub fn whole(&self) -> Result<()> {
+        (0..self.nodes.len()).try_for_each(|number| self.wait_whole(number, Duration::from_secs(30)))
     }
 
     /// Runs a command of the CLI on a node's host, with the node's configuration.

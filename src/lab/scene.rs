@@ -7,12 +7,16 @@ use super::sandbox;
 use super::switch::{Port, Switch};
 use super::{LAN_NIC, MESH_NIC, PREFIX, PREFIX6, SECOND_NIC, VIP};
 use anyhow::{Context, Result, bail};
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Lines of a log.
+const LAST: usize = 20;
 
 /// The directors' VRRP priorities, of lb1 and on.
 pub const PRIORITIES: [u8; 3] = [200, 150, 100];
@@ -248,7 +252,9 @@ impl Scene {
 pub fn tell(name: &str, about: &str, story: impl FnOnce(&Path) -> Result<u32>) -> ExitCode {
     let told = || -> Result<u32> {
         let dir = fresh_dir(name)?;
-        let passed = story(&dir).with_context(|| format!("logs are kept in {}", dir.display()))?;
+        let passed = story(&dir)
+            .inspect_err(|_| last_words(&dir))
+            .with_context(|| format!("logs are kept in {}", dir.display()))?;
         fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
         Ok(passed)
     };
@@ -282,7 +288,30 @@ pub fn fresh_dir(purpose: &str) -> Result<PathBuf> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let dir = std::env::temp_dir().join(format!("hamesh-{purpose}-{}", now.as_millis()));
     fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+    // Whatever the umask: who runs scripts wants them where nobody else can write.
+    fs::set_permissions(&dir, Permissions::from_mode(0o755)).with_context(|| dir.display().to_string())?;
     Ok(dir)
+}
+
+/// Prints how the log of every host below `dir` ends: where the machine is gone afterwards, a kept log is of no use.
+pub fn last_words(dir: &Path) {
+    let logs = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flat_map(|host| fs::read_dir(host.path()))
+        .flatten()
+        .flatten();
+    let mut logs: Vec<PathBuf> =
+        logs.map(|file| file.path()).filter(|file| file.extension().is_some_and(|it| it == "log")).collect();
+    logs.sort();
+    for log in logs {
+        let text = fs::read(&log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        println!("how {} ends:", log.display());
+        lines[lines.len().saturating_sub(LAST)..].iter().for_each(|line| println!("    {line}"));
+    }
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ impl Core {
                     Ok(Reply::Refused(why)) => return Ok(Outcome::Refused(why)),
                     Ok(Reply::NotLeader(next)) => hint = next.filter(|next| *next != leader),
                     Ok(Reply::Failed(why)) | Err(why) => trouble = why,
-                    Ok(Reply::Noted | Reply::AuthorityKey(_)) => {
+                    Ok(Reply::Noted | Reply::AuthorityKey(_) | Reply::Members(..)) => {
                         trouble = "the leader answered something else".to_owned();
                     }
                 },

@@ -13,6 +13,7 @@ use super::prepare::Prepared;
 use super::reload::{reload, say_wishes};
 use super::requests::Request;
 use super::restart::{self, Running};
+use super::roster;
 use super::service::Ear;
 use crate::admin;
 use crate::config::Config;
@@ -143,7 +144,8 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     }
     let ear = Arc::new(Ear::default());
     let mesh = Mesh::bind(config.node.listen, identity.clone(), incarnation, Timing::MESH, ear.clone())?;
-    mesh.set_members(identity::first_members(&data_dir)?);
+    let first = identity::first_members(&data_dir)?;
+    mesh.set_members(first.clone());
     let voter = Arc::new(Mutex::new(Voter::new(me, started)));
     let grantor = Arc::new(Mutex::new(Grantor::new(started)));
     let raft_timing = hamesh_raft::Timing {
@@ -208,7 +210,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     say_wishes(&core, None);
     let (stopped_in, stopped) = oneshot::channel();
     tokio::spawn(serve_lane(core.clone(), lane_out, stopped_in));
-    tokio::spawn(members::introduce(core.clone()));
+    tokio::spawn(roster::introduce(core.clone(), first));
     tokio::spawn(members::welcome_back(core.clone()));
     tokio::spawn(members::keep(core.clone()));
     tokio::spawn(tell_neighbours(core.clone()));

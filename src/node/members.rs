@@ -2,7 +2,6 @@
 
 use super::core::{Core, lock};
 use super::requests::{Reply, Request};
-use super::service::peers;
 use crate::net::identity;
 use hamesh_raft::command::{Command, NodeId, Outcome, Role};
 use hamesh_raft::voters;
@@ -50,23 +49,6 @@ pub(crate) async fn register(core: &Core) -> Result<(), String> {
             }
             Ok(Outcome::Done | Outcome::Joined(_) | Outcome::Opened(_)) => return Ok(()),
             Err(trouble) => tracing::debug!(%trouble, "not registered yet"),
-        }
-    }
-}
-
-/// Tells the mesh who its members are, whenever that changes.
-pub(crate) async fn introduce(core: Arc<Core>) {
-    let mut view = core.raft.view();
-    let mut told = BTreeMap::new();
-    loop {
-        let members = peers(&view.borrow_and_update().state);
-        if members != told && !members.is_empty() {
-            core.mesh.set_members(members.clone());
-            core.gossip.set_members(members.keys().copied().collect());
-            told = members;
-        }
-        if view.changed().await.is_err() {
-            return;
         }
     }
 }

@@ -26,6 +26,7 @@ mod prepare;
 mod reload;
 mod requests;
 mod restart;
+mod roster;
 mod served;
 mod service;
 mod status;

@@ -1,7 +1,9 @@
 //! What nodes ask of each other over the mesh, beside Raft's own messages.
 
+use crate::net::hello::Peer;
 use hamesh_raft::command::{Command, GroupName, NodeId, Outcome, Sid, Token};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A question from one member to another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -12,6 +14,8 @@ pub(crate) enum Request {
     Move(GroupName, Token, Sid),
     /// To a voter: the CA's key, for another voter.
     AuthorityKey,
+    /// Who the members are.
+    Members,
 }
 
 /// Its answer.
@@ -29,6 +33,8 @@ pub(crate) enum Reply {
     Refused(String),
     /// It did not work, and why.
     Failed(String),
+    /// The members, as of this applied index.
+    Members(u64, BTreeMap<NodeId, Peer>),
 }
 
 impl Request {

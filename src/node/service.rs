@@ -82,6 +82,10 @@ impl Core {
                 Reply::Noted
             }
             Request::AuthorityKey => self.give_authority(from),
+            Request::Members => {
+                let view = self.raft.view().borrow().clone();
+                Reply::Members(view.applied, peers(&view.state))
+            }
         }
     }
 

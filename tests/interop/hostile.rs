@@ -46,7 +46,7 @@ pub fn judged(dialect: Dialect, seconds: u64, dir: &Path) -> Result<String> {
     let stage = Stage::set(dialect, &toml, dir)?;
     let range = Range::find()?;
     let shots = range.table(dialect);
-    let (begun, counted, from) = (stage.stands()?, stage.counters(0)?, Instant::now());
+    let (begun, counted, from) = (stage.calm()?, stage.counters(0)?, Instant::now());
     let sent = stage.shoot(&shots, Duration::from_secs(seconds))?;
     let to = Instant::now();
     let said = stage.cluster.command(0, &["status"])?;
@@ -68,7 +68,7 @@ pub fn not_multiplied(seconds: u64, dir: &Path) -> Result<String> {
     let range = Range::find()?;
     let message = format(Dialect::V3).encode(1, range.legacy.into(), ALL.into());
     let shots = [Shot { counted: "heard", packet: packet(range.legacy, ALL, 255, PLAIN, &message), to: ALL }];
-    let (begun, from) = (stage.stands()?, Instant::now());
+    let (begun, from) = (stage.calm()?, Instant::now());
     let sent = stage.shoot(&shots, Duration::from_secs(seconds))?;
     let to = Instant::now();
     ensure!(stage.stands()? == begun, "the lease or a state has moved");
@@ -185,6 +185,19 @@ impl Range {
 }
 
 impl Stage {
+    /// As [`Self::stands`], once those who have just started have heard the MASTER.
+    fn calm(&self) -> Result<Vec<(String, Option<u64>)>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stands = self.stands()?;
+            if stands.iter().map(|(state, _)| state.as_str()).eq(["MASTER", "BACKUP", "BACKUP"]) {
+                return Ok(stands);
+            }
+            ensure!(Instant::now() < deadline, "the directors do not come to rest: {stands:?}");
+            sleep(ADVERT / 20);
+        }
+    }
+
     /// Who holds the VIP by which token, and every director's state.
     fn stands(&self) -> Result<Vec<(String, Option<u64>)>> {
         (0..PRIORITIES.len())

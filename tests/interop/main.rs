@@ -13,7 +13,7 @@ use clap::Parser;
 use hamesh::lab::cluster::{Cluster, cluster_toml};
 use hamesh::lab::host::Process;
 use hamesh::lab::legacy::{self, Auth, Dialect};
-use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir, routers};
+use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir, last_words, routers};
 use hamesh::lab::{ADVERT_SECONDS, LAN_NIC, VRID, sandbox};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -104,7 +104,7 @@ type Act = Box<dyn FnOnce(&Path) -> Result<String>>;
 
 fn within(act: Act) -> Result<String> {
     let dir = fresh_dir("interop")?;
-    let done = act(&dir);
+    let done = act(&dir).inspect_err(|_| last_words(&dir));
     if done.is_ok() {
         fs::remove_dir_all(&dir)?;
     }

@@ -1,10 +1,11 @@
 //! Who gets in, and what losing the first node stops: nothing. Through the command line, as people would.
 //!
 //! Every wrong join has its own message and changes nothing; a voter that is not the founder lets new nodes in after the
-//! founder is gone for good; a node whose log was lost does not come back under its old name.
+//! founder is gone for good; a node whose log was lost does not come back under its old name; one that was away finds a leader
+//! that came meanwhile.
 
 use anyhow::{Context, Result, bail, ensure};
-use hamesh::lab::cluster::{Cluster, GROUP, MESH_PORT, cluster_toml};
+use hamesh::lab::cluster::{Cluster, GROUP, MESH_PORT, WITNESS, cluster_toml};
 use hamesh::lab::frame::Kind;
 use hamesh::lab::host::Host;
 use hamesh::lab::legacy::Dialect;
@@ -22,7 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NEWCOMER: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 15);
 
 fn main() -> ExitCode {
-    tell("members", "wrong joins, a lost founder and a lost log", story)
+    tell("members", "wrong joins, a lost founder, a lost log and a long sleep", |dir| {
+        Ok(sleep_through(dir)? + story(dir)?)
+    })
 }
 
 /// A machine that is no member yet.
@@ -67,6 +70,27 @@ impl Newcomer {
 fn token(cluster: &Cluster, node: usize, words: &[&str]) -> Result<String> {
     let printed = cluster.command(node, &[&["token"], words].concat())?;
     Ok(printed.trim().lines().last().context("hamesh token printed nothing")?.to_owned())
+}
+
+/// Its state knows two members, and the one that leads is neither of them.
+fn sleep_through(dir: &Path) -> Result<u32> {
+    let dir = dir.join("sleep");
+    fs::create_dir(&dir).context("a directory")?;
+    let scene = Scene::set(&dir, 1)?;
+    let program = Path::new(env!("CARGO_BIN_EXE_hamesh"));
+    let mut said = |command: &str| println!("{command}");
+    let mut cluster = Cluster::found(&scene, program, &cluster_toml(Dialect::V3, &PRIORITIES), &mut said)?;
+    cluster.admit(1, &mut said)?;
+    cluster.kill(1)?;
+    cluster.admit(2, &mut said)?;
+    cluster.admit(WITNESS, &mut said)?;
+    cluster.wait(0, "a leader that lb2 has not heard of", PATIENCE, |status| {
+        status.cluster.leader.as_deref().is_some_and(|leader| ["lb3", "witness"].contains(&leader))
+    })?;
+    cluster.start(1, &[])?;
+    cluster.whole().context("with lb2 back, which does not know the leader")?;
+    println!("lb2 was away while the leader joined, and is back");
+    Ok(1)
 }
 
 fn story(dir: &Path) -> Result<u32> {
