@@ -3,6 +3,7 @@
 pub mod demo;
 
 mod client;
+mod guard;
 mod log;
 mod service;
 mod sink;
@@ -99,6 +100,14 @@ enum Task {
     Run {
         #[command(flatten)]
         file: ConfigFile,
+    },
+    /// Run beside an unmodified keepalived, in the foreground: it elects and serves, and its VIPs answer only under a lease.
+    /// Needs `node.guard` in the configuration.
+    Guard {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        task: guard::Task,
     },
     /// Show the cluster as this node sees it; works without a quorum too.
     Status {
@@ -291,6 +300,7 @@ pub fn main() -> ExitCode {
         Task::Token { door, role, ttl } => token(&door, role.into(), ttl),
         Task::Join { joinstring, file } => join_cluster(&joinstring, &file.config),
         Task::Run { file } => run(&file.config),
+        Task::Guard { file, task } => guard::guard(&file.config, &task),
         Task::Status { door, json } => socket(&door).and_then(|socket| status::show(&Client::new(socket), json)),
         Task::Reload { door } => reload(&door),
         Task::Service { what } => match what {

@@ -20,8 +20,9 @@ fn print(picture: &Picture) {
     let cluster = &picture.cluster;
     let quorum = if cluster.quorum { "quorum" } else { "NO QUORUM" };
     let leader = cluster.leader.as_deref().unwrap_or("none");
+    let guard = if picture.guard { ", the guard of its keepalived" } else { "" };
     println!(
-        "cluster {}   {quorum}   leader {leader}   term {}   seen from {}",
+        "cluster {}   {quorum}   leader {leader}   term {}   seen from {}{guard}",
         cluster.name, cluster.term, picture.node
     );
     println!();

@@ -135,10 +135,20 @@ pub struct Check {
     pub fall: u8,
     /// Successes in a row that make it up, 1 to 100.
     pub rise: u8,
-    /// An answer that takes longer counts as a failure.
-    pub slow: Option<Duration>,
+    /// Answers that take too long.
+    pub slow: Option<Slow>,
     /// Too many failures among the last answers make it down too.
     pub loss: Option<Loss>,
+}
+
+/// Which answers take too long, and what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// Those that take longer than this.
+    pub after: Duration,
+    /// They leave a server so many percent of its weight, 1 to 99: after [`Check::fall`] of them in a row, until
+    /// [`Check::rise`] were quick. With 0 they are failures.
+    pub percent: u8,
 }
 
 /// How many failures are too many.
@@ -209,10 +219,22 @@ fn read_one(section: Section<'_>, log: &Log) -> Option<Check> {
         }
     };
     let way = read_way(&section);
-    let slow = time("slow");
+    let slow = section.get("slow").and_then(read_slow);
     let loss = section.get("loss").and_then(Value::table).and_then(|loss| read_loss(loss, log));
     section.close();
     Some(Check { probe: probe?, way, interval, again, timeout, warmup, fall, rise, slow, loss })
+}
+
+/// A time, or a table of it and of what is left of the weight.
+fn read_slow(value: Value<'_>) -> Option<Slow> {
+    if !value.is_table() {
+        return Some(Slow { after: value.duration()?.value, percent: 0 });
+    }
+    let section = value.table()?;
+    let after = section.required("after").and_then(Value::duration);
+    let percent = section.required("percent").and_then(|v| v.integer(1..=99u8));
+    section.close();
+    Some(Slow { after: after?.value, percent: percent?.value })
 }
 
 fn read_loss(section: Section<'_>, log: &Log) -> Option<Loss> {

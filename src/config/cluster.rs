@@ -7,10 +7,12 @@ use super::ipvs;
 use super::notify::{self, Notifications};
 use super::profile::{LONGEST_TTL, LeaseProfile, PROFILES};
 use super::reader::{Section, Value, parse};
+use super::route;
 use super::service;
 use super::sync;
 use super::timing;
 use super::track::{self, Script};
+use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
@@ -130,11 +132,16 @@ fn read_group(
             .get("legacy_peers")
             .and_then(|value| read_peers(value, link_local, log))
             .map_or(LegacyPeers::Any, LegacyPeers::Only),
+        localnode: section.get("localnode").and_then(Value::boolean).is_some_and(|value| value.value),
         source: section.get("source").and_then(|value| read_source(value, director)),
         unicast: section.get("unicast").and_then(read_unicast),
         timing: timing::read(&section, log),
         track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
+        routing: Routing {
+            routes: section.get("routes").map(|value| route::read_list(value, route::route, log)).unwrap_or_default(),
+            rules: section.get("rules").map(|value| route::read_list(value, route::rule, log)).unwrap_or_default(),
+        },
         sync: None,
         name,
     };

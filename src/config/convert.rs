@@ -4,7 +4,7 @@
 //! the model has and cluster.toml cannot say is an error. A keepalived.conf is one machine's and a cluster.toml every
 //! machine's: the priority is written for the one machine.
 
-use super::check::{Check, Http, Probe, RECORDS, VERSIONS, Way};
+use super::check::{Check, Http, Probe, RECORDS, Slow, VERSIONS, Way};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
 use super::service::{Notify, Server};
@@ -97,12 +97,15 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         auth,
         checksum,
         legacy_peers: _,
+        // keepalived does not know it.
+        localnode: _,
         source,
         unicast,
         timing,
         track,
         notify: told,
         virtual_mac,
+        routing,
         sync: _,
     } = group;
     let list = |addresses: &[(IpAddr, u8)]| {
@@ -137,6 +140,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         line(format!("unicast = {}", show_unicast(unicast)));
     }
     super::timing::show(timing, seconds).into_iter().for_each(&mut line);
+    super::route::show(routing, quoted).into_iter().for_each(&mut line);
     if !track.is_empty() {
         line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));
     }
@@ -202,6 +206,7 @@ fn show_service(name: &str, service: &Service) -> String {
         vip, listen, protocol, scheduler, flags, one_packet, servers, persistence, granularity, engine, ..
     } = service;
     let Service { drain, slow_start, quorum_up, quorum_down, sorry_server, quorum, hysteresis, min_up, .. } = service;
+    let Service { sorry_server_inhibit, omega, ha_suspend, .. } = service;
     let common = sorry_server.map(|sorry| sorry.1).or(servers.first().map(|server| server.forwarding));
     let common = common.unwrap_or(Forwarding::Nat);
     // Said once where it is the same for all.
@@ -260,6 +265,10 @@ fn show_service(name: &str, service: &Service) -> String {
     }
     if let Some((sorry, _)) = sorry_server {
         line(format!("sorry_server = {}", quoted(sorry)));
+    }
+    let flags = [("sorry_server_inhibit", sorry_server_inhibit), ("omega", omega), ("ha_suspend", ha_suspend)];
+    for (key, _) in flags.iter().filter(|(_, set)| **set) {
+        line(format!("{key} = true"));
     }
     for (key, value, default) in [("quorum", *quorum, 1), ("hysteresis", *hysteresis, 0)] {
         if value != default {
@@ -384,7 +393,11 @@ fn show_check(Check { probe, way, interval, again, timeout, warmup, fall, rise, 
         // Writing to a String does not fail.
         write!(text, ", {key} = {}", seconds(*duration)).unwrap_or_default();
     }
-    let slow = slow.map(|slow| format!(", slow = {}", seconds(slow))).unwrap_or_default();
+    let slow = match slow {
+        None => String::new(),
+        Some(Slow { after, percent: 0 }) => format!(", slow = {}", seconds(*after)),
+        Some(Slow { after, percent }) => format!(", slow = {{ after = {}, percent = {percent} }}", seconds(*after)),
+    };
     let loss = loss.map(|loss| format!(", loss = {{ of = {}, most = {} }}", loss.of, loss.most)).unwrap_or_default();
     text + &format!(", fall = {fall}, rise = {rise}{slow}{loss} }}")
 }

@@ -4,6 +4,7 @@ use super::diagnostic::{Diagnostic, Located, Log};
 use super::duration;
 use super::notify::{Notifications, Notify};
 use super::track::Track;
+use crate::kernel::routing::Routing;
 use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::router::Parameters;
@@ -52,6 +53,8 @@ pub struct VipGroup {
     pub checksum: Form,
     /// Who outside the mesh is obeyed.
     pub legacy_peers: LegacyPeers,
+    /// Directors that do not hold it are real servers of its services all the same, by direct forwarding.
+    pub localnode: bool,
     /// Where its adverts come from, instead of the interface's first address.
     pub source: Option<IpAddr>,
     /// To whom, instead of all VRRP routers of the LAN.
@@ -62,6 +65,8 @@ pub struct VipGroup {
     pub track: Vec<Track>,
     /// Who is told of its states.
     pub notify: Notify,
+    /// Routes and rules that are where it is MASTER.
+    pub routing: Routing,
     /// The sync group that it is in: it moves with that one's lease, and not alone.
     pub sync: Option<GroupName>,
 }
@@ -130,11 +135,13 @@ pub(super) struct Draft {
     pub auth: Auth,
     pub checksum: Form,
     pub legacy_peers: LegacyPeers,
+    pub localnode: bool,
     pub source: Option<Located<IpAddr>>,
     pub unicast: Option<Located<Unicast>>,
     pub timing: Timing,
     pub track: Vec<Track>,
     pub notify: Notify,
+    pub routing: Routing,
     pub sync: Option<GroupName>,
 }
 
@@ -178,11 +185,13 @@ impl Draft {
             auth: self.auth,
             checksum: self.checksum,
             legacy_peers: self.legacy_peers,
+            localnode: self.localnode,
             source: self.source.map(|source| source.value),
             unicast: self.unicast.map(|unicast| unicast.value),
             timing: self.timing,
             track: self.track,
             notify: self.notify,
+            routing: self.routing,
             sync: self.sync,
         };
         Some((self.name.value, group))
@@ -284,7 +293,7 @@ fn check_virtual_mac(draft: &Draft, all: &[Draft], earlier: &[Draft], log: &Log)
     }
 }
 
-fn is_interface_name(name: &str) -> bool {
+pub(super) fn is_interface_name(name: &str) -> bool {
     let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     !(name.is_empty() || name.len() > INTERFACE_NAME || name == "." || name == ".." || name.contains(forbidden))
 }

@@ -20,6 +20,7 @@ mod convert;
 mod duration;
 mod keepalived;
 mod reader;
+mod route;
 mod timing;
 
 pub use convert::convert;
@@ -163,7 +164,10 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     let Some(draft) = node::read(&source, &log) else {
         return log.finish(|_| None);
     };
-    if draft.role == Role::Director && draft.cluster.is_none() && draft.keepalived.is_none() {
+    if draft.guard && (draft.role == Role::Witness || draft.keepalived.is_none()) {
+        let error = Diagnostic::error(&draft.place, "a guard is a director with a `keepalived_config`");
+        log.add(error.help("name the file that the keepalived on this host is started with"));
+    } else if draft.role == Role::Director && draft.cluster.is_none() && draft.keepalived.is_none() {
         let error = Diagnostic::error(&draft.place, "a director needs `cluster`, `keepalived_config` or both");
         log.add(error.help("for example cluster = \"/etc/hamesh/cluster.toml\""));
     }
@@ -195,11 +199,15 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
             }
         }
     }
+    if let Some(group) = groups.first().filter(|_| draft.guard) {
+        let error = Diagnostic::error(&group.name.place, "a guard holds no VIP but those of its keepalived");
+        log.add(error.help("leave no more than `[lease]` in cluster.toml, the same on every node"));
+    }
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let (mut instances, servers, more, (told, global, synced)) =
-                    keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log);
+                let setting = keepalived::Setting { guard: draft.guard, ..keepalived::Setting::of_this_machine() };
+                let (mut instances, servers, more, (told, global, synced)) = keepalived::read(&source, &setting, &log);
                 if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {
                     let message = format!("script `{twin}` is in cluster.toml and in keepalived.conf");
                     log.add(Diagnostic::error(&file.place, message).help("give it another name in one of them"));

@@ -25,6 +25,8 @@ pub struct Node {
     pub listen: SocketAddr,
     /// What must survive a restart.
     pub data_dir: PathBuf,
+    /// Whether the keepalived on this host elects and serves, and only its gate is ours.
+    pub guard: bool,
 }
 
 /// `[admin]`.
@@ -44,6 +46,7 @@ pub(super) struct Draft {
     pub listen: Option<Located<SocketAddr>>,
     pub cluster: Option<Located<PathBuf>>,
     pub keepalived: Option<Located<PathBuf>>,
+    pub guard: bool,
     rack: String,
     data_dir: PathBuf,
     admin: Admin,
@@ -52,8 +55,8 @@ pub(super) struct Draft {
 impl Draft {
     /// `None` when a part is missing, which was noted where it was missed.
     pub fn build(self) -> Option<(Node, Admin)> {
-        let Self { rack, role, data_dir, .. } = self;
-        let node = Node { name: self.name?.value, rack, role, listen: self.listen?.value, data_dir };
+        let Self { rack, role, data_dir, guard, .. } = self;
+        let node = Node { name: self.name?.value, rack, role, listen: self.listen?.value, data_dir, guard };
         Some((node, self.admin))
     }
 }
@@ -75,6 +78,7 @@ pub(super) fn read(source: &Arc<Source>, log: &Log) -> Option<Draft> {
         listen: node.required("listen").and_then(address).inspect(|listen| check_listen(listen, log)),
         cluster: path(node.get("cluster")),
         keepalived: path(node.get("keepalived_config")),
+        guard: node.get("guard").and_then(Value::boolean).is_some_and(|guard| guard.value),
         rack: node.get("rack").and_then(Value::string).map_or_else(|| "default".to_owned(), |rack| rack.value),
         data_dir: path(node.get("data_dir")).map_or_else(|| "/var/lib/hamesh".into(), |dir| dir.value),
         admin,

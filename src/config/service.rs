@@ -93,6 +93,12 @@ pub struct Service {
     pub quorum_down: Option<Notify>,
     /// Serves alone while the quorum is lost.
     pub sorry_server: Option<(SocketAddr, Forwarding)>,
+    /// When the quorum is back the sorry server keeps its connections, with weight 0.
+    pub sorry_server_inhibit: bool,
+    /// A stop tells `notify_down` and `quorum_down` of what was up.
+    pub omega: bool,
+    /// Nobody but the VIP's holder asks its servers.
+    pub ha_suspend: bool,
     /// The weight that must be up.
     pub quorum: u32,
     /// The quorum is lost below `quorum - hysteresis`, and back from `quorum + hysteresis` on.
@@ -123,6 +129,9 @@ pub(super) struct Draft {
     pub quorum_up: Option<Notify>,
     pub quorum_down: Option<Notify>,
     pub sorry_server: Option<(SocketAddr, Forwarding)>,
+    pub sorry_server_inhibit: bool,
+    pub omega: bool,
+    pub ha_suspend: bool,
     pub quorum: u32,
     pub hysteresis: u32,
     pub min_up: usize,
@@ -177,11 +186,12 @@ pub(super) fn read_mesh(section: Section<'_>, log: &Log) -> HealthMesh {
 
 pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Draft {
     let schedulers = SCHEDULERS.map(|name| (name, name));
+    let truth = |key| section.get(key).and_then(Value::boolean).is_some_and(|v| v.value);
     let common = Common {
         forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
         checks: check::read(&section, log).unwrap_or_default(),
-        inhibit_on_failure: section.get("inhibit_on_failure").and_then(Value::boolean).is_some_and(|v| v.value),
-        alpha: section.get("alpha").and_then(Value::boolean).is_some_and(|v| v.value),
+        inhibit_on_failure: truth("inhibit_on_failure"),
+        alpha: truth("alpha"),
         notify_up: notify(&section, "notify_up", log),
         notify_down: notify(&section, "notify_down", log),
     };
@@ -200,7 +210,7 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
         protocol: section.get("protocol").and_then(|v| v.choice(&PROTOCOLS)).map_or(Protocol::Tcp, |v| v.value),
         scheduler: section.get("scheduler").and_then(|v| v.choice(&schedulers)).map_or("wlc", |v| v.value),
         flags,
-        one_packet: section.get("one_packet").and_then(Value::boolean).is_some_and(|v| v.value),
+        one_packet: truth("one_packet"),
         granularity: section.get("persistence_granularity").and_then(|value| {
             let text = value.string()?;
             granularity(&text, log)
@@ -213,6 +223,9 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
         servers: section.required("server").and_then(|value| read_servers(value, &common, log)).unwrap_or_default(),
         persistence: section.get("persistence").and_then(|value| read_persistence(value, log)),
         sorry_server: sorry_server.and_then(|server| Some((server.value, common.forwarding?))),
+        sorry_server_inhibit: truth("sorry_server_inhibit"),
+        omega: truth("omega"),
+        ha_suspend: truth("ha_suspend"),
         quorum: section.get("quorum").and_then(|v| v.integer(1..=1_000_000_000)).map_or(1, |v| v.value),
         hysteresis: section.get("hysteresis").and_then(|v| v.integer(0..=1_000_000_000)).map_or(0, |v| v.value),
         min_up: section.get("min_up").and_then(|v| v.integer(0..=65_535u16)).map_or(0, |v| usize::from(v.value)),
@@ -365,6 +378,9 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         quorum_up: draft.quorum_up,
         quorum_down: draft.quorum_down,
         sorry_server: draft.sorry_server,
+        sorry_server_inhibit: draft.sorry_server_inhibit,
+        omega: draft.omega,
+        ha_suspend: draft.ha_suspend,
         quorum: draft.quorum,
         hysteresis: draft.hysteresis,
         min_up: draft.min_up,

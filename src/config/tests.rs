@@ -65,6 +65,7 @@ fn the_examples_in_deploy_are_right() {
     assert_eq!(config.admin.metrics, Some("127.0.0.1:9746".parse().unwrap()));
     assert_eq!(config.lease, LeaseProfile::default());
     let web = VipGroup {
+        localnode: false,
         interface: "eth0".into(),
         family: Family::V4,
         vrid: 51,
@@ -83,6 +84,7 @@ fn the_examples_in_deploy_are_right() {
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
+        routing: crate::kernel::routing::Routing::default(),
         sync: None,
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
@@ -311,7 +313,9 @@ fn files_are_told_apart_by_their_content() {
 
 mod cluster;
 mod convert;
+mod guard;
 mod keepalived;
 mod notify;
+mod route;
 mod sync;
 mod track;

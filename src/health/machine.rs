@@ -55,6 +55,8 @@ pub enum Event {
     Holds(Holdings),
     /// What people have ordered of servers.
     Orders(Orders),
+    /// hamesh stops: what is told of it is all that comes of it.
+    Stop,
     /// What came of [`Action::Ask`].
     Answered(TargetId, Answer),
     /// [`Health::next_deadline`] has come.
@@ -115,6 +117,8 @@ struct Served {
 struct Watched {
     target: Arc<Target>,
     groups: BTreeSet<GroupName>,
+    /// Nobody asks but who holds one of them.
+    suspends: bool,
     /// While it is this director's to watch.
     watch: Option<Watch>,
     /// What the other directors see.
@@ -166,10 +170,13 @@ impl Health {
                 let watched = Watched {
                     target: Arc::new(target),
                     groups: BTreeSet::new(),
+                    suspends: true,
                     watch: None,
                     others: Tally::default(),
                 };
-                targets.entry(id).or_insert(watched).groups.insert(service.vip.clone());
+                let watched = targets.entry(id).or_insert(watched);
+                watched.groups.insert(service.vip.clone());
+                watched.suspends &= service.ha_suspend;
                 id
             };
             let targets = service.servers.iter().map(|server| Target::of(server).map(&mut watch).collect()).collect();
@@ -200,6 +207,10 @@ impl Health {
     /// What happens now.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         let now = now.since(self.started);
+        if matches!(event, Event::Stop) {
+            let farewell = self.services.values().flat_map(|served| served.policy.farewell(&served.service));
+            return farewell.map(Action::Tell).collect();
+        }
         let at_once = matches!(event, Event::Holds(_) | Event::Orders(_));
         let changed = match event {
             Event::Facts(facts) => self.hear(now, &facts),
@@ -211,6 +222,7 @@ impl Health {
                 changed.is_some_and(|(changed, _)| changed)
             }
             Event::Orders(orders) => std::mem::replace(&mut self.orders, orders.clone()) != orders,
+            Event::Stop => false,
             Event::Tick => self.forget(now) | self.next_turn.is_some_and(|turn| now >= turn),
         };
         let mut actions = Vec::new();
@@ -330,8 +342,9 @@ impl Health {
         }
         for (step, (id, watched)) in (0..SPREAD).cycle().zip(&mut self.targets) {
             let held = watched.groups.iter().any(|group| self.holds.contains(group));
-            let own = held || watched.target.is_local();
-            if !own && !observers(*id, &directors, self.mesh.observers).contains(&self.me) {
+            let own = held || watched.target.is_local() && !watched.suspends;
+            let observes = || observers(*id, &directors, self.mesh.observers).contains(&self.me);
+            if !own && (watched.suspends || !observes()) {
                 watched.watch = None;
             } else if watched.watch.is_none() {
                 let check = &watched.target.check;
@@ -428,6 +441,8 @@ impl Health {
         let more: i64 = shares().map(|share| if let Share::More(more) = share { more } else { 0 }).sum();
         let weight = i64::from(exactly.reduce(|_, later| later).unwrap_or(server.weight)) + more;
         let weight = u32::try_from(weight.max(0)).unwrap_or(u32::MAX).min(MAX_WEIGHT);
+        let percent = ids.iter().filter_map(|id| Some(self.targets.get(id)?.watch.as_ref()?.percent())).min();
+        let weight = slowed(weight, percent.unwrap_or(100));
         let order = self.orders.get(&(service.to_owned(), server.address)).copied();
         Look { seen: together(ids.iter().map(|id| self.judge(*id).seen)), weight, order }
     }
@@ -441,6 +456,12 @@ impl Health {
     fn others(&self, id: TargetId) -> BTreeMap<NodeId, Seen> {
         self.peers.iter().filter_map(|(node, peer)| Some((*node, *peer.seen.get(&id)?))).collect()
     }
+}
+
+/// What slow answers leave of a weight; at least 1, unless it was 0.
+fn slowed(weight: u32, percent: u8) -> u32 {
+    let part = u64::from(weight) * u64::from(percent) / 100;
+    u32::try_from(part).unwrap_or(weight).max(1).min(weight)
 }
 
 /// What a service takes, for people who know its protocol.

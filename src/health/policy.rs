@@ -79,10 +79,12 @@ impl Policy {
         }
         let mut table = ipvs::Service { settings: settings(service), servers: [].into() };
         let mut next: Option<Duration> = None;
-        if let Some((sorry, forwarding)) = service.sorry_server.filter(|_| !has) {
-            table.servers.insert(sorry.into(), ipvs::Server::new(forwarding, 1));
-            self.quorum = has;
-            return Conclusion { table, told, next };
+        if let Some((sorry, forwarding)) = service.sorry_server.filter(|_| !has || service.sorry_server_inhibit) {
+            table.servers.insert(sorry.into(), ipvs::Server::new(forwarding, u32::from(!has)));
+            if !has {
+                self.quorum = has;
+                return Conclusion { table, told, next };
+            }
         }
         for ((server, look), course) in servers() {
             let mut at = |time: Duration| next = Some(next.map_or(time, |next| next.min(time)));
@@ -108,6 +110,13 @@ impl Policy {
         }
         self.quorum = has;
         Conclusion { table, told, next }
+    }
+
+    /// Who is told when hamesh stops, as if all that is up went down.
+    pub(super) fn farewell(&self, service: &Service) -> Vec<Notify> {
+        let up = service.servers.iter().zip(&self.courses).filter(|(_, course)| service.omega && course.up);
+        let told = up.filter_map(|(server, _)| server.notify_down.clone());
+        told.chain(service.quorum_down.clone().filter(|_| service.omega && self.quorum)).collect()
     }
 
     /// Takes down what has changed for each server, and returns who is to be told of it.
@@ -204,6 +213,9 @@ mod tests {
             servers: (1..=3).map(server).collect(),
             persistence: None,
             sorry_server: Some((([10, 0, 5, 9], 80).into(), ipvs::Forwarding::Nat)),
+            sorry_server_inhibit: false,
+            omega: false,
+            ha_suspend: false,
             quorum: 1,
             hysteresis: 0,
             min_up: 0,
@@ -311,6 +323,29 @@ mod tests {
         assert!(!policy.has_quorum());
         let bare = Service { sorry_server: None, ..service() };
         assert_eq!(with(&mut policy, &bare, &[1, 2, 3]), "");
+    }
+
+    #[test]
+    fn an_inhibited_sorry_server_keeps_its_connections_when_the_quorum_is_back() {
+        let inhibited = Service { sorry_server_inhibit: true, ..service() };
+        let mut policy = Policy::new();
+        assert_eq!(with(&mut policy, &inhibited, &[1, 2, 3]), "9x1");
+        assert_eq!(with(&mut policy, &inhibited, &[3]), "1x1 2x2 9x0");
+    }
+
+    #[test]
+    fn a_stop_tells_of_what_was_up_where_it_is_omega() {
+        let mut policy = Policy::new();
+        let farewell = |policy: &Policy, service: &Service| {
+            let told = policy.farewell(service).into_iter().map(|told| told.command[0].clone());
+            told.collect::<Vec<_>>().join(", ")
+        };
+        let omega = Service { omega: true, ..service() };
+        at(&mut policy, 0, &omega, &[1, 2], None);
+        assert_eq!(farewell(&policy, &omega), "down, no quorum", "of the one that is up");
+        assert_eq!(farewell(&policy, &service()), "");
+        at(&mut policy, 1, &omega, &[1, 2, 3], None);
+        assert_eq!(farewell(&policy, &omega), "");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One target, as this director sees it: answers in, an observation out. Times are those since the machine's start.
 
 use super::{Answer, Said, Share};
-use crate::config::check::{Check, Loss};
+use crate::config::check::{Check, Loss, Slow};
 use hamesh_gossip::observation::Seen;
 use std::time::Duration;
 
@@ -20,7 +20,10 @@ pub(super) struct Watch {
     why: Option<String>,
     share: Share,
     took: Option<Duration>,
-    slow: Option<Duration>,
+    slow: Option<Slow>,
+    /// It answers slowly, and answers in a row that say otherwise.
+    is_slow: bool,
+    paces_against: u8,
     loss: Option<Loss>,
     /// The last answers, the latest in the lowest bit: 1 is a failure.
     failures: u128,
@@ -44,6 +47,8 @@ impl Watch {
             share: Share::Configured,
             took: None,
             slow,
+            is_slow: false,
+            paces_against: 0,
             loss,
             failures: 0,
             answers: 0,
@@ -72,6 +77,11 @@ impl Watch {
         self.share
     }
 
+    /// What its answers leave of its weight, in percent: less than all while they are slow.
+    pub(super) fn percent(&self) -> u8 {
+        self.slow.filter(|_| self.is_slow).map_or(100, |slow| slow.percent)
+    }
+
     /// How long the last good answer took.
     pub(super) fn took(&self) -> Option<Duration> {
         self.took
@@ -89,10 +99,16 @@ impl Watch {
 
     /// It has answered, or not as it should. Whether what is seen has changed.
     pub(super) fn answered(&mut self, now: Duration, answer: Answer) -> bool {
-        let (share, seen) = (self.share, self.seen());
-        let slow = self.slow.filter(|slow| answer.took > *slow);
+        let (share, seen, percent) = (self.share, self.seen(), self.percent());
+        let slow = self.slow.filter(|slow| answer.took > slow.after);
         let said = match (answer.said, slow) {
-            (Said::Up(_), Some(slow)) => Said::Down(format!("answered after {:?}, more than {slow:?}", answer.took)),
+            (Said::Up(_), Some(Slow { after, percent: 0 })) => {
+                Said::Down(format!("answered after {:?}, more than {after:?}", answer.took))
+            }
+            (Said::Up(share), slow) => {
+                self.paced(slow.is_some());
+                Said::Up(share)
+            }
             (said, _) => said,
         };
         let (says, enough) = match said {
@@ -120,7 +136,15 @@ impl Watch {
             (self.seen, self.against) = (Some(says), 0);
         }
         self.again_after(now, if self.against > 0 { self.again } else { self.interval });
-        seen != self.seen() || share != self.share
+        seen != self.seen() || share != self.share || percent != self.percent()
+    }
+
+    /// A good answer was slow, or not.
+    fn paced(&mut self, slowly: bool) {
+        self.paces_against = if slowly == self.is_slow { 0 } else { self.paces_against + 1 };
+        if self.paces_against >= if slowly { self.fall } else { self.rise } {
+            (self.is_slow, self.paces_against) = (slowly, 0);
+        }
     }
 
     /// From question to question, however long the answer took: a pause of this machine is not caught up.
@@ -142,7 +166,7 @@ mod tests {
         let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
         let again = Duration::from_millis(500);
         let (probe, way, warmup) = (Probe::Tcp, Way::default(), interval);
-        let (slow, loss) = (Some(at(800)), None);
+        let (slow, loss) = (Some(Slow { after: at(800), percent: 0 }), None);
         Watch::new(&Check { probe, way, interval, again, timeout, warmup, fall: 3, rise: 2, slow, loss }, at(0))
     }
 
@@ -209,6 +233,19 @@ mod tests {
         assert_eq!((watch.seen(), watch.why()), (Some(Seen::Down), Some("answered after 801ms, more than 800ms")));
         watch.answered(at(0), Answer { took: at(800), ..good() });
         assert_eq!(watch.why(), None);
+    }
+
+    #[test]
+    fn slow_answers_in_a_row_leave_a_part_of_the_weight() {
+        let mut watch = Watch { slow: Some(Slow { after: at(800), percent: 40 }), ..watch() };
+        let mut took = |millis| {
+            let changed = watch.answered(at(0), Answer { took: at(millis), ..good() });
+            (watch.percent(), changed)
+        };
+        assert_eq!([900, 900, 100].map(&mut took), [(100, true), (100, false), (100, false)], "seen, and not yet slow");
+        assert_eq!([900, 900, 900].map(&mut took), [(100, false), (100, false), (40, true)]);
+        assert_eq!([100, 900, 100, 100].map(&mut took), [(40, false), (40, false), (40, false), (100, true)]);
+        assert_eq!((watch.seen(), watch.why()), (Some(Seen::Up), None));
     }
 
     #[test]

@@ -3,17 +3,16 @@
 //! They have a lifetime, the second line behind the gate: if nobody refreshes them the kernel removes them, up to half a
 //! second late. So they also go when hamesh does.
 
-use super::{KernelError, answer};
+use super::{KernelError, answer, request};
+use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use futures_util::{StreamExt, TryStreamExt};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::Handle;
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -79,7 +78,7 @@ impl Addresses {
             let mut message = message(interface.index, *vip);
             message.attributes.extend(life(vip.address, ttl));
             let message = RouteNetlinkMessage::NewAddress(message);
-            self.request(message, NLM_F_CREATE | NLM_F_REPLACE, format!("add {vip} to {}", interface.name))
+            request(&self.0, message, NLM_F_CREATE | NLM_F_REPLACE, format!("add {vip} to {}", interface.name))
         };
         join_all(vips.iter().map(send)).await.into_iter().collect()
     }
@@ -91,7 +90,7 @@ impl Addresses {
     pub async fn remove(&self, interface: &Interface, vips: &[Vip]) -> Result<(), KernelError> {
         let send = async |vip: &Vip| {
             let message = RouteNetlinkMessage::DelAddress(message(interface.index, *vip));
-            let result = self.request(message, 0, format!("remove {vip} from {}", interface.name)).await;
+            let result = request(&self.0, message, 0, format!("remove {vip} from {}", interface.name)).await;
             result.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
         };
         join_all(vips.iter().map(send)).await.into_iter().collect()
@@ -123,20 +122,6 @@ impl Addresses {
             KernelError::new(format_args!("list the addresses of {}", interface.name), answer(error))
         })?;
         Ok(messages.iter().filter_map(present).collect())
-    }
-
-    async fn request(&self, message: RouteNetlinkMessage, flags: u16, what: String) -> Result<(), KernelError> {
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        let mut answers = self.0.clone().request(request).map_err(|error| KernelError::new(&what, answer(error)))?;
-        while let Some(message) = answers.next().await {
-            if let NetlinkPayload::Error(error) = message.payload
-                && let Some(code) = error.code
-            {
-                return Err(KernelError::new(&what, io::Error::from_raw_os_error(-code.get())));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,13 +1,15 @@
 //! Interfaces: what they are, and when they change.
 
 use super::address::{self, Addresses, Interface};
-use super::{KernelError, answer, sysctl};
+use super::route::LocalRoutes;
+use super::{KernelError, answer, routing, sysctl};
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use hamesh_raft::command::Family;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode};
+use netlink_packet_route::rule::RuleAttribute;
 use rtnetlink::{Handle, LinkMacVlan, LinkUnspec, MulticastGroup, new_connection, new_multicast_connection};
 use std::fs;
 use std::io;
@@ -57,6 +59,11 @@ pub fn connect() -> io::Result<(Links, Addresses)> {
 }
 
 impl Links {
+    /// The same connection, for routes.
+    pub fn local_routes(&self) -> LocalRoutes {
+        LocalRoutes::new(self.0.clone())
+    }
+
     /// Makes `name`, a macvlan of `parent` with this MAC, if it is not there: a way in and out with a MAC of its own, which
     /// gives itself no address. A new one is down, see [`Links::raise`].
     ///
@@ -111,7 +118,11 @@ impl Links {
         }
     }
 
-    async fn find(&self, name: &str) -> io::Result<Option<LinkMessage>> {
+    pub(super) fn handle(&self) -> &Handle {
+        &self.0
+    }
+
+    pub(super) async fn find(&self, name: &str) -> io::Result<Option<LinkMessage>> {
         let mut found = self.0.link().get().match_name(name.to_owned()).execute();
         match found.try_next().await.map_err(answer) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
@@ -159,11 +170,13 @@ pub enum Change {
     /// An address of the interface with this index came or went. That hamesh added or refreshed one is not told, from Linux
     /// 5.18 on.
     Address(u32),
+    /// A route or a rule of hamesh's went.
+    Routing,
     /// The kernel had more to tell than there was room for: look at everything again.
     Everything,
 }
 
-/// Tells of changes to interfaces and addresses.
+/// Tells of changes to interfaces and addresses, and of routes and rules that are lost.
 pub struct Watch {
     messages: futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
 }
@@ -174,7 +187,8 @@ impl Watch {
     /// # Errors
     /// The socket's.
     pub fn start() -> io::Result<Self> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
+        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
         let (connection, _, messages) = new_multicast_connection(&groups)?;
         tokio::spawn(connection);
         Ok(Self { messages: messages.map(|(message, _)| message).boxed() })
@@ -202,6 +216,10 @@ fn change(message: &RouteNetlinkMessage) -> Option<Change> {
         (!address::is_ours(address)).then_some(Change::Address(address.header.index))
     } else if let RouteNetlinkMessage::DelAddress(address) = message {
         Some(Change::Address(address.header.index))
+    } else if let RouteNetlinkMessage::DelRoute(route) = message {
+        (route.header.protocol == routing::PROTOCOL).then_some(Change::Routing)
+    } else if let RouteNetlinkMessage::DelRule(rule) = message {
+        rule.attributes.contains(&RuleAttribute::Protocol(routing::PROTOCOL)).then_some(Change::Routing)
     } else {
         None
     }

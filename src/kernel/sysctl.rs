@@ -22,6 +22,15 @@ pub fn answer_for_own_addresses(interface: &str) -> Result<(), KernelError> {
     set(&format!("net/ipv4/conf/{interface}/arp_ignore"), "1")
 }
 
+/// Lets an interface ask by ARP in the name of its own addresses only. A host that answers clients from a VIP that is on
+/// no interface would ask in the VIP's name, which the gate does not let out.
+///
+/// # Errors
+/// As [`promote_secondaries`].
+pub fn ask_for_own_addresses(interface: &str) -> Result<(), KernelError> {
+    set(&format!("net/ipv4/conf/{interface}/arp_announce"), "2")
+}
+
 /// Prepares the device of a virtual MAC: it gives itself no IPv6 address, takes what comes from a network that is behind its
 /// parent, and answers for its own addresses only.
 ///

@@ -2,7 +2,9 @@
 
 use super::address::{Addresses, Interface, Vip};
 use super::link::{Change, Links, Watch, connect};
+use super::routing::{Fate, MAIN, Prefix, Route, Routes, Routing, Rule};
 use super::sysctl::promote_secondaries;
+use hamesh_raft::command::Family;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
@@ -231,5 +233,75 @@ fn a_link_is_up_while_it_has_carrier_and_its_address_is_no_vip() {
         while links.get("eth0", &vips).await.unwrap().up {
             while watch.next().await.unwrap() != Change::Link(eth0.index) {}
         }
+    });
+}
+
+fn prefix(text: &str) -> Prefix {
+    let (address, length) = text.split_once('/').unwrap();
+    Prefix { address: address.parse().unwrap(), length: length.parse().unwrap() }
+}
+
+fn route(to: &str, via: Option<&str>, table: u32) -> Route {
+    let via = via.map(|via| via.parse().unwrap());
+    let (to, device) = (prefix(to), Some("eth0".to_owned()));
+    Route { fate: Fate::Forward, to, via, device, source: None, table, metric: None, scope: None, onlink: false }
+}
+
+fn listed(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().replace("  ", " ")
+}
+
+#[test]
+fn routes_and_rules_come_and_go_and_those_of_others_stay() {
+    on_a_cable(async |_| {
+        let (links, _, _) = eth0().await;
+        ip("addr add fd09::1/64 dev eth0 nodad");
+        let routes = Routes::new(links);
+        let rule = |family, from: &str, priority| {
+            let (iif, mark) = (Some("eth0".to_owned()), Some((5, 7)));
+            let (from, fate) = (Some(prefix(from)), Fate::Forward);
+            Rule { family, not: false, from, to: None, mark, iif, oif: None, fate, table: 1000, priority }
+        };
+        let routing = Routing {
+            routes: vec![
+                route("10.20.0.0/16", None, MAIN),
+                route("0.0.0.0/0", Some("10.9.0.2"), 1000),
+                route("fd20::/16", Some("fd09::2"), MAIN),
+                Route { fate: Fate::Blackhole, device: None, metric: Some(9), ..route("10.30.0.0/16", None, 7) },
+            ],
+            rules: vec![rule(Family::V4, "10.9.0.0/24", 500), rule(Family::V6, "fd09::/64", 501)],
+        };
+        ip("route add 10.40.0.0/16 dev eth0");
+        let before = ["route", "-6 route", "rule", "-6 rule"].map(listed);
+        for _ in 0..2 {
+            routes.set(&routing).await.unwrap();
+        }
+        assert_eq!(listed("route show 10.20.0.0/16"), "10.20.0.0/16 dev eth0 proto 112 scope link");
+        assert_eq!(listed("route show table 1000"), "default via 10.9.0.2 dev eth0 proto 112");
+        assert_eq!(
+            listed("-6 route show fd20::/16"),
+            "fd20::/16 via fd09::2 dev eth0 proto 112 metric 1024 pref medium"
+        );
+        assert_eq!(listed("route show table 7"), "blackhole 10.30.0.0/16 proto 112 metric 9");
+        let rule = listed("rule show priority 500");
+        assert!(rule.contains("from 10.9.0.0/24 fwmark 0x5/0x7 iif eth0 lookup 1000 proto 112"), "{rule}");
+        assert!(listed("-6 rule show priority 501").contains("from fd09::/64"));
+
+        // Somebody else's route to the same network stays, and is said.
+        let taken = Routing { routes: vec![route("10.40.0.0/16", None, MAIN)], rules: Vec::new() };
+        let error = routes.set(&taken).await.unwrap_err();
+        assert!(error.to_string().starts_with("add the route unicast 10.40.0.0/16 dev eth0: File exists"), "{error}");
+        routes.remove(&taken).await.unwrap();
+
+        // What an earlier run left goes, but for what is kept.
+        let kept = Routing { routes: routing.routes[..1].to_vec(), rules: routing.rules[..1].to_vec() };
+        routes.clean(&kept).await.unwrap();
+        assert_eq!(listed("route show table 1000") + &listed("-6 rule show priority 501"), "");
+        assert!(listed("route").contains("10.20.0.0/16") && listed("rule").contains("lookup 1000"));
+        for _ in 0..2 {
+            routes.remove(&routing).await.unwrap();
+        }
+        assert_eq!(["route", "-6 route", "rule", "-6 rule"].map(listed), before);
     });
 }

@@ -93,6 +93,8 @@ struct Node {
 pub struct Cluster {
     program: PathBuf,
     nodes: Vec<Node>,
+    /// Whether its directors are the guards of keepaliveds.
+    guards: bool,
 }
 
 /// Beside every node's `cluster.toml`.
@@ -144,10 +146,7 @@ impl Cluster {
     /// A command failed or took too long, with what it said.
     pub fn form(scene: &Scene, program: &Path, cluster_toml: &str, mut said: impl FnMut(&str)) -> Result<Self> {
         let mut cluster = Self::found(scene, program, cluster_toml, &mut said)?;
-        for number in 1..cluster.nodes.len() {
-            cluster.admit(number, &mut said)?;
-        }
-        cluster.whole()?;
+        cluster.admit_all(&mut said)?;
         Ok(cluster)
     }
 
@@ -156,25 +155,56 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::form`].
     pub fn found(scene: &Scene, program: &Path, cluster_toml: &str, said: &mut impl FnMut(&str)) -> Result<Self> {
+        let mut cluster = Self::of(scene, program, false)?;
+        // Only the first has a cluster.toml; the others get theirs by joining.
+        let file = cluster.cluster_file(0);
+        fs::write(&file, cluster_toml).with_context(|| file.display().to_string())?;
+        cluster.begin(said)?;
+        Ok(cluster)
+    }
+
+    /// The nodes of a cluster of guards, on hosts with a `keepalived.conf` each; none is started.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn of_guards(scene: &Scene, program: &Path) -> Result<Self> {
+        Self::of(scene, program, true)
+    }
+
+    fn of(scene: &Scene, program: &Path, guards: bool) -> Result<Self> {
         let hosts = scene.directors.iter().map(|director| &director.host).chain([&scene.witness]);
         let nodes = hosts.map(|host| Node { host: host.clone(), process: None }).collect();
-        let mut cluster = Self { program: program.to_owned(), nodes };
+        let cluster = Self { program: program.to_owned(), nodes, guards };
         for (number, node) in cluster.nodes.iter().enumerate() {
-            let role = if number == WITNESS { "witness" } else { "director" };
             let file = node.config();
-            let text = node_toml(node, role, &format!("{}:{MESH_PORT}", scene.mesh_address(number)), number);
+            let text = node_toml(node, guards, &format!("{}:{MESH_PORT}", scene.mesh_address(number)), number);
             fs::write(&file, text).with_context(|| file.display().to_string())?;
             let file = node.host.dir().join(PASS_FILE);
             fs::write(&file, Dialect::PASSWORD).with_context(|| file.display().to_string())?;
         }
-        // Only the first has a cluster.toml; the others get theirs by joining.
-        let file = cluster.cluster_file(0);
-        fs::write(&file, cluster_toml).with_context(|| file.display().to_string())?;
-        said("lb1: hamesh init");
-        cluster.command(0, &["init"])?;
-        cluster.start(0, &[])?;
-        cluster.wait(0, "a cluster of one", Duration::from_secs(15), |status| status.cluster.quorum)?;
         Ok(cluster)
+    }
+
+    /// Makes a cluster of the nodes and starts them; `said` hears each command before it is run.
+    ///
+    /// # Errors
+    /// As [`Cluster::form`].
+    pub fn gather(&mut self, said: &mut impl FnMut(&str)) -> Result<()> {
+        self.begin(said)?;
+        self.admit_all(said)
+    }
+
+    fn begin(&mut self, said: &mut impl FnMut(&str)) -> Result<()> {
+        said("lb1: hamesh init");
+        self.command(0, &["init"])?;
+        self.start(0, &[])?;
+        self.wait(0, "a cluster of one", Duration::from_secs(15), |status| status.cluster.quorum)?;
+        Ok(())
+    }
+
+    fn admit_all(&mut self, said: &mut impl FnMut(&str)) -> Result<()> {
+        (1..self.nodes.len()).try_for_each(|number| self.admit(number, said))?;
+        self.whole()
     }
 
     /// Lets a node join by the first one's invitation, and starts it.
@@ -218,8 +248,9 @@ impl Cluster {
     /// # Errors
     /// It cannot be started.
     pub fn start(&mut self, node: usize, environment: &[(&str, String)]) -> Result<()> {
+        let command = if self.guards && node != WITNESS { "guard" } else { "run" };
         let node = &mut self.nodes[node];
-        let args: [OsString; 3] = ["run".into(), "--config".into(), node.config().into_os_string()];
+        let args: [OsString; 3] = [command.into(), "--config".into(), node.config().into_os_string()];
         node.process = Some(node.host.start("hamesh", &self.program, &args, environment)?);
         Ok(())
     }
@@ -409,8 +440,14 @@ impl Node {
     }
 }
 
-fn node_toml(node: &Node, role: &str, listen: &str, number: usize) -> String {
+fn node_toml(node: &Node, guards: bool, listen: &str, number: usize) -> String {
     let dir = node.host.dir().display();
+    let role = if number == WITNESS { "witness" } else { "director" };
+    let serves = match (role, guards) {
+        ("director", true) => format!("guard = true\nkeepalived_config = \"{dir}/keepalived.conf\"\n"),
+        (_, true) => String::new(),
+        (_, false) => format!("cluster = \"{dir}/cluster.toml\"\n"),
+    };
     format!(
         "[node]
 name = \"{name}\"
@@ -418,8 +455,7 @@ rack = \"r{rack}\"
 role = \"{role}\"
 listen = \"{listen}\"
 data_dir = \"{dir}/data\"
-cluster = \"{dir}/cluster.toml\"
-
+{serves}
 [admin]
 socket = \"{socket}\"
 metrics = \"127.0.0.1:9746\"

@@ -86,8 +86,25 @@ pub fn start_every(
     source: Option<IpAddr>,
     interval: &str,
 ) -> Result<Process> {
-    let (version, (vip, prefix)) = (dialect.version, dialect.vip());
     let mut lines = String::new();
+    if dialect.unicast {
+        let (own, directors) = scene::routers(dialect.ipv6);
+        let peers: String = directors.iter().map(|peer| format!("        {peer}\n")).collect();
+        lines += &format!("    unicast_src_ip {own}\n    unicast_peer {{\n{peers}    }}\n");
+    } else if let Some(source) = source {
+        lines += &format!("    mcast_src_ip {source}\n");
+    }
+    write(host, dialect, priority, interval, ("", &lines))?;
+    run(host, program)
+}
+
+/// Writes a host's `keepalived.conf`; `more` stands before its instance, and in it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(host: &Host, dialect: Dialect, priority: u8, interval: &str, more: (&str, &str)) -> Result<()> {
+    let (version, (vip, prefix)) = (dialect.version, dialect.vip());
+    let (before, mut lines) = (more.0, more.1.to_owned());
     let kind = match dialect.auth {
         Auth::None => None,
         Auth::Pass => Some("PASS"),
@@ -102,19 +119,12 @@ pub fn start_every(
     if dialect.mac {
         lines += "    use_vmac\n";
     }
-    if dialect.unicast {
-        let (own, directors) = scene::routers(dialect.ipv6);
-        let peers: String = directors.iter().map(|peer| format!("        {peer}\n")).collect();
-        lines += &format!("    unicast_src_ip {own}\n    unicast_peer {{\n{peers}    }}\n");
-    } else if let Some(source) = source {
-        lines += &format!("    mcast_src_ip {source}\n");
-    }
     let configuration = format!(
         "global_defs {{
     router_id {name}
     vrrp_version {version}
 }}
-vrrp_instance web {{
+{before}vrrp_instance web {{
     state BACKUP
     interface {LAN_NIC}
     virtual_router_id {VRID}
@@ -127,15 +137,28 @@ vrrp_instance web {{
 ",
         name = host.name(),
     );
-    let file = host.dir().join("keepalived.conf");
-    fs::write(&file, configuration).with_context(|| file.display().to_string())?;
+    let file = configuration_of(host);
+    fs::write(&file, configuration).with_context(|| file.display().to_string())
+}
+
+/// Where that file is.
+#[must_use]
+pub fn configuration_of(host: &Host) -> PathBuf {
+    host.dir().join("keepalived.conf")
+}
+
+/// Starts keepalived with it.
+///
+/// # Errors
+/// It cannot be started.
+pub fn run(host: &Host, program: &Path) -> Result<Process> {
     let run = |name: &str| host.dir().join("run").join(name).into_os_string();
     let args: [OsString; 11] = [
         "-n".into(),
         "-l".into(),
         "-P".into(),
         "-f".into(),
-        file.into_os_string(),
+        configuration_of(host).into_os_string(),
         "-p".into(),
         run("keepalived.pid"),
         "-r".into(),

@@ -8,9 +8,11 @@
 pub mod client;
 pub mod cluster;
 pub mod frame;
+pub mod frr;
 pub mod host;
 pub mod legacy;
 pub mod observer;
+mod pcap;
 pub mod sandbox;
 pub mod scene;
 pub mod switch;

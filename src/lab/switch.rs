@@ -5,6 +5,7 @@
 
 use super::frame::{self, Kind, Mac};
 use super::host::{Host, Netns, link_index};
+use super::pcap::Capture;
 use super::{lock, sys};
 use anyhow::{Context, Result, bail};
 use rtnetlink::{LinkUnspec, LinkVeth};
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -100,6 +102,7 @@ struct State {
     rules: Vec<Arc<Rule>>,
     learned: HashMap<Mac, Port>,
     random: fastrand::Rng,
+    capture: Option<Capture>,
 }
 
 #[derive(Clone, Debug)]
@@ -128,6 +131,7 @@ impl Switch {
             rules: Vec::new(),
             learned: HashMap::new(),
             random: fastrand::Rng::with_seed(seed),
+            capture: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), ends: AtomicBool::new(false) });
         let forwarder = Forwarder { shared: Arc::clone(&shared), tap, sockets: Vec::new(), late: Late::default() };
@@ -212,6 +216,25 @@ impl Switch {
     /// Forgets which host is behind which port, as after a change of the spanning tree.
     pub fn forget(&self) {
         lock(&self.shared.state).learned.clear();
+    }
+
+    /// Writes what comes out of hosts, of this kind, into a pcap file from now on.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn capture(&self, path: &Path, kind: Kind) -> Result<()> {
+        let capture = Capture::create(path, kind).with_context(|| path.display().to_string())?;
+        lock(&self.shared.state).capture = Some(capture);
+        Ok(())
+    }
+
+    /// Ends the capture: the file is whole.
+    ///
+    /// # Errors
+    /// It is not, or there was none.
+    pub fn captured(&self) -> Result<()> {
+        let capture = lock(&self.shared.state).capture.take().context("no frames are captured, or not all")?;
+        Ok(capture.finish()?)
     }
 
     fn rule(&self, ways: Vec<(Port, Port)>, kind: Kind, harm: Harm) -> Fault {
@@ -321,6 +344,10 @@ impl Forwarder {
         }
         if self.tap.as_mut().is_some_and(|tap| tap.heard(now, from, frame)) {
             return;
+        }
+        // One that lacks a frame is none: whoever wants it finds it missing.
+        if state.capture.as_mut().is_some_and(|capture| capture.note(frame).is_err()) {
+            state.capture = None;
         }
         let (Some(source), Some(destination)) = (frame::source(frame), frame::destination(frame)) else { return };
         state.learned.insert(source, from);

@@ -9,12 +9,14 @@ use super::balance::{Balance, Order};
 use super::interfaces::Interfaces;
 use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
+use crate::kernel::routing::Routing;
+use crate::net::arp::Mac;
 use crate::vrrp::TTL;
 use hamesh_fencing::clock::Moment;
-use hamesh_fencing::gate::{Gate, GateError};
+use hamesh_fencing::gate::{Gate, GateError, Said};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, Family, GroupName, Token};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,6 +28,8 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct Hands {
     /// `None`: switched off for a control experiment, see [`super::daemon`].
     gate: Option<Gate>,
+    /// keepalived puts addresses and services there, and takes them away: only the gate is ours.
+    guard: bool,
     balance: Balance,
     interfaces: Interfaces,
     record: RecordFile,
@@ -34,7 +38,11 @@ pub(crate) struct Hands {
     /// What was last armed for.
     deadline: Moment,
     held: Vec<Definition>,
+    /// What passes though it is not held.
+    local: Option<(BTreeSet<IpAddr>, BTreeSet<Mac>)>,
     leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
+    /// Routes and rules that could not be removed yet.
+    unrouted: BTreeMap<GroupName, Routing>,
     /// The devices with virtual MACs.
     devices: Vec<String>,
     announcer: Announcer,
@@ -45,6 +53,7 @@ pub(crate) struct Hands {
 impl Hands {
     pub(crate) fn new(
         gate: Option<Gate>,
+        guard: bool,
         balance: Balance,
         interfaces: Interfaces,
         devices: Vec<String>,
@@ -54,6 +63,7 @@ impl Hands {
         let held = gate.as_ref().map(|gate| gate.held().to_vec()).unwrap_or_default();
         Self {
             gate,
+            guard,
             balance,
             interfaces,
             record,
@@ -61,7 +71,9 @@ impl Hands {
             refreshed: None,
             deadline: Moment::default(),
             held,
+            local: None,
             leftovers: BTreeMap::new(),
+            unrouted: BTreeMap::new(),
             devices,
             announcer: Announcer::default(),
             retried: None,
@@ -80,7 +92,10 @@ impl Hands {
             if served.balanced {
                 self.balance.serve(&served.name).await;
             }
-            self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+            if !self.guard {
+                self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+                self.interfaces.route(&served.config.routing).await?;
+            }
         }
         kill_point("claim", 2);
         let definitions = definitions(groups);
@@ -97,6 +112,7 @@ impl Hands {
 
     /// What is left of a group that is claimed again is no leftover; what it has no more, or elsewhere, still is.
     fn take_up(&mut self, served: &Served) {
+        self.unrouted.remove(&served.name);
         if let Some((interface, vips)) = self.leftovers.get_mut(&served.name)
             && *interface == served.link.interface
         {
@@ -118,8 +134,16 @@ impl Hands {
         self.held.retain(|held| !definitions.contains(held));
         kill_point("release", 2);
         for served in groups {
+            if !self.guard
+                && let Err(error) = self.interfaces.unroute(&served.config.routing).await
+            {
+                tracing::error!(%error, "trying again");
+                self.unrouted.insert(served.name.clone(), served.config.routing.clone());
+            }
             let interface = served.place();
-            if let Err(error) = self.interfaces.remove(interface, &served.vips).await {
+            if !self.guard
+                && let Err(error) = self.interfaces.remove(interface, &served.vips).await
+            {
                 tracing::error!(%error, "trying again; nothing answers for it meanwhile");
                 let left = self.leftovers.entry(served.name.clone());
                 let (_, vips) = left.or_insert_with(|| (interface.clone(), Vec::new()));
@@ -149,7 +173,7 @@ impl Hands {
         }
         self.deadline = deadline;
         let now = Moment::now();
-        if self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
+        if self.guard || self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
             return;
         }
         self.refreshed = Some(now);
@@ -160,8 +184,23 @@ impl Hands {
 
     /// Something was changed on a group's interface: what is held is to be there.
     pub(crate) fn look_after(&self, served: &Served) {
-        if self.held.contains(&served.definition) {
+        if !self.guard && self.held.contains(&served.definition) {
             self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
+            self.interfaces.reroute(&served.config.routing, self.deadline);
+        }
+    }
+
+    /// Lets pass what `members` forward to `addresses`, whoever holds them.
+    pub(crate) fn serve_locally(&mut self, addresses: BTreeSet<IpAddr>, members: BTreeSet<Mac>) {
+        let Some(gate) =
+            self.gate.as_mut().filter(|_| self.local.as_ref() != Some(&(addresses.clone(), members.clone())))
+        else {
+            return;
+        };
+        let (to, from): (Vec<_>, Vec<_>) = (addresses.iter().copied().collect(), members.iter().copied().collect());
+        match gate.serve_locally(&to, &from) {
+            Ok(()) => self.local = Some((addresses, members)),
+            Err(error) => tracing::error!(%error, "this director is no real server of others; trying again"),
         }
     }
 
@@ -172,11 +211,19 @@ impl Hands {
         gate.set_interfaces(interfaces)
     }
 
-    /// Other lengths of the prefixes of a held group: the new ones stand before the old ones go.
-    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip]) {
+    /// Other lengths of the prefixes of a held group, or other routes and rules: the new ones stand before the old ones go.
+    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip], routing: &Routing) {
         let interface = served.place();
+        let (fresh, stale) = (&served.config.routing, routing.without(&served.config.routing));
+        if !self.guard && fresh != routing && self.held.contains(&served.definition) {
+            // One network in one table of one metric has one route.
+            let changed = self.interfaces.unroute(&stale).await.and(self.interfaces.route(fresh).await);
+            if let Err(error) = changed {
+                tracing::error!(group = %served.name, %error, "the routes and rules are not as configured");
+            }
+        }
         let gone: Vec<Vip> = before.iter().filter(|vip| !served.vips.contains(vip)).copied().collect();
-        if gone.is_empty() || !self.held.contains(&served.definition) {
+        if self.guard || gone.is_empty() || !self.held.contains(&served.definition) {
             return;
         }
         if let Err(error) = self.interfaces.set(interface, &served.vips, self.ttl).await {
@@ -242,7 +289,9 @@ impl Hands {
 
     /// A burst of gratuitous ARP or neighbour advertisements.
     pub(crate) fn announce(&mut self, served: &Served, rounds: u8) {
-        let (mac, own, beyond) = match (&served.outlet, served.link.mac) {
+        // Beside a keepalived the device is its own; its MAC is announced through the interface below.
+        let mac = served.config.virtual_mac().map(|(_, mac)| mac).or(served.link.mac);
+        let (mac, own, beyond) = match (&served.outlet, mac) {
             (Some(outlet), _) => (outlet.mac, &outlet.neighbours, &outlet.beyond_family),
             (None, Some(mac)) => (mac, &served.neighbours, &served.beyond_family),
             (None, None) => return,
@@ -277,15 +326,27 @@ impl Hands {
         {
             tracing::error!(%error, "the gate is not as it should be");
         }
-        if self.leftovers.is_empty() || self.retried.is_some_and(|at| now.since(at) < RETRY) {
+        let nothing = self.leftovers.is_empty() && self.unrouted.is_empty();
+        if nothing || self.retried.is_some_and(|at| now.since(at) < RETRY) {
             return;
         }
         self.retried = Some(now);
+        for (group, routing) in self.unrouted.clone() {
+            if self.interfaces.unroute(&routing).await.is_ok() {
+                self.unrouted.remove(&group);
+            }
+        }
         for (group, (interface, vips)) in self.leftovers.clone() {
             if self.interfaces.remove(&interface, &vips).await.is_ok() {
                 self.leftovers.remove(&group);
             }
         }
+    }
+
+    /// What a keepalived on this host has said; nothing where it cannot be asked for.
+    pub(crate) fn said(&mut self) -> Option<Vec<Said>> {
+        let said = self.gate.as_mut()?.said();
+        said.inspect_err(|error| tracing::warn!(%error, "what keepalived says is not heard")).ok()
     }
 
     /// The wall clock was set.
@@ -300,6 +361,11 @@ impl Hands {
     /// After the last unclaim: this host is no director any more until the next start. An address that is still there
     /// needs the gate: the next holder answers for it.
     pub(crate) async fn clear(&mut self) {
+        if self.guard {
+            return tracing::info!(
+                "the gate stays, shut: keepalived may be MASTER. `hamesh guard --off` takes it away"
+            );
+        }
         self.balance.withdraw_all().await;
         self.retried = None;
         self.retry().await;

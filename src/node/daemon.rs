@@ -214,8 +214,9 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     tokio::spawn(members::welcome_back(core.clone()));
     tokio::spawn(members::keep(core.clone()));
     tokio::spawn(tell_neighbours(core.clone()));
+    let mut checks = None;
     if core.config().node.role == Role::Director {
-        super::health::start(core.clone())?;
+        checks = super::health::start(core.clone())?;
         super::track::start(core.clone())?;
     }
     let admin = admin::serve(core.clone())?;
@@ -235,7 +236,12 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     if core.lane.send(LaneInput::Stop).await.is_ok() && timeout(HAND_OVER, stopped).await.is_err() {
         tracing::warn!("not closed in time: the session ends by its promises");
     }
-    core.notices.finish(true).await;
+    let unwatched = async {
+        if let Some(checks) = &checks {
+            checks.finish().await;
+        }
+    };
+    tokio::join!(core.notices.finish(true), unwatched);
     members::leave_leadership(&core).await;
     admin.close();
     core.mesh.close().await;

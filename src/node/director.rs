@@ -2,6 +2,7 @@
 //!
 //! Events wait in one queue; actions are performed in order, and a failed one comes back as an event.
 
+mod guarding;
 mod leases;
 mod telling;
 mod turning;
@@ -92,6 +93,8 @@ pub(crate) struct Director {
     facts: BTreeMap<String, String>,
     /// The stop is told once it is done, and not what it consists of.
     stopping: bool,
+    /// When a guard asked last what keepalived says.
+    asked: Option<Moment>,
 }
 
 impl Director {
@@ -118,6 +121,7 @@ impl Director {
             told: BTreeMap::new(),
             facts: BTreeMap::new(),
             stopping: false,
+            asked: None,
         }
     }
 
@@ -168,6 +172,20 @@ impl Director {
             }
         }
         self.neighbours = Arc::new(Neighbours::clone(&neighbours).remembering(&self.neighbours));
+        self.serve_locally();
+    }
+
+    /// Where this director is a real server of the holder, what members forward passes. The holder may forward from its
+    /// virtual MAC too.
+    fn serve_locally(&mut self) {
+        let local = || self.groups.iter().filter(|(_, served)| served.config.localnode);
+        let members = local().flat_map(|(name, served)| {
+            let (_, virtual_mac) = served.config.virtual_mac().unzip();
+            self.neighbours.macs(name, self.me).chain(virtual_mac)
+        });
+        let members: BTreeSet<_> = members.collect();
+        let addresses = local().flat_map(|(_, served)| served.definition.addresses.iter().copied()).collect();
+        self.hands.serve_locally(addresses, members);
     }
 
     /// This director's path to the servers is worse than others', or not any more: its priority says so to the mesh and to
@@ -206,6 +224,7 @@ impl Director {
     /// The ears' turn, and the hands' retries.
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();
+        self.hear_keepalived(now);
         for (name, served) in &self.groups {
             let held_by = self.state.holder_node(&served.lease);
             let event = if held_by == Some(self.me) {
@@ -221,6 +240,7 @@ impl Director {
                 interface: served.config.interface.clone(),
                 up: served.up,
                 address: served.own_address(),
+                mac: served.link.mac,
                 hears: served.ear.hearing(now).into(),
                 lease: (served.lease != *name).then(|| served.lease.clone()),
             };

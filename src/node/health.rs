@@ -11,33 +11,56 @@ use hamesh_raft::View;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Builder;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// How long somebody may take to hear of a server.
 const HEARING: Duration = Duration::from_secs(30);
+/// A stop waits no longer for those who are told of it.
+const FINISH: Duration = Duration::from_secs(4);
+
+/// The way to the thread.
+pub(crate) struct Checks(mpsc::Sender<oneshot::Sender<()>>);
+
+/// What the thread has for others to hear.
+enum Told {
+    Of(Notify),
+    Finished(oneshot::Sender<()>),
+}
+
+impl Checks {
+    /// Tells whom a stop concerns, and waits until they have heard it, not for long.
+    pub(crate) async fn finish(&self) {
+        let (done, finished) = oneshot::channel();
+        if self.0.try_send(done).is_err() || timeout(FINISH, finished).await.is_err() {
+            tracing::warn!("not everybody was told in time that servers are not served any more");
+        }
+    }
+}
 
 /// Starts the thread, where there is something to watch.
 ///
 /// # Errors
 /// The system gives no thread.
-pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<()> {
+pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<Option<Checks>> {
     if core.config().services.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("checks".to_owned()).spawn(move || runtime.block_on(run(core)))?;
-    Ok(())
+    let (finish, stops) = mpsc::channel(1);
+    std::thread::Builder::new().name("checks".to_owned()).spawn(move || runtime.block_on(run(core, stops)))?;
+    Ok(Some(Checks(finish)))
 }
 
-async fn run(core: Arc<Core>) {
+async fn run(core: Arc<Core>, mut stops: mpsc::Receiver<oneshot::Sender<()>>) {
     let mut facts = core.gossip.facts();
     let mut view = core.raft.view();
     let mut asked = JoinSet::new();
     let mut pending = lock(&core.health).handle(Moment::now(), Event::Orders(view.borrow().state.servers.clone()));
     let (tell, told) = mpsc::unbounded_channel();
     tokio::spawn(notify(told));
+    let mut stopped = None;
     let mut event = Event::Holds(holdings(&core, &view.borrow_and_update()));
     loop {
         pending.extend(lock(&core.health).handle(Moment::now(), event));
@@ -48,7 +71,7 @@ async fn run(core: Arc<Core>) {
                 }
                 Action::Say(key, Some(value)) => core.gossip.set_fact(key, value),
                 Action::Say(key, None) => core.gossip.remove_fact(key),
-                Action::Tell(notice) => drop(tell.send(notice)),
+                Action::Tell(notice) => drop(tell.send(Told::Of(notice))),
                 Action::Want(wanted) => core.balance.order(Order::Want(wanted)),
                 Action::Short(group, short) => {
                     tracing::warn!(%group, short, "servers that others reach do not answer here");
@@ -57,6 +80,9 @@ async fn run(core: Arc<Core>) {
                     }
                 }
             }
+        }
+        if let Some(done) = stopped.take() {
+            drop(tell.send(Told::Finished(done)));
         }
         let pause = Moment::now().until(lock(&core.health).next_deadline());
         event = tokio::select! {
@@ -84,14 +110,28 @@ async fn run(core: Arc<Core>) {
                 pending.extend(orders);
                 Event::Holds(holdings(&core, &view))
             }
+            done = stops.recv(), if !stops.is_closed() => match done {
+                Some(done) => {
+                    stopped = Some(done);
+                    Event::Stop
+                }
+                None => Event::Tick,
+            },
             () = sleep(pause) => Event::Tick,
         };
     }
 }
 
 /// One after the other, so that nobody hears that a server is up after it went down.
-async fn notify(mut told: mpsc::UnboundedReceiver<Notify>) {
-    while let Some(Notify { command, user }) = told.recv().await {
+async fn notify(mut told: mpsc::UnboundedReceiver<Told>) {
+    while let Some(told) = told.recv().await {
+        let Notify { command, user } = match told {
+            Told::Of(notice) => notice,
+            Told::Finished(done) => {
+                done.send(()).ok();
+                continue;
+            }
+        };
         match probe::script::status(&command, user.as_deref(), HEARING).await {
             Ok(status) if status.success() => {}
             Ok(status) => tracing::warn!(?command, %status, "whoever was told of a server has failed"),

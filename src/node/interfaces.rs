@@ -7,6 +7,7 @@
 use super::director::Occurred;
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Links, Watch};
+use crate::kernel::routing::{Routes, Routing};
 use crate::kernel::{KernelError, realtime};
 use anyhow::Context;
 use futures_util::FutureExt;
@@ -28,8 +29,11 @@ enum Order {
     Set(Interface, Vec<Vip>, Duration, Done),
     Remove(Interface, Vec<Vip>, Done),
     RemoveDevice(String, Done),
+    Route(Routing, Done),
+    Unroute(Routing, Done),
     Refresh(Interface, Vec<Vip>, Duration, Moment),
     Restore(Interface, Vec<Vip>, Duration, Moment),
+    Reroute(Routing, Moment),
     LookAt(Vec<String>, Vec<IpAddr>),
 }
 
@@ -81,6 +85,16 @@ impl Interfaces {
         self.ask(|done| Order::Remove(interface.clone(), vips.to_vec(), done)).await
     }
 
+    /// As [`Routes::set`].
+    pub(crate) async fn route(&self, routing: &Routing) -> Result<(), String> {
+        if routing.is_empty() { Ok(()) } else { self.ask(|done| Order::Route(routing.clone(), done)).await }
+    }
+
+    /// As [`Routes::remove`].
+    pub(crate) async fn unroute(&self, routing: &Routing) -> Result<(), String> {
+        if routing.is_empty() { Ok(()) } else { self.ask(|done| Order::Unroute(routing.clone(), done)).await }
+    }
+
     /// As [`Links::remove`].
     pub(crate) async fn remove_device(&self, name: &str) -> Result<(), String> {
         self.ask(|done| Order::RemoveDevice(name.to_owned(), done)).await
@@ -94,6 +108,13 @@ impl Interfaces {
     /// Puts back what of `vips` is not there, unless it is `until` before their turn comes.
     pub(crate) fn restore(&self, interface: &Interface, vips: &[Vip], ttl: Duration, until: Moment) {
         self.hint(Order::Restore(interface.clone(), vips.to_vec(), ttl, until));
+    }
+
+    /// Puts back what of `routing` is not there, unless it is `until` before their turn comes.
+    pub(crate) fn reroute(&self, routing: &Routing, until: Moment) {
+        if !routing.is_empty() {
+            self.hint(Order::Reroute(routing.clone(), until));
+        }
     }
 
     /// Tells of the interfaces `names` from now on, on which `vips` are nobody's own addresses; of all of them at once.
@@ -121,6 +142,7 @@ async fn obey(
     links: Links,
     looked_at: watch::Sender<(Vec<String>, Vec<IpAddr>)>,
 ) {
+    let routes = Routes::new(links.clone());
     while let Some(order) = queue.recv().await {
         let refreshed = match order {
             // Whoever asked and is gone has no use for the answer.
@@ -132,6 +154,14 @@ async fn obey(
                 done.send(addresses.remove(&interface, &vips).await).ok();
                 continue;
             }
+            Order::Route(routing, done) => {
+                done.send(routes.set(&routing).await).ok();
+                continue;
+            }
+            Order::Unroute(routing, done) => {
+                done.send(routes.remove(&routing).await).ok();
+                continue;
+            }
             Order::RemoveDevice(name, done) => {
                 done.send(links.remove(&name).await).ok();
                 continue;
@@ -140,12 +170,17 @@ async fn obey(
                 looked_at.send((names, vips)).ok();
                 continue;
             }
-            Order::Refresh(_, _, _, until) | Order::Restore(_, _, _, until) if Moment::now().reached(until) => continue,
+            Order::Refresh(_, _, _, until) | Order::Restore(_, _, _, until) | Order::Reroute(_, until)
+                if Moment::now().reached(until) =>
+            {
+                continue;
+            }
             Order::Refresh(interface, vips, ttl, _) => addresses.set(&interface, &vips, ttl).await,
+            Order::Reroute(routing, _) => routes.set(&routing).await,
             Order::Restore(interface, vips, ttl, _) => restore(&addresses, &interface, &vips, ttl).await,
         };
         if let Err(error) = refreshed {
-            tracing::error!(%error, "addresses not refreshed");
+            tracing::error!(%error, "addresses or routes not refreshed");
         }
     }
 }

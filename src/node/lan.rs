@@ -1,5 +1,6 @@
 //! What directors tell each other, by gossip, of their places on the LANs.
 
+use crate::net::arp::Mac;
 use hamesh_fencing::grantor::Hearing;
 use hamesh_raft::command::{GroupName, NodeId};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ pub(crate) struct Place {
     pub(crate) interface: String,
     pub(crate) up: bool,
     pub(crate) address: Option<IpAddr>,
+    #[serde(default)]
+    pub(crate) mac: Option<Mac>,
     pub(crate) hears: Hears,
     /// The lease that the group moves with, where that is not its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +86,7 @@ impl Neighbours {
                 let silent = || Place { up: false, hears: Hears::Nobody, ..place.clone() };
                 let known = places.entry(*node).or_insert_with(silent);
                 known.address = known.address.or(place.address);
+                known.mac = known.mac.or(place.mac);
             }
         }
         self
@@ -107,6 +111,12 @@ impl Neighbours {
         self.places.get(group)?.get(&node)?.address
     }
 
+    /// The MACs of the other nodes on the LAN of `group`.
+    pub(crate) fn macs(&self, group: &str, me: NodeId) -> impl Iterator<Item = Mac> {
+        let places = self.places.get(group).into_iter().flatten();
+        places.filter(move |(node, _)| **node != me).filter_map(|(_, place)| place.mac)
+    }
+
     /// Every known address on the LAN of `group`, with its node.
     pub(crate) fn addresses(&self, group: &str) -> impl Iterator<Item = (NodeId, IpAddr)> {
         let places = self.places.get(group).into_iter().flatten();
@@ -129,7 +139,8 @@ mod tests {
     const LB1: NodeId = NodeId(1);
 
     fn neighbours(address: Option<IpAddr>) -> Neighbours {
-        let place = Place { interface: "eth0".to_owned(), up: true, address, hears: Hears::Holder, lease: None };
+        let (hears, mac) = (Hears::Holder, None);
+        let place = Place { interface: "eth0".to_owned(), up: true, address, mac, hears, lease: None };
         Neighbours { places: BTreeMap::from([("web".to_owned(), BTreeMap::from([(LB1, place)]))]) }
     }
 
@@ -152,6 +163,7 @@ mod tests {
             interface: "eth0".to_owned(),
             up,
             address: None,
+            mac: None,
             hears,
             lease: Some("edge".to_owned()),
         };

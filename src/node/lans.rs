@@ -85,7 +85,9 @@ pub(super) async fn open(
     let mut lans = Lans::new();
     for (interface, family) in names(config).difference(known) {
         let link = links.get(interface, &vips).await?;
-        promote_secondaries(interface)?;
+        if !config.node.guard {
+            promote_secondaries(interface)?;
+        }
         let vrrp = VrrpSocket::open(&link.interface, *family, Carries::Vrrp);
         let vrrp = Arc::new(vrrp.with_context(|| format!("cannot speak VRRP on {interface}"))?);
         let (neighbours, what) = (NeighbourSocket::open(interface, *family), announces(*family));

@@ -18,6 +18,8 @@ const CAUGHT_UP: u64 = 100;
 const GONE: Duration = Duration::from_secs(30);
 /// Leadership is moved at most this often.
 const TRANSFER_PAUSE: Duration = Duration::from_secs(5);
+/// How long a node may be behind its own registration, whose answer was lost.
+const CATCH_UP: Duration = Duration::from_secs(5);
 /// A change of members may take this long.
 const CHANGE: Duration = Duration::from_secs(5);
 
@@ -28,6 +30,7 @@ const CHANGE: Duration = Duration::from_secs(5);
 pub(crate) async fn register(core: &Core) -> Result<(), String> {
     let config = core.config();
     let node = &config.node;
+    let mut unsure = false;
     loop {
         let command = Command::Register {
             node: core.me,
@@ -40,15 +43,18 @@ pub(crate) async fn register(core: &Core) -> Result<(), String> {
         }
         match core.propose(command, Duration::from_secs(1)).await {
             Ok(Outcome::Refused(why)) => {
-                // An earlier attempt of this same start may have been applied.
-                let registered = |m: &hamesh_raft::state::Member| m.incarnation == core.incarnation;
-                if core.state().members.get(&core.me).is_some_and(registered) {
-                    return Ok(());
-                }
-                return Err(why);
+                // An earlier attempt of this same start may have been applied, and not be known here yet.
+                let is_this = |m: &hamesh_raft::state::Member| m.incarnation == core.incarnation;
+                let mut view = core.raft.view();
+                let known = view.wait_for(|view| view.state.members.get(&core.me).is_some_and(is_this));
+                let patience = if unsure { CATCH_UP } else { Duration::ZERO };
+                return if matches!(timeout(patience, known).await, Ok(Ok(_))) { Ok(()) } else { Err(why) };
             }
             Ok(Outcome::Done | Outcome::Joined(_) | Outcome::Opened(_)) => return Ok(()),
-            Err(trouble) => tracing::debug!(%trouble, "not registered yet"),
+            Err(trouble) => {
+                unsure = true;
+                tracing::debug!(%trouble, "not registered yet");
+            }
         }
     }
 }

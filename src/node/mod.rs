@@ -34,6 +34,7 @@ mod track;
 
 pub(crate) use core::Core;
 pub use daemon::{Ending, mark_founding, run};
+pub use prepare::{remove_gate, shut_gate};
 pub(crate) use reload::reload;
 pub use restart::Running;
 pub use status::Picture;

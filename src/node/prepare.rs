@@ -14,7 +14,8 @@ use crate::config::{Config, VipGroup};
 use crate::ipvs::{Scope, ServiceKey};
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Link, Links};
-use crate::kernel::sysctl::answer_for_own_addresses;
+use crate::kernel::routing::{Routes, Routing};
+use crate::kernel::sysctl::{answer_for_own_addresses, ask_for_own_addresses};
 use crate::net::arp::Mac;
 use crate::net::authority::random;
 use crate::net::neighbour::NeighbourSocket;
@@ -64,10 +65,11 @@ impl Prepared {
         for interface in &names {
             found.insert(interface.clone(), links.get(interface, &all).await?);
         }
-        let made = make_devices(&links, &config, &found).await?;
-        let virtual_macs = made.iter().map(|(group, device)| (config.groups[group].definition(), device.name.clone()));
-        let devices = Devices { vrrp: names.clone(), virtual_macs: virtual_macs.collect() };
+        let guard = config.node.guard;
+        let made = if guard { BTreeMap::new() } else { make_devices(&links, &config, &found).await? };
+        let devices = devices(&config);
         let (gate, resumed) = take_gate(&config, record, &definitions, &devices, &addresses, &links).await?;
+        serve_locally(&config, &links).await?;
         // Not before the gate guards them: what they said first would teach switches the virtual MAC.
         for device in made.values() {
             links.raise(device).await?;
@@ -89,12 +91,18 @@ impl Prepared {
             let lease = config.lease(name);
             resumed.iter().flat_map(|record| &record.pairs).any(|(kept, _)| kept == lease)
         };
-        for (name, group) in config.groups.iter().filter(|(name, _)| !keeps(name)) {
+        for (name, group) in config.groups.iter().filter(|(name, _)| !guard && !keeps(name)) {
             let places = found.get(&group.interface).map(|link| &link.interface).into_iter().chain(made.get(name));
             for place in places {
                 remove_leftovers(&addresses, name, group, place).await?;
             }
         }
+        let mut kept = Routing::default();
+        for (_, group) in config.groups.iter().filter(|(name, _)| keeps(name)) {
+            kept.routes.extend(group.routing.routes.iter().cloned());
+            kept.rules.extend(group.routing.rules.iter().cloned());
+        }
+        Routes::new(links.clone()).clean(&kept).await?;
         let (tell, occurrences) = mpsc::channel(QUEUE);
         if let Some(gate) = &gate {
             watch_wall_clock(gate, tell.clone())?;
@@ -108,7 +116,7 @@ impl Prepared {
                 (Some(device), Some((_, mac))) => Some(outlet(device, mac, group)?),
                 (None, _) | (_, None) => None,
             };
-            let Some(mut served) = Served::new(now, name, group, lan, config.is_balanced(name)) else { continue };
+            let Some(mut served) = Served::new(now, name, &config, lan) else { continue };
             served.outlet = outlet;
             served.beyond_family = lans::beyond_family(&lans, group);
             // What goes on is not interrupted.
@@ -118,7 +126,7 @@ impl Prepared {
         }
         let interfaces = Interfaces::start(names, all, tell.clone()).await?;
         let made = made.into_values().map(|device| device.name).collect();
-        let hands = Hands::new(gate, balance, interfaces, made, record_file, ttl);
+        let hands = Hands::new(gate, guard, balance, interfaces, made, record_file, ttl);
         let site = Site { config, groups, lans, hands, tell, occurrences };
         Ok(Self { site, gate: id, terms, resumed })
     }
@@ -160,11 +168,11 @@ async fn take_gate(
     let found = keeper.found();
     // What has left the configuration goes while the predecessor's gate still guards it.
     let strays = keeper.strays(definitions)?;
-    if !strays.is_empty() {
+    if !strays.is_empty() && !config.node.guard {
         tracing::info!(?strays, "removing addresses that are not configured any more");
         addresses.remove_everywhere(&strays).await.context("cannot remove addresses of an earlier configuration")?;
     }
-    for device in keeper.stray_devices(devices)? {
+    for device in keeper.stray_devices(devices)?.into_iter().filter(|_| !config.node.guard) {
         tracing::info!(device, "removing a virtual MAC that is not configured any more");
         links.remove(&device).await?;
     }
@@ -191,6 +199,45 @@ async fn take_gate(
     Ok((Some(keeper.install(id, definitions, devices)?), None))
 }
 
+/// Shuts the gate of this network namespace for what `config` says keepalived may hold here, before that starts: a guard that
+/// starts later takes the gate over. Whether there was need for it: a running hamesh has the gate, and it is as it should be.
+///
+/// # Errors
+/// What is wrong with the gate.
+pub fn shut_gate(config: &Config) -> anyhow::Result<bool> {
+    let keeper = match Gate::acquire() {
+        Err(GateError::Locked | GateError::Owned(_)) => return Ok(false),
+        keeper => keeper?,
+    };
+    let id = match keeper.found() {
+        Some(id) => id,
+        None => GateId(u128::from_be_bytes(random()?)),
+    };
+    keeper.install(id, &config.definitions(), &devices(config))?;
+    Ok(true)
+}
+
+/// Takes the gate away that a guard has left.
+///
+/// # Errors
+/// A hamesh that runs has it; what is wrong with it.
+pub fn remove_gate() -> anyhow::Result<()> {
+    let keeper = Gate::acquire()?;
+    let id = keeper.found().unwrap_or(GateId(0));
+    Ok(keeper.install(id, &[], &Devices::default())?.remove()?)
+}
+
+/// What the gate looks at.
+fn devices(config: &Config) -> Devices {
+    let with_mac = config.groups.values().filter(|group| group.priority.is_some());
+    let with_mac = with_mac.filter_map(|group| Some((group.definition(), group.virtual_mac()?.0.to_owned())));
+    Devices {
+        vrrp: lans::interfaces(config).into_iter().collect(),
+        virtual_macs: with_mac.collect(),
+        made_elsewhere: config.node.guard,
+    }
+}
+
 /// The devices of this node's groups with virtual MACs, by group. New ones are down.
 async fn make_devices(
     links: &Links,
@@ -205,6 +252,17 @@ async fn make_devices(
         }
     }
     Ok(made)
+}
+
+/// Takes packets to the VIPs of which this director is a real server, as far as the gate lets them in.
+async fn serve_locally(config: &Config, links: &Links) -> anyhow::Result<()> {
+    let local = || config.groups.values().filter(|group| group.localnode && group.priority.is_some());
+    for group in local() {
+        answer_for_own_addresses(&group.interface)?;
+        ask_for_own_addresses(&group.interface)?;
+    }
+    let addresses: Vec<IpAddr> = local().flat_map(|group| group.definition().addresses).collect();
+    links.local_routes().set(&addresses).await.context("cannot serve as a real server of other directors")
 }
 
 fn outlet(device: &Interface, mac: Mac, group: &VipGroup) -> anyhow::Result<Outlet> {

@@ -114,6 +114,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("node.name", old.name != new.name),
         ("node.rack", old.rack != new.rack),
         ("node.role", old.role != new.role),
+        ("node.guard", old.guard != new.guard),
         ("node.listen", old.listen != new.listen),
         ("node.data_dir", old.data_dir != new.data_dir),
         ("[admin]", running.admin != fresh.admin),
@@ -125,6 +126,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("[notify]", running.notify != fresh.notify),
         ("what is in a sync group", synced(running) != synced(fresh)),
         ("a group that tracks something", tracking(running) != tracking(fresh)),
+        ("a group with `localnode`", with_localnode(running) != with_localnode(fresh)),
         ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),
         ("a group with an authentication header", authenticated(running) != authenticated(fresh)),
         ("the addresses of a group with services", balanced(running) != balanced(fresh)),
@@ -149,6 +151,10 @@ fn tracking(config: &Config) -> Vec<(&GroupName, &VipGroup)> {
 }
 
 /// Its device is made and gated at the start.
+fn with_localnode(config: &Config) -> Vec<Definition> {
+    config.groups.values().filter(|group| group.localnode).map(VipGroup::definition).collect()
+}
+
 fn with_virtual_mac(config: &Config) -> Vec<(&GroupName, &VipGroup)> {
     config.groups.iter().filter(|(_, group)| group.virtual_mac.is_some()).collect()
 }

@@ -1,7 +1,7 @@
 //! A VIP group that a director serves: its virtual router, and what it is spoken and announced through.
 
 use super::lans::Lan;
-use crate::config::VipGroup;
+use crate::config::{Config, VipGroup};
 use crate::kernel::address::{Interface, Vip};
 use crate::kernel::link::Link;
 use crate::net::arp::Mac;
@@ -11,6 +11,7 @@ use crate::notify::What;
 use crate::vrrp::Auth;
 use crate::vrrp::advert::{Advert, Discard, Format, Header};
 use crate::vrrp::ah::Authentication;
+use crate::vrrp::guard::{Election, Guard};
 use crate::vrrp::hearing::Ear;
 use crate::vrrp::router::{Parameters, Router};
 use hamesh_fencing::clock::Moment;
@@ -57,7 +58,7 @@ pub(crate) struct Served {
     /// It sees much less of the servers than other directors do.
     pub(crate) short: bool,
     pub(crate) format: Format,
-    pub(crate) router: Router,
+    pub(crate) router: Election,
     pub(crate) ear: Ear,
     pub(crate) link: Link,
     pub(crate) vips: Vec<Vip>,
@@ -76,15 +77,21 @@ pub(crate) struct Served {
 
 impl Served {
     /// A group on its LAN, not started. `None` where it has no priority here.
-    pub(super) fn new(now: Moment, name: &GroupName, config: &VipGroup, lan: &Lan, balanced: bool) -> Option<Self> {
+    pub(super) fn new(now: Moment, name: &GroupName, whole: &Config, lan: &Lan) -> Option<Self> {
+        let config = whole.groups.get(name)?;
         let link = lan.link.clone();
-        let router = Router::new(config.parameters(source(config, &link))?);
+        let parameters = config.parameters(source(config, &link))?;
+        let router = if whole.node.guard {
+            Election::Keepalived(Guard::new(parameters))
+        } else {
+            Election::Ours(Router::new(parameters))
+        };
         let mut served = Self {
             name: name.clone(),
             lease: config.lease(name).to_owned(),
             up: false,
             definition: config.definition(),
-            balanced,
+            balanced: whole.is_balanced(name),
             weighed: config.priority?,
             // Until all that it tracks was looked at.
             fault: !config.track.is_empty(),

@@ -26,6 +26,9 @@ pub struct Picture {
     pub version: String,
     /// The node that drew this.
     pub node: String,
+    /// Whether it is the guard of a keepalived, which elects and serves.
+    #[serde(default)]
+    pub guard: bool,
     /// The whole.
     pub cluster: ClusterPicture,
     /// Its members.
@@ -187,6 +190,7 @@ impl Core {
         Picture {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: config.node.name.clone(),
+            guard: config.node.guard,
             cluster: ClusterPicture {
                 name: cluster.map_or_else(|| self.identity.record.cluster_name.clone(), |c| c.name.clone()),
                 id: self.identity.record.cluster.to_string(),

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
     let group = VipGroup {
+        localnode: false,
         interface: "eth0".to_owned(),
         family: Family::V4,
         vrid: 1,
@@ -25,6 +26,7 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         timing: crate::vrrp::timing::Timing::default(),
         track,
         notify: crate::config::notify::Notify::default(),
+        routing: crate::kernel::routing::Routing::default(),
         sync: None,
     };
     BTreeMap::from([("web".to_owned(), group)])

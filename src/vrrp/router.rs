@@ -111,6 +111,8 @@ pub enum Event {
     Stop,
     /// Hosts may hold an outdated entry: the LAN healed, a silent member is heard again.
     Announce,
+    /// The keepalived on this host is MASTER, or is not. It says nothing to a router that elects for itself.
+    Elected(bool),
 }
 
 /// What to do, in order.
@@ -355,8 +357,7 @@ impl Router {
             // Let go before you tell: a peer may answer for the addresses as soon as it hears the Resign.
             (Master(_), I::Stop)                               => (Init, vec![Refuse, Yield, Resign]),
 
-            (Backup { stance: Candidate, .. } | Claiming, I::LinkDown)
-                                                               => (Fault { resigns: false }, vec![Refuse]),
+            (Backup { stance: Candidate, .. } | Claiming, I::LinkDown) => (Fault { resigns: false }, vec![Refuse]),
             (Backup { stance: Candidate, .. } | Claiming, I::Stop)
                                                                => (Init, vec![Refuse]),
             (Backup { stance: Waiting | Listening | Following(_), .. }, I::LinkDown)
@@ -373,8 +374,7 @@ impl Router {
             | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned(_)
                 | I::Lower(..) | I::Resigned | I::Stranger)
             | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(..) | I::MemberResigned(_) | I::Stranger)
-            | (Fault { resigns: false }, I::Revoked)
-            | (Fault { .. }, I::Start | I::Resume | I::Tick | I::LinkDown | I::Announce | I::Member(..)
+            | (Fault { resigns: false }, I::Revoked) | (Fault { .. }, I::Start | I::Resume | I::Tick | I::LinkDown | I::Announce | I::Member(..)
                 | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
                                                                => (self.state, vec![]),
         }
@@ -444,6 +444,7 @@ impl Router {
             Event::LinkUp => Input::LinkUp,
             Event::Stop => Input::Stop,
             Event::Announce => Input::Announce,
+            Event::Elected(_) => Input::Stranger,
             Event::Heard { advert, source, member } => {
                 self.heard += 1;
                 let lower = self.is_lower(&advert, source);

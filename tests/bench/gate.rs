@@ -57,7 +57,7 @@ fn web() -> Definition {
 }
 
 fn devices(vrrp: &[String]) -> Devices {
-    Devices { vrrp: vrrp.to_vec(), virtual_macs: Vec::new() }
+    Devices { vrrp: vrrp.to_vec(), ..Devices::default() }
 }
 
 fn clock(id: ClockId) -> Duration {

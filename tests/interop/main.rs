@@ -1,9 +1,9 @@
-//! hamesh beside a real keepalived on one LAN: `interop [--short]`.
+//! hamesh beside a real keepalived, and beside FRR, on one LAN: `interop [--short]`.
 //!
 //! In VRRPv2 without authentication, with a password and with an authentication header, and in VRRPv3 over IPv4 and IPv6; with
 //! and without the virtual MAC, by multicast and by unicast: each side backs up the other, priorities decide, where they are
 //! equal addresses do, nothing flaps, and when the other one preempts, both answer for at most one advertisement interval. What is in
-//! a sync group moves together.
+//! a sync group moves together. What was said on the LAN is decoded by tshark, which finds nothing wrong in it.
 
 mod hostile;
 mod sync;
@@ -11,7 +11,9 @@ mod sync;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use hamesh::lab::cluster::{Cluster, cluster_toml};
-use hamesh::lab::host::Process;
+use hamesh::lab::frame::Kind;
+use hamesh::lab::frr::{self, Frr};
+use hamesh::lab::host::{Host, Process, local_output};
 use hamesh::lab::legacy::{self, Auth, Dialect};
 use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir, last_words, routers};
 use hamesh::lab::{ADVERT_SECONDS, LAN_NIC, VRID, sandbox};
@@ -48,6 +50,14 @@ const DIALECTS: [(&str, Dialect); 12] = [
     ("v2 unicast", Dialect { unicast: true, ..Dialect::V2 }),
     ("v2 AH unicast", Dialect { unicast: true, auth: Auth::Ah, ..Dialect::V2 }),
 ];
+/// FRR has the virtual MAC always; here it is hamesh that has it or not.
+const FRR: [(&str, Dialect); 5] = [
+    ("FRR v3", Dialect::V3),
+    ("FRR v3 IPv6", Dialect { ipv6: true, ..Dialect::V3 }),
+    ("FRR v3 MAC", Dialect { mac: true, ..Dialect::V3 }),
+    ("FRR v3 IPv6 MAC", Dialect { ipv6: true, mac: true, ..Dialect::V3 }),
+    ("FRR v2", Dialect::V2),
+];
 const HOSTILE: [(&str, Dialect); 4] = [
     ("v3", Dialect::V3),
     ("v3 unicast", Dialect { unicast: true, ..Dialect::V3 }),
@@ -58,6 +68,9 @@ const EXCLUDED: [&str; 2] = ["10.77.0.101/24", "fd77::101/64"];
 const BELOW: u8 = 50;
 const ABOVE: u8 = 250;
 const ADVERT: Duration = Duration::from_secs(ADVERT_SECONDS as u64);
+const CAPTURE: &str = "lan.pcap";
+/// What tshark must not find: what it cannot read or complains of, and wrong checksums.
+const WRONG: &str = "_ws.malformed || _ws.expert || vrrp.checksum.status == 0 || ip.checksum.status == 0";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -71,8 +84,9 @@ fn main() -> ExitCode {
         }
     }
     let watch = if options.short { 15 } else { 60 };
-    let beside = DIALECTS.map(|(name, dialect)| {
-        (name.to_owned(), Box::new(move |dir: &Path| play(dialect, Duration::from_secs(watch), dir)) as Act)
+    let dialects = DIALECTS.map(|dialect| (Beside::Keepalived, dialect)).into_iter();
+    let beside = dialects.chain(FRR.map(|dialect| (Beside::Frr, dialect))).map(|(whom, (name, dialect))| {
+        (name.to_owned(), Box::new(move |dir: &Path| play(whom, dialect, Duration::from_secs(watch), dir)) as Act)
     });
     let hostile = HOSTILE.map(|(name, dialect)| {
         (format!("hostile {name}"), Box::new(move |dir: &Path| hostile::judged(dialect, watch, dir)) as Act)
@@ -80,7 +94,7 @@ fn main() -> ExitCode {
     let flood = ("hostile lower".to_owned(), Box::new(move |dir: &Path| hostile::not_multiplied(watch, dir)) as Act);
     let (mut passed, mut failed) = (0, 0);
     let together = ("sync group".to_owned(), Box::new(sync::together) as Act);
-    for (name, act) in beside.into_iter().chain(hostile).chain([flood, together]) {
+    for (name, act) in beside.chain(hostile).chain([flood, together]) {
         if options.only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
@@ -95,7 +109,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("interop: hamesh beside keepalived and hostile adverts, {passed} passed, {failed} failed");
+    println!("interop: hamesh beside keepalived, FRR and hostile adverts, {passed} passed, {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -111,14 +125,41 @@ fn within(act: Act) -> Result<String> {
     done.with_context(|| format!("logs are kept in {}", dir.display()))
 }
 
+/// Whom hamesh plays with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    Keepalived,
+    Frr,
+}
+
+/// A router outside the mesh that runs.
+enum Peer {
+    Keepalived(Process),
+    Frr(Frr),
+}
+
+impl Beside {
+    fn start(self, host: &Host, dialect: Dialect, priority: u8, source: Option<IpAddr>) -> Result<Peer> {
+        match self {
+            Self::Keepalived => {
+                let program = legacy::keepalived().context("keepalived is not installed")?;
+                Ok(Peer::Keepalived(legacy::start(host, &program, dialect, priority, source)?))
+            }
+            Self::Frr => {
+                ensure!(frr::is_installed(), "FRR's vrrpd is not installed");
+                Ok(Peer::Frr(Frr::start(host, dialect, priority)?))
+            }
+        }
+    }
+}
+
 struct Stage {
     cluster: Cluster,
     scene: Scene,
     dialect: Dialect,
 }
 
-fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
-    let keepalived = legacy::keepalived().context("keepalived is not installed")?;
+fn play(beside: Beside, dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
     let mut toml = cluster_toml(dialect, &PRIORITIES);
     // keepalived drops an advert whose list is not its own: what is excluded is not in it.
     if dialect == Dialect::V3 {
@@ -126,12 +167,13 @@ fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
         toml += &format!("excluded_addresses = [{}]\n", excluded.join(", "));
     }
     let mut stage = Stage::set(dialect, &toml, dir)?;
+    stage.scene.lan.capture(&dir.join(CAPTURE), Kind::Vrrp)?;
     if dialect == Dialect::V3 {
         stage.has_excluded(0, true)?;
     }
 
-    // A weaker keepalived keeps quiet, and serves when there is no hamesh.
-    let weak = legacy::start(&stage.scene.legacy, &keepalived, dialect, BELOW, None)?;
+    // A weaker one keeps quiet, and serves when there is no hamesh.
+    let weak = beside.start(&stage.scene.legacy, dialect, BELOW, None)?;
     stage.no_flapping("lb1", PRIORITIES[0], watch)?;
     let from = Instant::now();
     for node in 0..PRIORITIES.len() {
@@ -147,30 +189,43 @@ fn play(dialect: Dialect, watch: Duration, dir: &Path) -> Result<String> {
         stage.cluster.start(node, &[])?;
     }
     stage.owned_by("lb1").context("with the directors back")?;
-    let to_hamesh = stage.overlap(from)?;
-    end(weak)?;
+    let to_hamesh = stage.overlap(from, ADVERT)?;
+    weak.end()?;
 
-    // A stronger keepalived preempts hamesh, and hamesh backs it up.
+    // A stronger one preempts hamesh, and hamesh backs it up.
     let from = Instant::now();
-    let strong = legacy::start(&stage.scene.legacy, &keepalived, dialect, ABOVE, None)?;
-    stage.owned_by("legacy").context("with a stronger keepalived")?;
-    let to_keepalived = stage.overlap(from)?;
+    let strong = beside.start(&stage.scene.legacy, dialect, ABOVE, None)?;
+    stage.owned_by("legacy").context("with a stronger one")?;
+    // FRR says so before its macvlan carries anything, and is heard with the advert after that.
+    let heard_after = if beside == Beside::Frr { ADVERT * 2 } else { ADVERT };
+    let to_legacy = stage.overlap(from, heard_after)?;
     stage.no_flapping("legacy", ABOVE, watch)?;
     let from = Instant::now();
-    end(strong)?;
-    stage.owned_by("lb1").context("with the stronger keepalived stopped")?;
+    strong.end()?;
+    stage.owned_by("lb1").context("with the stronger one stopped")?;
     let backs_up = stage.scene.observer.longest_gap(from, Instant::now());
-    ensure!(stage.overlap(from)?.is_zero(), "two owners after keepalived had released");
-    if dialect == Dialect::V3 {
-        stage.tie(&keepalived)?;
+    ensure!(stage.overlap(from, ADVERT)?.is_zero(), "two owners after it had released");
+    if dialect == Dialect::V3 || beside == Beside::Frr {
+        stage.tie(beside)?;
     }
+    let decoded = stage.decoded()?;
     Ok(format!(
-        "overlap at preempt {} ms by hamesh, {} ms by keepalived; gap {} ms when keepalived backs up, {} ms when hamesh does",
+        "overlap at preempt {} ms by hamesh, {} ms by the other; gap {} ms when it backs up, {} ms when hamesh does; {decoded} \
+         adverts decoded",
         to_hamesh.as_millis(),
-        to_keepalived.as_millis(),
+        to_legacy.as_millis(),
         backed_up.as_millis(),
         backs_up.as_millis()
     ))
+}
+
+impl Peer {
+    fn end(self) -> Result<()> {
+        match self {
+            Self::Keepalived(keepalived) => end(keepalived),
+            Self::Frr(frr) => frr.stop(),
+        }
+    }
 }
 
 fn end(mut keepalived: Process) -> Result<()> {
@@ -192,24 +247,52 @@ impl Stage {
 
     /// A BACKUP leaves an equal priority alone (RFC 9568 section 6.4.2); of two MASTERs, after a cut, the one with the higher
     /// address stays (section 6.4.3).
-    fn tie(&self, keepalived: &Path) -> Result<()> {
+    fn tie(&self, beside: Beside) -> Result<()> {
         let legacy = &self.scene.legacy;
         let below = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 5));
-        legacy.address(LAN_NIC, below, 32)?;
         let (above, directors) = routers(false);
         ensure!(below < directors[0] && directors[0] < above, "the laboratory's addresses have changed");
-        for (source, winner) in [(below, "lb1"), (above, "legacy")] {
-            let other = legacy::start(legacy, keepalived, self.dialect, PRIORITIES[0], Some(source))?;
+        let sources = match beside {
+            Beside::Keepalived => {
+                legacy.address(LAN_NIC, below, 32)?;
+                vec![(below, Some("lb1")), (above, Some("legacy"))]
+            }
+            // It speaks from its interface's own. Over IPv6, from the virtual MAC's, it has been seen to give way to a lower one.
+            Beside::Frr => vec![(above, (!self.dialect.ipv6).then_some("legacy"))],
+        };
+        for (source, winner) in sources {
+            let other = beside.start(legacy, self.dialect, PRIORITIES[0], Some(source))?;
             self.no_flapping("lb1", PRIORITIES[0], ADVERT * 5).context("beside an equal priority")?;
             self.scene.lan.plug(self.scene.legacy_lan, false);
             sleep(ADVERT * 6);
             self.scene.lan.plug(self.scene.legacy_lan, true);
-            self.owned_by(winner)
-                .with_context(|| format!("after a cut, with equal priorities and a peer at {source}"))?;
-            end(other)?;
+            match winner {
+                Some(winner) => self.owned_by(winner),
+                None => self.scene.settled(ADVERT * 5, PATIENCE).map(drop),
+            }
+            .with_context(|| format!("after a cut, with equal priorities and a peer at {source}"))?;
+            other.end()?;
             self.owned_by("lb1")?;
         }
         Ok(())
+    }
+
+    /// What everybody has advertised so far, in tshark's eyes: how much, and nothing wrong in it.
+    fn decoded(&self) -> Result<usize> {
+        self.scene.lan.captured()?;
+        let file = self.scene.dir.join(CAPTURE);
+        let read = |filter: &str| -> Result<String> {
+            let file = file.display().to_string();
+            let args = ["-n", "-r", &file, "-o", "ip.check_checksum:TRUE", "-Y", filter];
+            let (status, said, error) = local_output(Path::new("tshark"), &args, PATIENCE * 3)?;
+            ensure!(status.success(), "tshark: {error}");
+            Ok(said)
+        };
+        let wrong = read(WRONG)?;
+        ensure!(wrong.is_empty(), "tshark does not like what it sees: {wrong}");
+        let adverts = read("vrrp")?.lines().count();
+        ensure!(adverts > 20, "tshark sees {adverts} adverts in {}", file.display());
+        Ok(adverts)
     }
 
     /// Whether a director has all of the excluded addresses, or none.
@@ -235,9 +318,9 @@ impl Stage {
     }
 
     /// Two owners since `from`, of whatever kind.
-    fn overlap(&self, from: Instant) -> Result<Duration> {
+    fn overlap(&self, from: Instant, most: Duration) -> Result<Duration> {
         let two = self.scene.observer.two_owners(from, Instant::now(), |_| true);
-        ensure!(two <= ADVERT, "two owners for {} ms, more than one advertisement interval", two.as_millis());
+        ensure!(two <= most, "two owners for {} ms, more than {} ms", two.as_millis(), most.as_millis());
         Ok(two)
     }
 

@@ -7,7 +7,7 @@ use hamesh::lab::cluster::{Cluster, cluster_toml};
 use hamesh::lab::host::{Host, Process};
 use hamesh::lab::legacy::{self, Dialect};
 use hamesh::lab::observer::{Observer, observer};
-use hamesh::lab::scene::{PRIORITIES, Scene};
+use hamesh::lab::scene::{Director, PRIORITIES, Scene};
 use hamesh::lab::switch::Switch;
 use hamesh::lab::{LAN_NIC, PREFIX, VIP, VRID};
 use nix::sys::stat::Mode;
@@ -59,6 +59,25 @@ impl Stage {
         }
     }
 
+    /// Waits until exactly these directors have the route and the rule.
+    fn routed(&self, wanted: &[bool]) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let has = |director: &Director| {
+                let ip = |words: &[&str]| director.host.output(Path::new("/sbin/ip"), words, PATIENCE);
+                // Of a table that never was, ip says so and fails.
+                let route = ip(&["route", "show", "table", "100"]).is_ok_and(|routes| routes.contains("default via"));
+                Ok((route, ip(&["rule"])?.contains("from 10.79.0.0/24 lookup 100")))
+            };
+            let now = self.scene.directors.iter().map(has).collect::<Result<Vec<_>>>()?;
+            if now.iter().zip(wanted).all(|(now, wanted)| *now == (*wanted, *wanted)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "route and rule are there: {now:?}, not {wanted:?}");
+            sleep(Duration::from_millis(50));
+        }
+    }
+
     /// How long two hosts each had one, at most.
     fn apart(&self, from: Instant) -> Result<Duration> {
         let (to, names, other_names) = (Instant::now(), self.scene.observer.hosts(), self.inside.hosts());
@@ -97,16 +116,25 @@ impl Told {
 
     /// Those lines are of these states, in this order, for the sync group and for each of its instances.
     fn are(&mut self, states: &[&str], priority: u8) -> Result<()> {
-        let lines = self.lines();
-        let of = |kind: &str| lines.iter().filter(|line| line.starts_with(kind)).cloned().collect::<Vec<_>>();
-        let wanted: Vec<_> = states.iter().map(|state| format!("GROUP \"edge\" {state} 0")).collect();
-        ensure!(of("GROUP") == wanted, "told {lines:?}, not {wanted:?} of the group");
-        for name in ["web", "inside"] {
-            let kind = format!("INSTANCE \"{name}\"");
-            let wanted: Vec<_> = states.iter().map(|state| format!("{kind} {state} {priority}")).collect();
-            ensure!(of(&kind) == wanted, "told {lines:?}, not {wanted:?}");
-        }
+        let told = self.states(priority)?;
+        ensure!(told == states, "told {told:?}, not {states:?}");
         Ok(())
+    }
+
+    /// The states that those lines tell of the sync group, and of each of its instances too.
+    fn states(&mut self, priority: u8) -> Result<Vec<String>> {
+        let lines = self.lines();
+        let of = |kind: &str, priority: u8| {
+            let (head, tail) = (format!("{kind} "), format!(" {priority}"));
+            let state = |line: &String| Some(line.strip_prefix(&head)?.strip_suffix(&tail)?.to_owned());
+            lines.iter().filter_map(state).collect::<Vec<_>>()
+        };
+        let states = of("GROUP \"edge\"", 0);
+        for instance in ["INSTANCE \"web\"", "INSTANCE \"inside\""] {
+            ensure!(of(instance, priority) == states, "not all are told the same: {lines:?}");
+        }
+        ensure!(lines.len() == states.len() * 3, "something else is told: {lines:?}");
+        Ok(states)
     }
 }
 
@@ -141,6 +169,7 @@ pub(super) fn together(dir: &Path) -> Result<String> {
     let toml = cluster_toml(Dialect::V3, &PRIORITIES)
         + &format!(
             "[vip.inside]\ninterface = \"{NIC}\"\nvrid = {}\naddresses = [\"{INSIDE}/{PREFIX}\"]\npriority = {{ {} }}\n\
+             routes = [\"default via 10.79.0.1 table 100\"]\nrules = [\"from 10.79.0.0/24 lookup 100 priority 500\"]\n\
              [sync.edge]\nvips = [\"web\", \"inside\"]\n[notify]\nfifo = [{{ path = \"/run/pipe\" }}]\n",
             VRID + 1,
             priorities.join(", ")
@@ -170,9 +199,16 @@ pub(super) fn together(dir: &Path) -> Result<String> {
     told[0].are(&["BACKUP", "MASTER"], PRIORITIES[0])?;
     told[1].are(&["BACKUP"], PRIORITIES[1])?;
 
+    // Routes and rules are where the VIPs are, and are put back.
+    stage.routed(&[true, false, false])?;
+    hosts[0].host.output(Path::new("/sbin/ip"), &["route", "flush", "table", "100"], PATIENCE)?;
+    hosts[0].host.output(Path::new("/sbin/ip"), &["rule", "del", "priority", "500", "protocol", "112"], PATIENCE)?;
+    stage.routed(&[true, false, false]).context("after somebody has removed them")?;
+
     // An order for one is one for both, whichever name is said.
     cluster.command(0, &["vip", "move", "inside", "--to", "lb3"])?;
     stage.both_owned_by("lb3")?;
+    stage.routed(&[false, false, true])?;
     cluster.command(0, &["vip", "move", "edge", "--to", "lb1"])?;
     stage.both_owned_by("lb1")?;
     cluster.command(0, &["vip", "unpin", "web"])?;
@@ -186,7 +222,9 @@ pub(super) fn together(dir: &Path) -> Result<String> {
         cluster.stop(node)?;
     }
     stage.both_owned_by("legacy").context("with every director stopped")?;
-    theirs.are(&["MASTER"], BELOW)?;
+    stage.routed(&[false, false, false])?;
+    // While they stop one after the other it may have been MASTER before.
+    ensure!(theirs.states(BELOW)?.last().is_some_and(|last| last == "MASTER"), "keepalived is no MASTER");
     for node in 0..PRIORITIES.len() {
         cluster.start(node, &[])?;
     }

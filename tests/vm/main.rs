@@ -1,39 +1,62 @@
-//! IPVS for real: `vm [NAME]` boots a virtual machine whose kernel has it (`tests/vm/boot`), and this same program is then
+//! IPVS for real: `vm [NAME...]` boots a virtual machine whose kernel has it (`tests/vm/boot`), and this same program is then
 //! what runs inside. Needs root, and of Debian qemu-system-x86, busybox-static, kmod, cpio and ipvsadm.
 
+mod cluster;
 mod node;
+mod pair;
 mod stage;
 mod table;
 mod traffic;
 
 use anyhow::{Context, Result};
+use cluster::Cluster;
+use stage::Stage;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-type Case = (&'static str, fn() -> Result<String>);
+type Case<On> = (&'static str, fn(&mut On) -> Result<String>);
 
-const CASES: &[Case] = &[
+/// Each makes the machines that it needs.
+const ALONE: &[Case<()>] = &[
     ("table", table::is_what_ipvsadm_shows),
     ("restore", table::what_ipvsadm_restores_is_the_same_table),
     ("plan", table::a_plan_is_carried_out_and_leaves_others_alone),
     ("refusal", table::a_refusal_names_its_change_and_stops_nothing),
     ("settings", table::timeouts_and_synchronization),
-    ("nat", traffic::nat),
-    ("direct", traffic::direct),
-    ("tunnels", traffic::tunnels),
-    ("weights", traffic::weights),
-    ("persistence", traffic::persistence),
     ("node", node::serves_under_the_lease_and_only_then),
 ];
 
+/// A director whose table the test writes itself.
+const TRAFFIC: &[Case<Stage>] = &[
+    ("nat", traffic::nat),
+    ("weights", traffic::weights),
+    ("persistence", traffic::persistence),
+    ("direct", traffic::direct),
+    ("tunnels", traffic::tunnels),
+];
+
+/// Two directors and a witness that run hamesh. The last one stops the first.
+const PAIR: &[Case<Cluster>] = &[
+    ("holder", pair::holder),
+    ("group", pair::group),
+    ("repair", pair::repair),
+    ("death", pair::death),
+    ("drain", pair::drain),
+    ("lease", pair::lease),
+    ("crash", pair::crash),
+    ("freeze", pair::freeze),
+    ("localnode", pair::localnode),
+    ("stop", pair::stop),
+];
+
 fn main() -> ExitCode {
-    let only = std::env::args().nth(1);
+    let only: Vec<String> = std::env::args().skip(1).collect();
     let inside = std::fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("hamesh.vm"));
-    if inside { guest(only.as_deref()) } else { host(only.as_deref()) }
+    if inside { guest(&only) } else { host(&only) }
 }
 
-fn host(only: Option<&str>) -> ExitCode {
+fn host(only: &[String]) -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let boot = || -> Result<bool> {
         let me = std::env::current_exe().context("own path")?;
@@ -51,25 +74,59 @@ fn host(only: Option<&str>) -> ExitCode {
     }
 }
 
-fn guest(only: Option<&str>) -> ExitCode {
-    let (mut passed, mut failed) = (0, 0);
-    for (name, case) in CASES.iter().filter(|(name, _)| only.is_none_or(|only| *name == only)) {
+fn guest(only: &[String]) -> ExitCode {
+    let mut tally = Tally { only, passed: 0, failed: 0 };
+    tally.run("alone", ALONE, || Ok(()));
+    let stage = tally.run("traffic", TRAFFIC, Stage::set);
+    if only.is_empty() {
+        println!("pair: NOT RUN: three daemons need a quick machine and a release build; `vm pair` runs it");
+    } else {
+        tally.run("pair", PAIR, || Cluster::form(stage.map_or_else(Stage::set, Ok)?));
+    }
+    println!("vm: {} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+struct Tally<'a> {
+    /// The names of the cases to run, or of groups of them; none is all.
+    only: &'a [String],
+    passed: u32,
+    failed: u32,
+}
+
+impl Tally<'_> {
+    /// Runs a group of cases on one and the same thing, which is made if there is a case to run.
+    fn run<On>(&mut self, group: &str, cases: &[Case<On>], make: impl FnOnce() -> Result<On>) -> Option<On> {
+        let named = |name: &str| self.only.is_empty() || self.only.iter().any(|only| only == name || only == group);
+        let chosen: Vec<_> = cases.iter().filter(|(name, _)| named(name)).collect();
+        if chosen.is_empty() {
+            return None;
+        }
         let begun = Instant::now();
-        match case() {
-            Ok(figure) => {
-                passed += 1;
-                println!(
-                    "{name}: ok in {:.1} s{}{figure}",
-                    begun.elapsed().as_secs_f32(),
-                    if figure.is_empty() { "" } else { ", " }
-                );
-            }
+        let mut on = match make() {
+            Ok(on) => on,
             Err(error) => {
-                failed += 1;
-                println!("{name}: FAILED {error:#}");
+                println!("{group}: FAILED to begin: {error:#}");
+                self.failed += 1;
+                return None;
+            }
+        };
+        println!("{group}: ready in {:.1} s", begun.elapsed().as_secs_f32());
+        for (name, case) in chosen {
+            let begun = Instant::now();
+            let result = case(&mut on);
+            let seconds = begun.elapsed().as_secs_f32();
+            match result {
+                Ok(figure) => {
+                    self.passed += 1;
+                    println!("{name}: ok in {seconds:.1} s{}{figure}", if figure.is_empty() { "" } else { ", " });
+                }
+                Err(error) => {
+                    self.failed += 1;
+                    println!("{name}: FAILED in {seconds:.1} s, {error:#}");
+                }
             }
         }
+        Some(on)
     }
-    println!("vm: {passed} passed, {failed} failed");
-    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,9 +1,9 @@
 //! The machines: a client behind a router, and on the router's LAN a director and two servers.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use hamesh::lab::host::Host;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 
 /// The service's addresses, on the director.
 pub const VIP: [&str; 2] = ["10.5.0.100", "fd05::100"];
+/// More of them, for services that are said in keepalived's words.
+pub const MORE: [&str; 3] = ["10.5.0.101", "10.5.0.102", "10.5.0.103"];
 /// The servers' addresses.
 pub const SERVERS: [[&str; 2]; 2] = [["10.5.0.12", "fd05::12"], ["10.5.0.13", "fd05::13"]];
 /// Their names, which are what they answer.
 pub const NAMES: [&str; 2] = ["s1", "s2"];
 
-const DIRECTOR: [&str; 2] = ["10.5.0.1", "fd05::1"];
+pub const DIRECTOR: [&str; 2] = ["10.5.0.1", "fd05::1"];
 const ROUTER: [&str; 2] = ["10.5.0.254", "fd05::fe"];
 /// How long anything may take on a machine that is emulated.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,7 +32,16 @@ pub struct Stage {
     pub router: Host,
     pub director: Host,
     pub servers: [Host; 2],
+    /// Whether each of them takes connections.
+    serving: Vec<Arc<AtomicBool>>,
     running: Arc<AtomicBool>,
+}
+
+/// A connection of the client that stays.
+pub struct Conversation {
+    stream: BufReader<TcpStream>,
+    /// The server's name.
+    pub with: String,
 }
 
 /// Runs a shell script on a host.
@@ -47,11 +58,12 @@ impl Stage {
             fs::remove_dir_all(dir)?;
         }
         let host = |name: &str| Host::new(name, dir);
-        let stage = Self {
+        let mut stage = Self {
             client: host("client")?,
             router: host("router")?,
             director: host("director")?,
             servers: [host(NAMES[0])?, host(NAMES[1])?],
+            serving: Vec::new(),
             running: Arc::new(AtomicBool::new(true)),
         };
         let Self { client, router, director, servers: [s1, s2], .. } = &stage;
@@ -84,16 +96,31 @@ impl Stage {
         stage.on_the_lan(s1, SERVERS[0])?;
         stage.on_the_lan(s2, SERVERS[1])?;
         for (server, name) in stage.servers.iter().zip(NAMES) {
-            stage.serve(server, name)?;
+            stage.serving.push(stage.serve(server, name)?);
         }
+        stage.settle()?;
         Ok(stage)
     }
 
-    /// The director has the VIPs, as it has them when a lease is held.
+    /// The director has the VIPs, as it has them when a lease is held, and an empty table.
     pub fn vips_on_the_director(&self) -> Result<()> {
+        // A server that comes again begins with what the kernel has summed up of it, and that is up to two seconds late.
+        thread::sleep(Duration::from_millis(2500));
         sh(
             &self.director,
-            &format!("ip addr add {}/32 dev eth0; ip addr add {}/128 dev eth0 preferred_lft 0", VIP[0], VIP[1]),
+            &format!(
+                "ipvsadm -C; ip addr replace {}/32 dev eth0; ip addr replace {}/128 dev eth0 preferred_lft 0",
+                VIP[0], VIP[1]
+            ),
+        )?;
+        Ok(())
+    }
+
+    /// The director has nothing of what a test by hand has given it.
+    pub fn clear_the_director(&self) -> Result<()> {
+        sh(
+            &self.director,
+            &format!("ipvsadm -C; ip addr flush to {} dev eth0; ip addr flush to {} dev eth0", VIP[0], VIP[1]),
         )?;
         Ok(())
     }
@@ -110,19 +137,21 @@ impl Stage {
         self.servers.iter().try_for_each(|server| way_out(server, DIRECTOR))
     }
 
-    /// The servers have the VIPs themselves, on `device`, and keep them to themselves.
-    pub fn vips_on_the_servers(&self, device: &str, other: &str) -> Result<()> {
-        for server in &self.servers {
-            sh(
-                server,
-                &format!(
-                    "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2; \
-                ip link set {device} up; ip link set {other} up; sysctl -qw net.ipv4.conf.{device}.rp_filter=0; \
-                ip addr add {}/32 dev {device}; ip addr add {}/128 dev {other}",
-                    VIP[0], VIP[1]
-                ),
-            )?;
-        }
+    /// Answers leave the servers past the director.
+    pub fn back_by_the_router(&self) -> Result<()> {
+        self.servers.iter().try_for_each(|server| way_out(server, ROUTER))
+    }
+
+    /// The servers have the VIPs themselves, and keep them to themselves.
+    pub fn vips_on_the_servers(&self) -> Result<()> {
+        self.servers.iter().try_for_each(|server| self.vips_on(server))
+    }
+
+    /// The same for any host.
+    pub fn vips_on(&self, server: &Host) -> Result<()> {
+        let each = VIP.iter().chain(&MORE).map(|ip| format!("ip addr replace {ip} dev lo; ")).collect::<String>();
+        let quiet = "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2";
+        sh(server, &format!("{each}{quiet}"))?;
         Ok(())
     }
 
@@ -136,18 +165,32 @@ impl Stage {
         Ok(())
     }
 
-    /// Answers every TCP connection and every datagram to port 80 with a name.
-    fn serve(&self, host: &Host, name: &'static str) -> Result<()> {
-        let (tcp, udp) = host.netns().run(|| Ok((TcpListener::bind("[::]:80")?, UdpSocket::bind("[::]:80")?)))?;
-        tcp.set_nonblocking(true)?;
+    /// Greets every TCP connection to port 80 with a name, and answers each line and each datagram with it. Takes
+    /// connections only while the flag is set.
+    pub fn serve(&self, host: &Host, name: &'static str) -> Result<Arc<AtomicBool>> {
+        let udp = host.netns().run(|| Ok(UdpSocket::bind("[::]:80")?))?;
         udp.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let running = self.running.clone();
+        let (running, netns) = (self.running.clone(), host.netns().clone());
+        let serving = Arc::new(AtomicBool::new(true));
+        let serves = serving.clone();
+        let listen = move || {
+            netns.run(|| {
+                let listener = TcpListener::bind("[::]:80")?;
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            })
+        };
+        let mut listener = Some(listen()?);
         thread::spawn(move || {
             while running.load(Ordering::Relaxed) {
-                match tcp.accept() {
-                    // A client that is gone needs no answer.
-                    Ok((mut stream, _)) => drop(stream.write_all(name.as_bytes())),
-                    Err(_) => thread::sleep(Duration::from_millis(5)),
+                if !serves.load(Ordering::Relaxed) {
+                    listener = None;
+                } else if listener.is_none() {
+                    listener = listen().ok();
+                }
+                match listener.as_ref().map(TcpListener::accept) {
+                    Some(Ok((stream, _))) => drop(thread::spawn(move || converse(stream, name))),
+                    Some(Err(_)) | None => thread::sleep(Duration::from_millis(5)),
                 }
             }
         });
@@ -160,18 +203,28 @@ impl Stage {
                 }
             }
         });
-        Ok(())
+        Ok(serving)
+    }
+
+    /// A server takes connections, or refuses them; those that it has go on.
+    pub fn set_serving(&self, server: usize, serves: bool) {
+        self.serving[server].store(serves, Ordering::Relaxed);
+    }
+
+    /// Begins a connection of the client to an address.
+    pub fn converse(&self, address: SocketAddr, timeout: Duration) -> Result<Conversation> {
+        self.client.netns().run(|| {
+            let stream = TcpStream::connect_timeout(&address, timeout)?;
+            stream.set_read_timeout(Some(timeout))?;
+            let mut conversation = Conversation { stream: BufReader::new(stream), with: String::new() };
+            conversation.with = conversation.hear()?;
+            Ok(conversation)
+        })
     }
 
     /// Who answers the client at an address: the name of a server.
     pub fn ask(&self, address: SocketAddr, timeout: Duration) -> Result<String> {
-        self.client.netns().run(|| {
-            let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-            stream.set_read_timeout(Some(timeout))?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        })
+        Ok(self.converse(address, timeout)?.with)
     }
 
     /// Who answers a datagram of the client.
@@ -200,7 +253,7 @@ impl Stage {
     }
 
     /// Waits until the servers are reached from the client past the director: neighbours are known, routes work.
-    pub fn settle(&self) -> Result<()> {
+    fn settle(&self) -> Result<()> {
         for address in SERVERS.iter().flatten() {
             let deadline = Instant::now() + PATIENCE;
             let address = SocketAddr::new(address.parse()?, 80);
@@ -213,6 +266,30 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+impl Conversation {
+    /// The server still answers.
+    pub fn goes_on(&mut self) -> Result<()> {
+        self.stream.get_mut().set_read_timeout(Some(PATIENCE))?;
+        self.stream.get_mut().write_all(b"\n")?;
+        let answer = self.hear()?;
+        ensure!(answer == self.with, "{answer:?} answers in the place of {}", self.with);
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<String> {
+        let mut line = String::new();
+        ensure!(self.stream.read_line(&mut line)? > 0, "the connection has ended");
+        Ok(line.trim_end().to_owned())
+    }
+}
+
+/// A server's end of a connection. A client that is gone needs no answer.
+fn converse(mut stream: TcpStream, name: &str) {
+    let Ok(reader) = stream.try_clone() else { return };
+    let mut lines = BufReader::new(reader).lines();
+    while writeln!(stream, "{name}").is_ok() && matches!(lines.next(), Some(Ok(_))) {}
 }
 
 impl Drop for Stage {

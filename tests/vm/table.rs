@@ -175,7 +175,7 @@ UDP  10.5.0.100:5060 rr persistent 30 pe sip ops
 UDP  [fd05::100]:53 sed
 ";
 
-pub fn is_what_ipvsadm_shows() -> Result<String> {
+pub fn is_what_ipvsadm_shows(_: &mut ()) -> Result<String> {
     let (host, mut ipvs) = alone()?;
     make(&mut ipvs, &everything(), &one_of_each())?;
     let saved = sorted(&sh(&host, "ipvsadm -Sn")?);
@@ -185,7 +185,7 @@ pub fn is_what_ipvsadm_shows() -> Result<String> {
     Ok(format!("{} services of every kind", one_of_each().len()))
 }
 
-pub fn what_ipvsadm_restores_is_the_same_table() -> Result<String> {
+pub fn what_ipvsadm_restores_is_the_same_table(_: &mut ()) -> Result<String> {
     let (host, mut ipvs) = alone()?;
     let mut wanted = one_of_each();
     make(&mut ipvs, &everything(), &wanted)?;
@@ -199,7 +199,7 @@ pub fn what_ipvsadm_restores_is_the_same_table() -> Result<String> {
     Ok(String::new())
 }
 
-pub fn a_plan_is_carried_out_and_leaves_others_alone() -> Result<String> {
+pub fn a_plan_is_carried_out_and_leaves_others_alone(_: &mut ()) -> Result<String> {
     let (host, mut ipvs) = alone()?;
     sh(&host, "ipvsadm -A -t 10.5.0.99:80 -s rr; ipvsadm -a -t 10.5.0.99:80 -r 10.5.0.12:80 -m")?;
     make(&mut ipvs, &everything(), &one_of_each())?;
@@ -230,7 +230,7 @@ pub fn a_plan_is_carried_out_and_leaves_others_alone() -> Result<String> {
     Ok(String::new())
 }
 
-pub fn a_refusal_names_its_change_and_stops_nothing() -> Result<String> {
+pub fn a_refusal_names_its_change_and_stops_nothing(_: &mut ()) -> Result<String> {
     let (_host, mut ipvs) = alone()?;
     let (first, second) = (address(Protocol::Tcp, "10.5.0.100:1"), address(Protocol::Tcp, "10.5.0.100:2"));
     let server = Server::new(Forwarding::Nat, 1);
@@ -251,7 +251,7 @@ pub fn a_refusal_names_its_change_and_stops_nothing() -> Result<String> {
     Ok(list(&refused[..1]))
 }
 
-pub fn timeouts_and_synchronization() -> Result<String> {
+pub fn timeouts_and_synchronization(_: &mut ()) -> Result<String> {
     let (host, mut ipvs) = alone()?;
     let seconds = Duration::from_secs;
     let timeouts = Timeouts { tcp: seconds(800), tcp_fin: seconds(60), udp: seconds(200) };
@@ -263,14 +263,15 @@ pub fn timeouts_and_synchronization() -> Result<String> {
         role,
         interface: "eth0".to_owned(),
         id,
-        longest: None,
-        group: None,
-        port: None,
-        ttl: None,
+        // What the kernel takes where nothing is said: an Ethernet frame's worth, and what the manual of ipvsadm has.
+        longest: Some(1472),
+        group: Some([224, 0, 0, 81].into()),
+        port: Some(8848),
+        ttl: Some(1),
     };
     let both = [daemon(SyncRole::Master, 51), daemon(SyncRole::Backup, 52)];
-    for daemon in &both {
-        ipvs.start_sync(daemon)?;
+    for daemon in both.clone() {
+        ipvs.start_sync(&SyncDaemon { longest: None, group: None, port: None, ttl: None, ..daemon })?;
     }
     ensure!(ipvs.sync_daemons()? == both, "running: {:?}", ipvs.sync_daemons()?);
     let said = sh(&host, "ipvsadm -Ln --daemon")?;

@@ -70,16 +70,14 @@ fn serves(stage: &Stage, ipvs: &mut Ipvs, families: &[usize]) -> Result<()> {
     Ok(())
 }
 
-pub fn nat() -> Result<String> {
-    let stage = Stage::set()?;
-    stage.settle()?;
+pub fn nat(stage: &mut Stage) -> Result<String> {
     stage.vips_on_the_director()?;
     stage.back_by_the_director()?;
-    let mut ipvs = open(&stage)?;
+    let mut ipvs = open(stage)?;
     let mut table = both(Protocol::Tcp, "rr", Forwarding::Nat, [1, 1])?;
     table.append(&mut both(Protocol::Udp, "rr", Forwarding::Nat, [1, 1])?);
     make(&mut ipvs, &scope(), &table)?;
-    serves(&stage, &mut ipvs, &[V4, V6])?;
+    serves(stage, &mut ipvs, &[V4, V6])?;
     for family in [V4, V6] {
         let answers = [stage.ask_by_datagram(vip(family)?)?, stage.ask_by_datagram(vip(family)?)?];
         ensure!(answers[0] != answers[1] && answers.iter().all(|a| NAMES.contains(&&**a)), "UDP: {answers:?}");
@@ -87,20 +85,17 @@ pub fn nat() -> Result<String> {
     Ok("TCP and UDP over IPv4 and IPv6".to_owned())
 }
 
-pub fn direct() -> Result<String> {
-    let stage = Stage::set()?;
-    stage.settle()?;
+pub fn direct(stage: &mut Stage) -> Result<String> {
     stage.vips_on_the_director()?;
-    stage.vips_on_the_servers("lo", "lo")?;
-    let mut ipvs = open(&stage)?;
+    stage.back_by_the_router()?;
+    stage.vips_on_the_servers()?;
+    let mut ipvs = open(stage)?;
     make(&mut ipvs, &scope(), &both(Protocol::Tcp, "rr", Forwarding::Direct, [1, 1])?)?;
-    serves(&stage, &mut ipvs, &[V4, V6])?;
+    serves(stage, &mut ipvs, &[V4, V6])?;
     Ok("TCP over IPv4 and IPv6".to_owned())
 }
 
-pub fn tunnels() -> Result<String> {
-    let stage = Stage::set()?;
-    stage.settle()?;
+pub fn tunnels(stage: &mut Stage) -> Result<String> {
     stage.vips_on_the_director()?;
     for server in &stage.servers {
         // The devices that take whatever comes.
@@ -111,8 +106,9 @@ pub fn tunnels() -> Result<String> {
              sysctl -qw net.ipv4.conf.$device.rp_filter=0; done",
         )?;
     }
-    stage.vips_on_the_servers("lo", "lo")?;
-    let mut ipvs = open(&stage)?;
+    stage.back_by_the_router()?;
+    stage.vips_on_the_servers()?;
+    let mut ipvs = open(stage)?;
     let gue = |checksum| Tunnel::Gue { port: 6080, checksum };
     let kinds: [(Tunnel, &[usize]); 5] = [
         (Tunnel::Ipip, &[V4, V6]),
@@ -123,17 +119,15 @@ pub fn tunnels() -> Result<String> {
     ];
     for (kind, families) in kinds {
         make(&mut ipvs, &scope(), &both(Protocol::Tcp, "rr", Forwarding::Tunnel(kind), [1, 1])?)?;
-        serves(&stage, &mut ipvs, families).with_context(|| format!("{kind:?}"))?;
+        serves(stage, &mut ipvs, families).with_context(|| format!("{kind:?}"))?;
     }
     Ok("ipip and gre over IPv4 and IPv6, gue over IPv4".to_owned())
 }
 
-pub fn weights() -> Result<String> {
-    let stage = Stage::set()?;
-    stage.settle()?;
+pub fn weights(stage: &mut Stage) -> Result<String> {
     stage.vips_on_the_director()?;
     stage.back_by_the_director()?;
-    let mut ipvs = open(&stage)?;
+    let mut ipvs = open(stage)?;
     for (weights, shares) in [([3, 1], [15, 5]), ([1, 4], [4, 16]), ([0, 1], [0, 20])] {
         make(&mut ipvs, &scope(), &both(Protocol::Tcp, "wrr", Forwarding::Nat, weights)?)?;
         for family in [V4, V6] {
@@ -147,12 +141,10 @@ pub fn weights() -> Result<String> {
     Ok(String::new())
 }
 
-pub fn persistence() -> Result<String> {
-    let stage = Stage::set()?;
-    stage.settle()?;
+pub fn persistence(stage: &mut Stage) -> Result<String> {
     stage.vips_on_the_director()?;
     stage.back_by_the_director()?;
-    let mut ipvs = open(&stage)?;
+    let mut ipvs = open(stage)?;
     let mut table = both(Protocol::Tcp, "rr", Forwarding::Nat, [1, 1])?;
     for (key, service) in &mut table {
         let granularity = Granularity::finest(key.family());

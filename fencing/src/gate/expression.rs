@@ -1,4 +1,4 @@
-//! The few nf_tables expressions that the rules are made of. All of them work on register 1.
+//! The few nf_tables expressions that the rules are made of. They work on register 1, and once on the one beside it.
 
 use hamesh_raft::command::Family;
 use netlink_packet_core::DefaultNla;
@@ -15,12 +15,21 @@ pub(super) enum Membership {
 pub(super) const LOCAL: [u8; 4] = 2u32.to_ne_bytes();
 
 fn payload(base: u32, offset: u32, length: u32) -> Expressions {
+    payload_into(Register::Reg1, base, offset, length)
+}
+
+fn payload_into(register: Register, base: u32, offset: u32, length: u32) -> Expressions {
     Expressions::Payload(vec![
-        Payload::DestinationRegister(Register::Reg1),
+        Payload::DestinationRegister(register),
         Payload::Base(base),
         Payload::Offset(offset),
         Payload::Len(length),
     ])
+}
+
+/// Of Ethernet: who has sent it on this link.
+pub(super) fn link_source() -> Expressions {
+    payload(0, 6, 6)
 }
 
 fn network(offset: u32, length: u32) -> Expressions {
@@ -30,6 +39,11 @@ fn network(offset: u32, length: u32) -> Expressions {
 /// Bytes behind the IP header, whatever its length.
 pub(super) fn transport(offset: u32, length: u32) -> Expressions {
     payload(2, offset, length)
+}
+
+/// The same into register 2, which continues the 16 bytes of register 1.
+pub(super) fn transport_beside(offset: u32, length: u32) -> Expressions {
+    payload_into(Register::Reg2, 2, offset, length)
 }
 
 /// Of ARP over Ethernet for IPv4 (RFC 826).
@@ -124,6 +138,23 @@ pub(super) fn to_network_order(length: u32) -> Expressions {
     )
 }
 
+/// Puts what is in register 1 and on into a set, or renews it there, for so long.
+pub(super) fn update(set: &str, lifetime: std::time::Duration) -> Expressions {
+    const NFTA_DYNSET_SET_NAME: u16 = 1;
+    const NFTA_DYNSET_OP: u16 = 3;
+    const NFTA_DYNSET_SREG_KEY: u16 = 4;
+    const NFTA_DYNSET_TIMEOUT: u16 = 6;
+    const UPDATE: u32 = 1;
+    let milliseconds = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+    let attributes = vec![
+        DefaultNla::new(NFTA_DYNSET_SET_NAME, format!("{set}\0").into_bytes()),
+        DefaultNla::new(NFTA_DYNSET_OP, UPDATE.to_be_bytes().to_vec()),
+        DefaultNla::new(NFTA_DYNSET_SREG_KEY, u32::from(Register::Reg1).to_be_bytes().to_vec()),
+        DefaultNla::new(NFTA_DYNSET_TIMEOUT, milliseconds.to_be_bytes().to_vec()),
+    ];
+    Expressions::Other { expression_type: "dynset".into(), attributes }
+}
+
 fn other(name: &str, attributes: &[(u16, u32)]) -> Expressions {
     let attribute = |&(kind, value): &(u16, u32)| DefaultNla::new(kind, value.to_be_bytes().to_vec());
     Expressions::Other { expression_type: name.into(), attributes: attributes.iter().map(attribute).collect() }
@@ -176,6 +207,11 @@ fn verdict(attributes: Vec<VerdictAttribute>) -> Expressions {
 pub(super) fn drop_it() -> Expressions {
     const NF_DROP: u32 = 0;
     verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_DROP))])
+}
+
+pub(super) fn accept() -> Expressions {
+    const NF_ACCEPT: u32 = 1;
+    verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_ACCEPT))])
 }
 
 pub(super) fn give_back() -> Expressions {

@@ -1,6 +1,7 @@
 //! The way to a gate: the lock first, then what an earlier run left.
 
 use super::batch::{Failure, Kernel, Request};
+use super::local::Local;
 use super::lock::Lock;
 use super::rules::{self, Abilities, Contents, Pair, Table};
 use super::survey::Found;
@@ -149,6 +150,7 @@ impl Keeper {
                         groups: groups.to_vec(),
                         devices: devices.clone(),
                         held,
+                        local: Local::default(),
                         deadline: None,
                         generation: generation.checked_add(1).unwrap_or(1),
                     });

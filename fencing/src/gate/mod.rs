@@ -9,7 +9,9 @@
 //! on every way out ARP and IP whose sender is a VIP and neighbour advertisements of one, and adverts of its virtual
 //! routers with a priority above 0. It passes traffic out *to* a
 //! VIP and in *from* one, what is only on its way through the host, and adverts with priority 0: a BACKUP must reach
-//! the MASTER, and say that it stops. A device with a virtual MAC ([`Devices::virtual_macs`]) is shut as a whole.
+//! the MASTER, and say that it stops. And where this host serves as a real server, what members forward to a VIP
+//! ([`Gate::serve_locally`]). A device with a virtual MAC ([`Devices::virtual_macs`]) is shut as a whole, but
+//! for the adverts that come in.
 //!
 //! Limits: another process can change the tables before Linux 6.9 ([`Gate::check`]), and later too while nobody owns
 //! them: between the death of one process and the start of the next. Before Linux 5.16 what packet sockets send is not
@@ -18,18 +20,22 @@
 mod batch;
 mod expression;
 mod keeper;
+mod local;
 mod lock;
 mod rules;
+mod said;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod wall;
 
 pub use keeper::Keeper;
+pub use said::Said;
 
 use crate::clock::{LATENESS, Moment};
 use batch::{Failure, Kernel, Request};
 use hamesh_raft::command::{Definition, GateId};
+use local::Local;
 use lock::Lock;
 use rules::{Abilities, Contents, Pair, Table};
 use std::net::IpAddr;
@@ -89,11 +95,14 @@ pub struct Devices {
     pub vrrp: Vec<String>,
     /// The device with the virtual MAC of a group: nothing enters or leaves it while the group is shut.
     pub virtual_macs: Vec<(Definition, String)>,
+    /// Somebody else makes the devices with virtual MACs, whenever it likes. What its packet sockets send on one is
+    /// gated on the interface below, as far as it is of a VIP.
+    pub made_elsewhere: bool,
 }
 
 impl Devices {
     fn names(&self) -> Vec<String> {
-        let with_mac = self.virtual_macs.iter().map(|(_, device)| device.clone());
+        let with_mac = self.virtual_macs.iter().filter(|_| !self.made_elsewhere).map(|(_, device)| device.clone());
         self.vrrp.iter().cloned().chain(with_mac).collect()
     }
 }
@@ -108,6 +117,7 @@ pub struct Gate {
     groups: Vec<Definition>,
     devices: Devices,
     held: Vec<Definition>,
+    local: Local,
     /// What the session was last armed for.
     deadline: Option<Moment>,
     /// The generation of the rule set that our own last commit made.
@@ -219,6 +229,19 @@ impl Gate {
         self.settle(result).inspect_err(|_| (self.groups, self.held) = before)
     }
 
+    /// Lets packets to `addresses` in, though they are not held, that come from one of the MACs `members`, and the answers
+    /// out: this host is a real server of theirs, with IPVS's direct forwarding.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn serve_locally(&mut self, addresses: &[IpAddr], members: &[[u8; 6]]) -> Result<(), GateError> {
+        let (addresses, members) = (addresses.iter().copied().collect(), members.iter().copied().collect());
+        let before = std::mem::replace(&mut self.local, Local { addresses, members });
+        let requests = everywhere(|table| local::fill(table, &self.local));
+        let result = self.commit(&requests);
+        self.settle(result).inspect_err(|_| self.local = before)
+    }
+
     /// Gates what packet sockets send on `interfaces`. To be called again when one of them was removed and made anew.
     ///
     /// # Errors
@@ -271,6 +294,7 @@ impl Gate {
         let mut requests = self.kernel.clearing().map_err(unread)?;
         let (guarded, held) = (Contents::of(&self.groups, &self.devices), Contents::of(&self.held, &self.devices));
         requests.extend(rules::whole(self.id, self.abilities, &self.devices.names(), &guarded, &held));
+        requests.extend(everywhere(|table| local::fill(table, &self.local)));
         self.generation = self.kernel.generation().map_err(unread)?;
         match self.deadline {
             Some(deadline) if arming(deadline).is_some() => self.timed(deadline, requests),

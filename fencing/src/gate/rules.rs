@@ -13,9 +13,9 @@
 //! rules; the session and the chains are one. A device with a virtual MAC is shut as a whole, in and out: what left it would
 //! teach switches where that MAC is.
 
-use super::Devices;
 use super::batch::Request;
 use super::expression::*;
+use super::{Devices, local, said};
 use hamesh_raft::command::{Definition, Family, GateId};
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::NetfilterProtoFamily;
@@ -31,7 +31,7 @@ pub(super) const LEASE: &str = "lease";
 /// The base chain of `netdev`, which is there only while there are interfaces.
 pub(super) const EGRESS: &str = "egress";
 /// What the id in a table's comment is preceded by. The number is the layout's: another layout is another gate.
-const COMMENT: &str = "hamesh gate 3 ";
+const COMMENT: &str = "hamesh gate 5 ";
 
 /// Before IPVS takes what is delivered locally (`NF_IP_PRI_NAT_SRC - 1`), and before everybody else.
 const FIRST: i32 = -300;
@@ -83,6 +83,12 @@ pub(super) enum Set {
     DeviceHeld,
     /// Holds one element, with a timeout, while the session lives.
     Session,
+    /// What routers on this host advertise: see [`super::said`].
+    Said(Family),
+    /// The addresses that pass a shut gate where members forward to them.
+    Local(Family),
+    /// The MACs of members.
+    Member,
 }
 
 impl Set {
@@ -100,6 +106,11 @@ impl Set {
             Self::Device => "device",
             Self::DeviceHeld => "device_held",
             Self::Session => "session",
+            Self::Said(V4) => "said4",
+            Self::Said(V6) => "said6",
+            Self::Local(V4) => "local4",
+            Self::Local(V6) => "local6",
+            Self::Member => "member",
         }
     }
 
@@ -110,6 +121,9 @@ impl Set {
         const INTEGER: u32 = 4;
         const MARK: u32 = 19;
         const IFNAME: u32 = 41;
+        /// Two bytes; each part of a concatenation is filled up to four.
+        const IFNAME_AND_TWO: u32 = IFNAME << 6 | 13;
+        const ETHER_ADDR: u32 = 9;
         use Family::{V4, V6};
         match self {
             Self::Vip(V4) => (1, IPV4_ADDR, 4),
@@ -123,6 +137,11 @@ impl Set {
             Self::VridHeld(V6) => (9, INTEGER, 1),
             Self::Device => (10, IFNAME, 16),
             Self::DeviceHeld => (11, IFNAME, 16),
+            Self::Said(V4) => (15, IFNAME_AND_TWO, 20),
+            Self::Said(V6) => (16, IFNAME_AND_TWO, 20),
+            Self::Local(V4) => (12, IPV4_ADDR, 4),
+            Self::Local(V6) => (13, IPV6_ADDR, 16),
+            Self::Member => (14, ETHER_ADDR, 6),
         }
     }
 }
@@ -317,16 +336,36 @@ pub(super) fn gate_id(user_data: &[u8]) -> Option<GateId> {
 /// The sets, and the `lease` chain with nothing alive.
 fn skeleton(table: Table) -> Vec<Request> {
     let sets = Pair::Guarded.sets(table).chain(Pair::Held.sets(table)).chain([Set::Session]);
+    let said = Family::ALL.map(Set::Said).into_iter().filter(|_| table == Table::Inet);
+    let sets = sets.chain(local::sets(table).iter().copied()).chain(said);
     let mut requests: Vec<Request> = sets.map(|set| declare(table, set)).collect();
-    let attributes = vec![ChainAttribute::Table(NAME.into()), ChainAttribute::Name(LEASE.into())];
-    requests.push(request(table, NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE));
-    requests.push(rule(table, LEASE, vec![drop_it()]));
+    requests.extend([regular_chain(table, LEASE), rule(table, LEASE, vec![drop_it()])]);
+    for note in [said::PLAIN, said::SEALED].iter().filter(|_| table == Table::Inet) {
+        requests.push(regular_chain(table, note.chain));
+        requests.extend(note.rules().map(|noted| rule(table, note.chain, noted)));
+    }
     requests
+}
+
+fn regular_chain(table: Table, name: &str) -> Request {
+    let attributes = vec![ChainAttribute::Table(NAME.into()), ChainAttribute::Name(name.into())];
+    request(table, NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE)
 }
 
 fn declare(table: Table, set: Set) -> Request {
     let (number, kind, length) = set.shape();
-    let flags = if set == Set::Session { SetFlags::Timeout } else { SetFlags::empty() };
+    let flags = match set {
+        Set::Session => SetFlags::Timeout,
+        Set::Said(_) => SetFlags::Timeout | SetFlags::Eval,
+        Set::Vip(_)
+        | Set::Held(_)
+        | Set::Vrid(_)
+        | Set::VridHeld(_)
+        | Set::Device
+        | Set::DeviceHeld
+        | Set::Local(_)
+        | Set::Member => SetFlags::empty(),
+    };
     let attributes = vec![
         SetAttribute::Table(NAME.into()),
         SetAttribute::Name(set.name().into()),
@@ -410,15 +449,28 @@ fn inet(fib: bool) -> Vec<Request> {
     let here = meta(MetaKey::Iif);
     let six = Addressed::Address(Family::V6);
     let asked = [is(Family::V6), discovery(SOLICITATION)].concat();
-    let mut rules = gated(table, "prerouting", &[], &meta(MetaKey::Iifname), Addressed::Device);
+    let ours = [here.clone(), equal(&[0; 4])];
+    let plain = [&ours[..], &carries(VRRP), &[jump(said::PLAIN.chain)]].concat();
+    let behind = [transport(0, 1), equal(&[VRRP]), jump(said::SEALED.chain)];
+    let sealed = [&ours[..], &carries(AH), &behind].concat();
+    let mut rules = vec![rule(table, "postrouting", plain), rule(table, "postrouting", sealed)];
+    let (into, devices) = (meta(MetaKey::Iifname), lookup(Set::Device.name(), Membership::Inside));
+    for protocol in [VRRP, AH] {
+        // A keepalived listens on the device: as BACKUP too it is to hear the MASTER.
+        let heard = [carries(protocol), vec![into.clone(), devices.clone(), give_back()]].concat();
+        rules.push(rule(table, "prerouting", heard));
+    }
+    rules.extend(gated(table, "prerouting", &[], &into, Addressed::Device));
     rules.extend(gated(table, "postrouting", &[], &meta(MetaKey::Oifname), Addressed::Device));
     rules.extend(gated(table, "input", &asked, &discovery_target(), six));
     for family in Family::ALL {
         let vips = Addressed::Address(family);
         let (ours, through) = (vec![here.clone(), equal(&[0; 4])], vec![here.clone(), not_equal(&[0; 4])]);
         let (ours, source) = ([is(family), ours].concat(), ip_source(family));
+        rules.push(local::forwarded(table, "input", family));
         rules.extend(gated(table, "input", &is(family), &ip_destination(family), vips));
-        rules.extend(gated(table, "postrouting", &ours, &source, vips));
+        let said = [&ours[..], &local::not_served(family)].concat();
+        rules.extend(gated(table, "postrouting", &said, &source, vips));
         if fib {
             // A packet on its way through whose source is an address of this host got that source here, from NAT or IPVS:
             // the kernel takes none from outside. Others' traffic, on its way through a BACKUP, has a source that is not
@@ -442,20 +494,25 @@ fn netdev() -> Vec<Request> {
     let mut rules = gated(Table::Netdev, EGRESS, &[], &meta(MetaKey::Oifname), Addressed::Device);
     rules.extend(gated(Table::Netdev, EGRESS, &arp, &arp_sender(), Addressed::Address(Family::V4)));
     for (family, ip) in [(Family::V4, ours(0x0800)), (Family::V6, ours(0x86dd))] {
-        rules.extend(gated(Table::Netdev, EGRESS, &ip, &ip_source(family), Addressed::Address(family)));
+        let said = [&ip[..], &local::not_served(family)].concat();
+        rules.extend(gated(Table::Netdev, EGRESS, &said, &ip_source(family), Addressed::Address(family)));
         rules.extend(ours_only(Table::Netdev, EGRESS, family, &ip));
     }
     rules
 }
 
+/// VRRP's protocol number.
+pub(super) const VRRP: u8 = 112;
+/// That of authentication headers.
+pub(super) const AH: u8 = 51;
+/// Bytes of one as VRRPv2 has it.
+pub(super) const AH_LENGTH: u32 = 24;
+
 /// What claims a VIP in what it says, whoever it says it comes from: our adverts with a priority above 0, plain and
 /// behind an authentication header (RFC 2402, as VRRPv2 uses it), and neighbour advertisements.
 fn ours_only(table: Table, chain: &'static str, family: Family, ours: &[Expressions]) -> Vec<Request> {
-    const VRRP: u8 = 112;
-    const AH: u8 = 51;
     /// In 32-bit words less two: 12 bytes of header and the 12 of HMAC-MD5-96.
     const AH_WORDS: [u8; 1] = [4];
-    const AH_LENGTH: u32 = 24;
     let of = |what: Vec<Expressions>, key: &Expressions, addressed| {
         gated(table, chain, &[ours.to_vec(), what].concat(), key, addressed)
     };
@@ -563,11 +620,22 @@ pub(super) fn add(table: Table, pair: Pair, contents: &Contents) -> Vec<Request>
     changes(table, pair, contents, &message)
 }
 
+/// Puts keys into a set.
+pub(super) fn add_keys(table: Table, set: Set, keys: &[Vec<u8>]) -> Vec<Request> {
+    let element = |key: &Vec<u8>| vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))];
+    let message = |keys: &[Vec<u8>]| elements(set, keys.iter().map(element).collect());
+    let messages = keys.chunks(PER_MESSAGE).map(message);
+    messages.map(|message| request(table, NfTablesMessage::NewSetElement(message), NLM_F_CREATE)).collect()
+}
+
 /// Takes contents out of a pair of sets. The kernel refuses what is not in.
 pub(super) fn remove(table: Table, pair: Pair, contents: &Contents) -> Vec<Request> {
     let message = |set, keys| request(table, NfTablesMessage::DeleteSetElement(elements(set, keys)), 0);
     changes(table, pair, contents, &message)
 }
+
+/// The length of an attribute is 16 bits wide, and an element takes 20 bytes, or 32 for IPv6.
+const PER_MESSAGE: usize = 1024;
 
 fn changes(
     table: Table,
@@ -575,8 +643,6 @@ fn changes(
     contents: &Contents,
     message: &dyn Fn(Set, Vec<Vec<SetElementAttribute>>) -> Request,
 ) -> Vec<Request> {
-    // The length of an attribute is 16 bits wide, and an element takes 20 bytes, or 32 for IPv6.
-    const PER_MESSAGE: usize = 1024;
     let element = |key: &Vec<u8>| vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))];
     let mut requests = Vec::new();
     for family in table.families() {
@@ -601,7 +667,7 @@ fn elements(set: Set, keys: Vec<Vec<SetElementAttribute>>) -> SetElementMessage 
     }
 }
 
-fn rule(table: Table, chain: &str, expressions: Vec<Expressions>) -> Request {
+pub(super) fn rule(table: Table, chain: &str, expressions: Vec<Expressions>) -> Request {
     let attributes = vec![
         RuleAttribute::Table(NAME.into()),
         RuleAttribute::Chain(chain.into()),

@@ -88,25 +88,32 @@ impl Kernel {
         Ok(contents)
     }
 
-    /// The keys of a set, as the table `inet` has it.
+    /// The keys of a set.
     fn members(&mut self, set: Set) -> io::Result<Vec<Vec<u8>>> {
+        Ok(self.elements(set)?.iter().filter_map(|element| key(element).cloned()).collect())
+    }
+
+    /// The elements of a set, as the table `inet` has it.
+    pub(super) fn elements(&mut self, set: Set) -> io::Result<Vec<Vec<SetElementAttribute>>> {
         let attributes = vec![SetElementList::Table(NAME.into()), SetElementList::Set(set.name().into())];
         let question = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        let mut keys = Vec::new();
+        let mut all = Vec::new();
         for answer in self.dump(Table::Inet.family(), &question)? {
             let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = answer else { continue };
             for attribute in attributes {
                 let SetElementList::Elements(elements) = attribute else { continue };
-                for element in elements {
-                    let ListAttribute::Element(attributes) = element else { continue };
-                    for attribute in attributes {
-                        if let SetElementAttribute::Key(DataAttribute::Value(key)) = attribute {
-                            keys.push(key);
-                        }
-                    }
-                }
+                all.extend(elements.into_iter().filter_map(|element| {
+                    if let ListAttribute::Element(attributes) = element { Some(attributes) } else { None }
+                }));
             }
         }
-        Ok(keys)
+        Ok(all)
     }
+}
+
+/// An element's key.
+pub(super) fn key(element: &[SetElementAttribute]) -> Option<&Vec<u8>> {
+    element.iter().find_map(|attribute| {
+        if let SetElementAttribute::Key(DataAttribute::Value(key)) = attribute { Some(key) } else { None }
+    })
 }

@@ -25,13 +25,15 @@ const DEEPEST: usize = 32;
 pub(in crate::config) struct Setting {
     /// What `@id` lines are compared with; keepalived's `-i`.
     pub id: String,
+    /// Whether keepalived itself serves what is in the file.
+    pub guard: bool,
 }
 
 impl Setting {
     /// keepalived's default: the first part of the machine's name.
     pub fn of_this_machine() -> Self {
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self { id: name.split('.').next().unwrap_or_default().to_owned() }
+        Self { id: name.split('.').next().unwrap_or_default().to_owned(), guard: false }
     }
 }
 

@@ -25,8 +25,11 @@ pub(super) fn virtual_server(
     elsewhere: &Elsewhere<'_>,
     log: &Log,
 ) -> Option<service::Draft> {
-    const KNOWN: [&str; 20] = [
+    const KNOWN: [&str; 23] = [
         "alpha",
+        "omega",
+        "ha_suspend",
+        "sorry_server_inhibit",
         "ops",
         "persistence_granularity",
         "persistence_engine",
@@ -55,6 +58,7 @@ pub(super) fn virtual_server(
     let (mut flags, mut one_packet, mut granularity, mut engine) = (SchedulerFlags::default(), false, None, None);
     let mut six = None;
     let (mut alpha, mut quorum_up, mut quorum_down, mut sorry_method) = (false, None, None, None);
+    let (mut omega, mut ha_suspend, mut sorry_server_inhibit) = (false, false, false);
     let lines = block(statement, log);
     for line in lines.iter().filter(|line| line.keyword.text != "real_server") {
         match line.keyword.text.as_str() {
@@ -69,7 +73,10 @@ pub(super) fn virtual_server(
             "hysteresis" => hysteresis = count(line, 1_000_000_000, log).unwrap_or(hysteresis),
             "sorry_server" => sorry = endpoint(line, log),
             "sorry_server_lvs_method" => sorry_method = method(line, log),
+            "sorry_server_inhibit" => sorry_server_inhibit = true,
             "alpha" => alpha = checks::truth(line, log),
+            "omega" => omega = checks::truth(line, log),
+            "ha_suspend" => ha_suspend = true,
             "ops" => one_packet = true,
             "persistence_granularity" => {
                 granularity = argument(line, log).and_then(|text| service::granularity(&text, log));
@@ -130,6 +137,9 @@ pub(super) fn virtual_server(
         quorum_up,
         quorum_down,
         sorry_server: sorry.map(|sorry| (sorry.value, sorry_method.unwrap_or(forwarding))),
+        sorry_server_inhibit,
+        omega,
+        ha_suspend,
         quorum,
         hysteresis,
         min_up: 0,

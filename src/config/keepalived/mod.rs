@@ -10,11 +10,13 @@
 mod authentication;
 mod checks;
 mod expand;
+mod guard;
 mod include;
 mod keywords;
 mod lvs;
 mod notify;
 mod rounds;
+mod routing;
 mod sync;
 mod syntax;
 mod timing;
@@ -28,6 +30,7 @@ use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::notify::{Notifications, Notify};
 use super::service;
 use super::track::{Script, Track};
+use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 pub(super) use expand::Setting;
@@ -56,6 +59,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
         "vrrp_track_file",
     ];
     let file = syntax::parse(source, setting, log);
+    let file = if setting.guard { guard::part(file) } else { file };
     let mut globals = Globals::default();
     // First, wherever they stand: instances take their defaults from them.
     for statement in file.iter().filter(|statement| statement.keyword.text == "global_defs") {
@@ -83,6 +87,9 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
             "vrrp_sync_group" => syncs.extend(sync::read(statement, &globals, &things, log)),
             _ => unknown(&statement.keyword, &KNOWN, log),
         }
+    }
+    if setting.guard {
+        guard::name_devices(&mut groups);
     }
     // Wherever they stand: they are behind the addresses of the instances.
     let services = named("virtual_server");
@@ -175,13 +182,21 @@ struct Instance {
     timing: timing::Given,
     track: Vec<Track>,
     notify: Notify,
+    routing: Routing,
 }
 
 impl Instance {
     /// Blocks that add up.
-    const LISTS: [&str; 5] =
-        ["virtual_ipaddress", "virtual_ipaddress_excluded", "track_interface", "track_script", "track_file"];
-    const KNOWN: [&str; 18] = [
+    const LISTS: [&str; 7] = [
+        "virtual_ipaddress",
+        "virtual_ipaddress_excluded",
+        "track_interface",
+        "track_script",
+        "track_file",
+        "virtual_routes",
+        "virtual_rules",
+    ];
+    const KNOWN: [&str; 13] = [
         "use_vmac",
         "state",
         "interface",
@@ -191,11 +206,6 @@ impl Instance {
         "version",
         "vrrp_version",
         "authentication",
-        "virtual_ipaddress",
-        "virtual_ipaddress_excluded",
-        "track_interface",
-        "track_script",
-        "track_file",
         "preempt",
         "nopreempt",
         "v3_checksum_as_v2",
@@ -229,6 +239,7 @@ impl Instance {
                 "track_interface" | "track_script" | "track_file" => {
                     track::list(line, things, &mut instance.track, log);
                 }
+                "virtual_routes" | "virtual_rules" => routing::read(line, &mut instance.routing, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
@@ -238,7 +249,8 @@ impl Instance {
                 _ if timing::INSTANCE.contains(&keyword) => instance.timing.read(line, log),
                 _ if notify::INSTANCE.contains(&keyword) => notify::read(line, &mut instance.notify, user, log),
                 _ => {
-                    let known = [&Self::KNOWN[..], &unicast::KNOWN, &timing::INSTANCE, &notify::INSTANCE].concat();
+                    let known = [&Self::KNOWN[..], &Self::LISTS, &unicast::KNOWN, &timing::INSTANCE, &notify::INSTANCE]
+                        .concat();
                     unknown(&line.keyword, &known, log);
                 }
             }
@@ -309,11 +321,13 @@ impl Instance {
                 Form::Pseudo
             },
             legacy_peers: LegacyPeers::Any,
+            localnode: false,
             source: self.unicast.source.clone(),
             unicast: self.unicast.build(globals.check_source, log),
             timing: self.timing.build(&globals.timing, family, never, log),
             track: self.track,
             notify: self.notify,
+            routing: self.routing,
             sync: None,
             name,
         }

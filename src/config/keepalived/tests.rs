@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// The statements as `keyword argument argument { ... }`, one a line, and what was noted, with file, line and column.
 fn parsed_in(directory: &Path, text: &str) -> (String, Vec<String>) {
-    let (log, setting) = (Log::default(), Setting { id: "lb1".to_owned() });
+    let (log, setting) = (Log::default(), Setting { id: "lb1".to_owned(), guard: false });
     let source = Arc::new(Source { path: directory.join("k.conf"), text: text.to_owned() });
     let shown = show(&syntax::parse(&source, &setting, &log));
     let notes = match log.finish(Some) {

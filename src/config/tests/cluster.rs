@@ -389,6 +389,12 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
     assert_eq!(asked("dns = { name = \"example.org\", type = \"AAAA\" }"), "");
     assert_eq!(asked("udp = { payload = \"00fF\", reply = true }"), "");
     assert_eq!(asked("smtp = {}"), "");
+    assert_eq!(asked("tcp = {}, slow = \"300ms\""), "");
+    assert_eq!(asked("tcp = {}, slow = { after = \"300ms\", percent = 50 }"), "");
+    assert_eq!(
+        asked("tcp = {}, slow = { after = \"300ms\", percent = 100 }"),
+        "cluster.toml:10:57: `service.s.check.slow.percent` must be between 1 and 99\n"
+    );
     assert_eq!(
         asked("udp = { payload = \"0g\" }"),
         "cluster.toml:10:29: a payload is up to 512 bytes of two hexadecimal digits each / for example \"70696e67\"\n"

@@ -16,7 +16,7 @@ const EXAMPLES: &[&str] = &[
     // Servers with checks of both kinds and weights.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      virtual_server 10.0.0.1 80 {\n delay_loop 6\n lb_algo wrr\n lb_kind NAT\n protocol TCP\n persistence_timeout 50\n \
-     quorum 3\n hysteresis 1\n virtualhost www\n sorry_server 10.1.0.9 80\n\
+     quorum 3\n hysteresis 1\n virtualhost www\n sorry_server 10.1.0.9 80\n sorry_server_inhibit\n omega\n ha_suspend\n\
      real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=\"d_e\"\n \
      status_code 200 301-302\n }\n connect_timeout 3\n retry 2\n delay_before_retry 1.5\n } }\n\
      real_server 10.1.0.2 8080 {\n inhibit_on_failure\n TCP_CHECK { connect_timeout 3 } }\n\
@@ -77,6 +77,12 @@ const EXAMPLES: &[&str] = &[
      vrrp_sync_group pair { group {\n a\n b\n }\n track_file { busy\n }\n notify_master \"/bin/up 1\" nobody\n }\n\
      vrrp_instance b { interface eth0\n virtual_router_id 1\n track_interface { eth5\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      vrrp_instance a { interface eth1\n virtual_router_id 1\n virtual_ipaddress { 10.1.0.1/24 } }\n",
+    // Routes and rules.
+    "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n virtual_routes {\n \
+     default via 10.0.0.254 src 10.0.0.1 table 100\n 10.5.0.0/16 dev eth5 metric 7 scope link\n to 10.6.0.9 via 10.0.0.2 onlink\n \
+     blackhole 10.7.1.9/16\n 2001:db8:5::/48 via inet6 fe80::1 dev eth0\n }\n virtual_rules {\n \
+     from 10.0.0.0/24 lookup 100 priority 500\n not to 10.8.0.0/16 fwmark 0x10/0xff iif eth0 oif eth1 priority 501 prohibit\n \
+     inet6 from all lookup main order 502\n } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",

@@ -69,6 +69,7 @@ vrrp_instance VI_2 {
 }"#,
     );
     let first = VipGroup {
+        localnode: false,
         interface: "eth0".into(),
         family: Family::V4,
         vrid: 51,
@@ -87,6 +88,7 @@ vrrp_instance VI_2 {
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
+        routing: crate::kernel::routing::Routing::default(),
         sync: None,
     };
     let second = VipGroup {
@@ -264,7 +266,11 @@ proptest::proptest! {
     fn no_text_makes_either_parser_panic(text in "([a-z_ ]|[{}\\[\\]=\"'#!$@~.,0-9\n]|vrrp_instance |virtual_ipaddress |\\[vip.a\\]\n|é){0,80}") {
         let log = Log::default();
         let source = Arc::new(Source { path: "x".into(), text });
-        super::super::keepalived::read(&source, &super::super::keepalived::Setting { id: "lb1".to_owned() }, &log);
+        super::super::keepalived::read(
+            &source,
+            &super::super::keepalived::Setting { id: "lb1".to_owned(), guard: false },
+            &log,
+        );
         super::super::cluster::read(&source, Some("lb1"), &log);
         node::read(&source, &log);
         if let Err(errors) = log.finish(|_| None::<()>) {
@@ -282,6 +288,9 @@ const BALANCED: &str = "virtual_server 10.0.0.100 443 {
     quorum 2
     hysteresis 1
     sorry_server 10.0.5.9 80
+    sorry_server_inhibit
+    omega
+    ha_suspend
     virtualhost www.example.org
     real_server 10.0.5.11 443 {
         weight 3
@@ -313,6 +322,7 @@ fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
     assert_eq!((service.vip.as_str(), service.protocol, service.scheduler), ("VI_1", Protocol::Tcp, "wrr"));
     assert_eq!((service.quorum, service.hysteresis, service.persistence), (2, 1, Some(Duration::from_secs(50))));
     assert_eq!(service.sorry_server, Some((([10, 0, 5, 9], 80).into(), Forwarding::Direct)));
+    assert!(service.sorry_server_inhibit && service.omega && service.ha_suspend);
     let [first, second, third] = service.servers.as_slice() else { panic!("{service:?}") };
     assert_eq!((first.weight, first.inhibit_on_failure, first.upper), (3, true, 1000));
     assert_eq!(first.forwarding, Forwarding::Direct);
@@ -399,7 +409,7 @@ fn what_is_wrong_with_a_virtual_server() {
  lb_algo wrrr
  lb_kind TUN type gue
  protokol TCP
- ha_suspend
+ rs_init_notifies
  protocol TCP
  real_server 10.0.5.11 80 {
   weight -1
@@ -415,7 +425,7 @@ fn what_is_wrong_with_a_virtual_server() {
         "k.conf:9:10: `lb_algo` is one of rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf, twos / did you mean `wrr`?\n\
          k.conf:10:10: a tunnel is `TUN [type ipip|gue port N|gre] [nocsum|csum|remcsum]`\n\
          k.conf:11:2: unknown keyword `protokol` / did you mean `protocol`?\n\
-         k.conf:12:2: `ha_suspend` is not supported by this version\n\
+         k.conf:12:2: `rs_init_notifies` is not supported by this version\n\
          k.conf:15:10: `weight` must be between 0 and 65535\n\
          k.conf:17:15: unknown keyword `connect_porc` / did you mean `connect_port`?\n\
          k.conf:19:14: server `10.0.5.11:80` is listed twice\n\

@@ -2,7 +2,7 @@
 
 use super::super::Said;
 use super::*;
-use crate::config::check::Way;
+use crate::config::check::{Slow, Way};
 use crate::ipvs::{Forwarding, Protocol, SchedulerFlags};
 
 const STEP: Duration = Duration::from_millis(50);
@@ -40,6 +40,9 @@ fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
         servers: (1..=servers).map(server).collect(),
         persistence: None,
         sorry_server: None,
+        sorry_server_inhibit: false,
+        omega: false,
+        ha_suspend: false,
         quorum: 1,
         hysteresis: 0,
         min_up,
@@ -54,13 +57,19 @@ struct Mesh {
     wanted: BTreeMap<NodeId, Arc<Wanted>>,
     short: BTreeSet<NodeId>,
     asked: BTreeMap<NodeId, usize>,
+    /// How long each answer takes.
+    took: Duration,
 }
 
 impl Mesh {
     /// Directors 1 to `count`; the first holds web.
     fn new(count: u64, servers: u8, min_up: usize) -> Self {
+        Self::of(count, &services(servers, min_up))
+    }
+
+    fn of(count: u64, services: &BTreeMap<String, Service>) -> Self {
         let now = Moment::default();
-        let mind = |id| (NodeId(id), Health::new(now, NodeId(id), HealthMesh::default(), &services(servers, min_up)));
+        let mind = |id| (NodeId(id), Health::new(now, NodeId(id), HealthMesh::default(), services));
         let mut mesh = Self {
             now,
             minds: (1..=count).map(mind).collect(),
@@ -68,6 +77,7 @@ impl Mesh {
             wanted: BTreeMap::new(),
             short: BTreeSet::new(),
             asked: BTreeMap::new(),
+            took: Duration::from_millis(1),
         };
         mesh.event(NodeId(1), Event::Holds(["web".to_owned()].into()), &|_, _| true);
         mesh
@@ -83,7 +93,7 @@ impl Mesh {
                         let std::net::IpAddr::V4(ip) = target.address.ip() else { panic!() };
                         let up = answers(node, ip.octets()[3]);
                         let said = if up { Said::Up(Share::Configured) } else { Said::Down("refused".to_owned()) };
-                        events.push(Event::Answered(id, Answer { said, took: Duration::from_millis(1) }));
+                        events.push(Event::Answered(id, Answer { said, took: self.took }));
                     }
                     Action::Say(key, Some(value)) => drop(self.facts.entry(node).or_default().insert(key, value)),
                     Action::Say(key, None) => drop(self.facts.entry(node).or_default().remove(&key)),
@@ -139,6 +149,41 @@ fn a_director_that_alone_sees_servers_fail_is_short_and_the_pool_of_others_uncha
     assert_eq!(mesh.short, [NodeId(1)].into());
     mesh.pass(6 * SECOND, |_, _| true);
     assert!(mesh.short.is_empty());
+}
+
+#[test]
+fn what_is_suspended_is_asked_by_the_holder_alone() {
+    let mut services = services(4, 0);
+    services.get_mut("web").expect("it is there").ha_suspend = true;
+    let mut mesh = Mesh::of(3, &services);
+    mesh.pass(5 * SECOND, |_, _| true);
+    assert_eq!(mesh.asked.keys().collect::<Vec<_>>(), [&NodeId(1)]);
+    mesh.event(NodeId(1), Event::Holds(Holdings::new()), &|_, _| true);
+    mesh.event(NodeId(2), Event::Holds(["web".to_owned()].into()), &|_, _| true);
+    mesh.asked.clear();
+    mesh.pass(6 * SECOND, |_, server| server != 2);
+    assert_eq!(mesh.asked.keys().collect::<Vec<_>>(), [&NodeId(2)]);
+    assert_eq!(mesh.serves(2), 3);
+}
+
+#[test]
+fn slow_answers_lower_the_weight_and_quick_ones_raise_it() {
+    let mut services = services(1, 0);
+    let server = &mut services.get_mut("web").expect("it is there").servers[0];
+    (server.weight, server.checks[0].slow) = (10, Some(Slow { after: Duration::from_millis(200), percent: 35 }));
+    let mut mesh = Mesh::of(1, &services);
+    let weight = |mesh: &Mesh| {
+        let mut servers = mesh.wanted[&NodeId(1)]["web"].values().flat_map(|service| service.servers.values());
+        servers.next().map(|server| server.weight)
+    };
+    mesh.pass(3 * SECOND, |_, _| true);
+    assert_eq!(weight(&mesh), Some(10));
+    mesh.took = Duration::from_millis(300);
+    mesh.pass(4 * SECOND, |_, _| true);
+    assert_eq!(weight(&mesh), Some(3));
+    mesh.took = Duration::from_millis(100);
+    mesh.pass(3 * SECOND, |_, _| true);
+    assert_eq!(weight(&mesh), Some(10));
 }
 
 #[test]

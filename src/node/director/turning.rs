@@ -105,10 +105,10 @@ impl Director {
         };
         match self.groups.get_mut(name) {
             Some(served) if Turn::of(served, Some(&wanted)) != Turn::Ends => {
-                let before = served.vips.clone();
+                let (before, routing) = (served.vips.clone(), served.config.routing.clone());
                 served.adapt(&wanted);
                 served.beyond_family = lans::beyond_family(&self.lans, &wanted);
-                self.hands.exchange(served, &before).await;
+                self.hands.exchange(served, &before, &routing).await;
                 let lease = served.lease.clone();
                 self.want(&lease);
                 // Whoever follows us is to know at once. What is no MASTER says nothing.
@@ -116,8 +116,7 @@ impl Director {
             }
             Some(_) | None => {
                 let Some(lan) = self.lans.get(&(wanted.interface.clone(), wanted.family)) else { return };
-                let balanced = self.config.is_balanced(name);
-                let Some(mut served) = Served::new(Moment::now(), name, &wanted, lan, balanced) else { return };
+                let Some(mut served) = Served::new(Moment::now(), name, &self.config, lan) else { return };
                 served.beyond_family = lans::beyond_family(&self.lans, &wanted);
                 let lease = served.lease.clone();
                 self.queue.extend(started(&served, false));

@@ -25,7 +25,11 @@ fn lan() -> Lan {
 }
 
 fn gate(lan: &Lan) -> Gate {
-    let devices = Devices { vrrp: vec!["eth0".into()], virtual_macs: vec![(group(WEB, VIP), DEVICE.into())] };
+    let devices = Devices {
+        vrrp: vec!["eth0".into()],
+        virtual_macs: vec![(group(WEB, VIP), DEVICE.into())],
+        ..Devices::default()
+    };
     lan.director.run(move || acquire().install(ID, &groups(), &devices).unwrap())
 }
 
@@ -113,7 +117,11 @@ fn a_gate_with_a_device_is_taken_over_with_it() {
     first.hold(&web()).unwrap();
     first.arm(Moment::now() + 30 * S).unwrap();
     drop(first);
-    let with = || Devices { vrrp: vec!["eth0".into()], virtual_macs: vec![(group(WEB, VIP), DEVICE.into())] };
+    let with = || Devices {
+        vrrp: vec!["eth0".into()],
+        virtual_macs: vec![(group(WEB, VIP), DEVICE.into())],
+        ..Devices::default()
+    };
     let gate = lan.director.run(move || {
         let mut keeper = acquire();
         assert!(keeper.holds_only(&web(), &with()).unwrap());
@@ -134,7 +142,7 @@ fn vips_on_a_macvlan_that_is_the_vrrp_interface_are_gated_like_any() {
     lan.director.ip(&format!("addr add {VIP}/32 dev lan0"));
     assert!((0..100).any(|_| lan.answers(VIP) == 3));
     let mut gate = lan.director.run(|| {
-        let devices = Devices { vrrp: vec!["lan0".into(), "eth0".into()], virtual_macs: Vec::new() };
+        let devices = Devices { vrrp: vec!["lan0".into(), "eth0".into()], ..Devices::default() };
         acquire().install(ID, &groups(), &devices).unwrap()
     });
     let (client, director) = (lan.client.wire("p0", ALL), lan.director.wire("lan0", ARP));

@@ -4,6 +4,7 @@ mod between;
 mod device;
 mod ipv6;
 mod lab;
+mod said;
 mod time;
 mod traffic;
 
@@ -31,7 +32,7 @@ fn groups() -> Vec<Definition> {
 }
 
 fn devices() -> Devices {
-    Devices { vrrp: vec!["eth0".into()], virtual_macs: Vec::new() }
+    Devices { vrrp: vec!["eth0".into()], ..Devices::default() }
 }
 
 /// Acquires, and asks again while it is refused so: other tests start programs, and until such a child runs its

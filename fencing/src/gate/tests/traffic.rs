@@ -13,7 +13,7 @@ fn authenticated(vrid: u8, priority: u8) -> Vec<u8> {
 }
 
 /// Which adverts reach the client: first those of a raw socket, then those of a packet socket.
-fn adverts_that_pass(lan: &Lan) -> (Adverts, Adverts) {
+pub(super) fn adverts_that_pass(lan: &Lan) -> (Adverts, Adverts) {
     let wire = lan.client.wire("p0", ALL);
     let raw = lan.director.run(|| {
         use socket2::{Domain, Protocol, Socket, Type};
@@ -54,6 +54,22 @@ fn a_shut_gate_lets_no_vip_answer() {
     assert!(!lan.echoes(VIP));
     assert_eq!(lan.answers(DIRECTOR), 3, "the director's own address is not guarded");
     assert!(lan.echoes(DIRECTOR));
+}
+
+#[test]
+fn a_real_server_of_other_directors_takes_what_they_forward_and_nothing_else() {
+    let lan = Lan::new();
+    let member = lan.client.wire("br0", ALL).mac;
+    let client = member.map(|byte| format!("{byte:02x}")).join(":");
+    lan.director.ip(&format!("neigh replace {CLIENT} lladdr {client} dev eth0 nud permanent"));
+    let mut gate = installed(&lan);
+    gate.serve_locally(&[VIP.into()], &[member]).unwrap();
+    assert_eq!((lan.echoes(VIP), lan.answers(VIP)), (true, 0), "IP passes, and nobody is told where it is");
+    assert!(!lan.echoes(OTHER_VIP), "that one is not served here");
+    gate.serve_locally(&[VIP.into()], &[[2, 0, 0, 0, 0, 1]]).unwrap();
+    assert!(!lan.echoes(VIP), "from somebody who is no member");
+    gate.serve_locally(&[], &[member]).unwrap();
+    assert!(!lan.echoes(VIP));
 }
 
 #[test]
