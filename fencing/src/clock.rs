@@ -18,7 +18,7 @@ pub const DRIFT_PPM: u32 = 500;
 pub const LATENESS: Duration = Duration::from_millis(12);
 
 /// One reading of both clocks, each since its own unspecified beginning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Moment {
     /// RAW, and the time in suspend.
     with_sleep: Duration,

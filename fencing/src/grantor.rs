@@ -25,7 +25,7 @@ const PREEMPT_AFTER: Duration = Duration::from_secs(1);
 const DAMPING: Duration = Duration::from_secs(5);
 
 /// What a director hears of a group's holder on the LAN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hearing {
     /// The holder, by its adverts or its own address.
     Holder,
@@ -36,7 +36,7 @@ pub enum Hearing {
 }
 
 /// What happens to a grantor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Event {
     /// The replicated state, and the membership applied last.
     Applied(Arc<State>, Membership),
@@ -53,7 +53,7 @@ pub enum Event {
 }
 
 /// What a grantor orders.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Propose under this leadership only.
     Propose(Leadership, Command),
@@ -64,7 +64,7 @@ pub enum Action {
 }
 
 /// The leader's side of every lease.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Grantor {
     started: Moment,
     leadership: Option<Leadership>,
@@ -80,7 +80,7 @@ pub struct Grantor {
 }
 
 /// A session that the leader has reason to ask about.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Suspect {
     round: u64,
     asked: Option<Moment>,
@@ -92,7 +92,7 @@ struct Suspect {
 }
 
 /// What the leader remembers of a group.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Attention {
     proposed: Option<Moment>,
     /// The token in force and when this leader saw it first.
@@ -142,13 +142,20 @@ impl Grantor {
                     self.groups.clear();
                 }
             }
-            Event::Replicating(nodes) => self.replicating = nodes,
+            // These two move nothing by themselves: the next tick goes by them.
+            Event::Replicating(nodes) => {
+                self.replicating = nodes;
+                return Vec::new();
+            }
+            Event::Hears(hears) => {
+                self.hears = hears;
+                return Vec::new();
+            }
             Event::Told(from, tell) => {
                 if let Some(suspect) = self.suspects.get_mut(&tell.sid).filter(|s| s.round == tell.round) {
                     suspect.told.insert(from, (now, tell.known));
                 }
             }
-            Event::Hears(hears) => self.hears = hears,
             Event::Tick(own) => self.own = own,
         }
         let Some(leadership) = self.leadership else { return Vec::new() };
@@ -255,8 +262,11 @@ impl Grantor {
         let state = self.state.clone();
         self.groups.retain(|name, _| state.groups.contains_key(name));
         for (name, group) in &state.groups {
-            let best = self.candidates(name).fit().first().copied();
-            let attention = self.groups.entry(name.clone()).or_default();
+            let best = if group.holder.is_none() { self.candidates(name).fit().first().copied() } else { None };
+            if !self.groups.contains_key(name) {
+                self.groups.insert(name.clone(), Attention::default());
+            }
+            let Some(attention) = self.groups.get_mut(name) else { continue };
             match &group.holder {
                 Some(holder) => {
                     if attention.granted.is_none_or(|(token, _)| token != holder.token) {
@@ -284,7 +294,7 @@ impl Grantor {
             let Some(node) = self.state.holder_node(name) else { continue };
             let candidates = self.candidates(name);
             let (ordered, unheard, better) = (candidates.ordered(), candidates.unheard_holder(), candidates.better());
-            let attention = self.groups.entry(name.clone()).or_default();
+            let Some(attention) = self.groups.get_mut(name) else { continue };
             let damped = attention.moved_for_lan.is_some_and(|at| now.since(at) < DAMPING);
             let ready = attention.proposed.is_none_or(|at| now.since(at) >= PATIENCE * 5);
             if let Some(to) = ordered.filter(|_| ready) {

@@ -24,7 +24,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The times of a session, from its profile and the gate it really has (H2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// L.
     pub ttl: Duration,
@@ -35,7 +35,7 @@ pub struct Terms {
 }
 
 /// Who this holder is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Identity {
     /// The node.
     pub node: NodeId,
@@ -48,7 +48,7 @@ pub struct Identity {
 }
 
 /// What happens to a holder.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Event {
     /// The replicated state after the entry of this index, and the membership in force.
     Applied(u64, Arc<State>, Membership),
@@ -79,7 +79,7 @@ pub enum Event {
 
 /// What a holder orders. Performed in order, over all lists. A failed [`Action::Record`] or [`Action::Unclaim`] voids the
 /// rest of its list and comes back as [`Event::Stuck`]; a failed [`Action::Claim`] undoes itself and voids nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send this to each of these voters.
     Send(BTreeSet<NodeId>, Renew),
@@ -100,7 +100,7 @@ pub enum Action {
 }
 
 /// What a person would like to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Status {
     /// The session, while there is one.
     pub sid: Option<Sid>,
@@ -110,7 +110,7 @@ pub struct Status {
     pub held: BTreeMap<GroupName, Token>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     /// No session; the gate must be shut before the next one.
     Shutting {
@@ -135,7 +135,7 @@ enum Phase {
 }
 
 /// One director's side of its leases, over all its sessions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Holder {
     me: Identity,
     terms: Terms,
@@ -150,7 +150,7 @@ pub struct Holder {
     membership: Membership,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Wish {
     candidate: Candidate,
     wanted: bool,
@@ -358,7 +358,7 @@ impl Holder {
             return self.die(now, actions);
         }
         if self.promises.deadline().is_some() && self.claims.may_arm(sid, &self.state) {
-            self.claims.settle(now, sid, &self.state, self.stopping, &self.wanted(), actions, self.record_of(sid));
+            self.claims.settle(now, sid, &self.state, self.stopping, &self.wishes, actions, self.record_of(sid));
         }
         if self.stopping && self.claims.is_idle() {
             actions.push(Action::Record(None));
@@ -381,11 +381,6 @@ impl Holder {
         actions.extend(self.claims.abandon());
         self.promises = Promises::default();
         self.phase = Phase::Shutting { asked: now };
-    }
-
-    fn wanted(&self) -> BTreeMap<GroupName, Definition> {
-        let wanted = self.wishes.iter().filter(|(_, wish)| wish.wanted);
-        wanted.map(|(group, wish)| (group.clone(), wish.candidate.definition.clone())).collect()
     }
 
     fn record_of(&self, sid: Sid) -> MayAct {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// One datagram. Every one may be lost, doubled, late or out of order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
     /// Holder to voter: promise me. Each transmission has a number of its own, with its own `t0` (H6).
     Renew(Renew),
@@ -19,7 +19,7 @@ pub enum Message {
 }
 
 /// A request for promises.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Renew {
     /// For which session.
     pub sid: Sid,
@@ -32,7 +32,7 @@ pub struct Renew {
 }
 
 /// A promise: this voter lets no successor be granted before Lg has passed on its clocks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ack {
     /// Echoed.
     pub sid: Sid,
@@ -45,7 +45,7 @@ pub struct Ack {
 }
 
 /// A question about a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ask {
     /// Which.
     pub sid: Sid,
@@ -54,7 +54,7 @@ pub struct Ask {
 }
 
 /// What a voter knows of a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tell {
     /// Which.
     pub sid: Sid,
@@ -65,7 +65,7 @@ pub struct Tell {
 }
 
 /// A voter's knowledge of one session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Known {
     /// Since the last promise, or since the voter could first have given one, whichever is later.
     pub silent: Duration,

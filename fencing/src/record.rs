@@ -16,7 +16,7 @@ use std::time::Duration;
 const LIMIT: usize = 1 << 20;
 
 /// What a holder may act for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MayAct {
     /// The session.
     pub sid: Sid,
@@ -31,7 +31,7 @@ pub struct MayAct {
 }
 
 /// Where the record lies.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct RecordFile {
     path: PathBuf,
 }

@@ -11,7 +11,7 @@ use hamesh_raft::state::State;
 use std::collections::BTreeMap;
 
 /// What happens to a voter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Event<'a> {
     /// A command is in the log, perhaps not yet on disk.
     Appended(u64, &'a Command),
@@ -28,14 +28,14 @@ pub enum Event<'a> {
 }
 
 /// What a voter orders.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Say this to whoever was heard.
     Answer(Message),
 }
 
 /// A voter's side of every lease.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Voter {
     me: NodeId,
     started: Moment,
@@ -46,7 +46,7 @@ pub struct Voter {
     durable: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Watched {
     node: NodeId,
     gate: GateId,
@@ -57,7 +57,7 @@ struct Watched {
 }
 
 /// An entry that ends sessions once it is applied; until then it stops their acks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 enum Ending {
     Of(Sid),
     Superseded { node: NodeId, gate: GateId },

@@ -87,7 +87,7 @@ impl Family {
 }
 
 /// What a VIP group is on the LAN. Two nodes that differ here never hold the group beside each other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Definition {
     /// Of the VRRP virtual router.
     pub family: Family,
@@ -105,7 +105,7 @@ pub type WallTime = Duration;
 pub struct InvitationId(pub u64);
 
 /// What a node says of itself when it joins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Applicant {
     /// Unique in the cluster.
     pub name: String,
@@ -120,7 +120,7 @@ pub struct Applicant {
 }
 
 /// An entry of the replicated log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Command {
     /// The first entry: the cluster exists, with one node.
     Found {
@@ -272,7 +272,7 @@ pub enum Command {
 }
 
 /// What people order of a server of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServerOrder {
     /// This share instead of its own.
@@ -284,7 +284,7 @@ pub enum ServerOrder {
 }
 
 /// What applying a command came to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Outcome {
     /// Done.
     Done,

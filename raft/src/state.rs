@@ -18,7 +18,7 @@ use std::time::Duration;
 const INVITATION_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What the whole cluster agrees on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct State {
     /// `None` until the first entry.
     pub cluster: Option<Cluster>,
@@ -36,7 +36,7 @@ pub struct State {
 }
 
 /// The cluster itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Cluster {
     /// Random name.
     pub id: ClusterId,
@@ -47,7 +47,7 @@ pub struct Cluster {
 }
 
 /// One node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Unique.
     pub name: String,
@@ -68,7 +68,7 @@ pub struct Member {
 }
 
 /// A way in, for one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Invitation {
     /// SHA-256 of the secret.
     pub secret_hash: [u8; 32],
@@ -81,7 +81,7 @@ pub struct Invitation {
 }
 
 /// A holder of leases.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Session {
     /// Whose.
     pub node: NodeId,
@@ -100,7 +100,7 @@ pub struct Session {
 }
 
 /// A VIP group.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Group {
     /// Who may act for it, and as what.
     pub holder: Option<Holder>,
@@ -111,7 +111,7 @@ pub struct Group {
 }
 
 /// The grant of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Holder {
     /// The session.
     pub sid: Sid,
@@ -122,7 +122,7 @@ pub struct Holder {
 }
 
 /// A session's wish to hold a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Candidate {
     /// The group as this node describes it.
     pub definition: Definition,

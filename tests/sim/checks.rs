@@ -4,6 +4,7 @@
 //! seen where a packet is heard ([`crate::lan`]), and reported here.
 
 use crate::clocks::Time;
+use crate::kernel::Gate;
 use crate::net::Net;
 use crate::node::Node;
 use hamesh_raft::command::{GroupName, NodeId, Sid, Token};
@@ -45,14 +46,13 @@ impl Checks {
         for violation in std::mem::take(&mut net.violations) {
             self.violated(net.now, violation);
         }
-        net.live = false;
+        let now = net.now;
+        net.live = nodes.iter().any(|node| node.gates.iter().any(|gate| gate.is_alive(&node.clocks, now)));
         for node in nodes {
-            for gate in node.gates.iter().filter(|gate| gate.is_alive(&node.clocks, net.now)) {
-                net.live = true;
-                if net.now > gate.at_latest() {
-                    let id = node.id;
-                    self.violated(net.now, format!("S4: {id} has not run for its whole lease and its gate is open"));
-                }
+            let overdue = |gate: &&Gate| now > gate.at_latest() && gate.is_alive(&node.clocks, now);
+            if node.gates.iter().any(|gate| overdue(&gate)) {
+                let id = node.id;
+                self.violated(now, format!("S4: {id} has not run for its whole lease and its gate is open"));
             }
         }
         if turned {
@@ -61,12 +61,13 @@ impl Checks {
         }
     }
 
-    /// L1: in calm times no session is fenced that is younger than its lease (V2).
+    /// L1: no session that was opened in calm times is fenced while it is younger than its lease (V2). One that was opened
+    /// before may be: the Fence may have waited for a disk or a link.
     fn no_newborn_is_fenced(&mut self, net: &Net, state: &State) {
         for (sid, session) in &state.sessions {
             let born = *self.born.entry(*sid).or_insert(net.now);
             let fresh = session.fenced.is_some() && self.truth.sessions.get(sid).is_none_or(|s| s.fenced.is_none());
-            if fresh && !net.hostile && net.now < born + session.ttl / 2 {
+            if fresh && net.healed.is_some_and(|healed| born > healed) && net.now < born + session.ttl {
                 let age = net.now - born;
                 self.violated(
                     net.now,

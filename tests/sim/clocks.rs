@@ -28,7 +28,11 @@ impl Clocks {
             1 => MILLION + DRIFT_PPM,
             _ => rng.u32(MILLION - DRIFT_PPM..=MILLION + DRIFT_PPM),
         };
-        let slew = if rng.u8(0..4) == 0 { rng.u32(0..160_000) } else { 80_000 };
+        let slew = match rng.u8(0..8) {
+            0 | 1 => 0,
+            2 => rng.u32(0..160_000),
+            _ => 80_000,
+        };
         Self {
             crystal,
             slewed: crystal + slew - 80_000,
@@ -77,5 +81,7 @@ impl Clocks {
 }
 
 fn scaled(span: Duration, rate: u32) -> Duration {
-    span * rate / MILLION
+    // A schedule takes seconds, so this is far from the end of 64 bits.
+    let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(nanos * u64::from(rate) / u64::from(MILLION))
 }

@@ -14,66 +14,165 @@ use hamesh_raft::command::{Command, GateId, GroupName, NodeId, Role, Sid};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+/// What can go wrong.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Killed,
+    DiesBetweenSteps,
+    LosesPower,
+    Freezes,
+    Suspends,
+    Splits,
+    CutOneWay,
+    CutOffTheLeader,
+    Weather,
+    SlowDisk,
+    Campaigns,
+    GivesUpAGroup,
+    OperatorMoves,
+    Priority,
+    Definition,
+    Voters,
+    Stops,
+    Namespace,
+    DeafLan,
+    FencesTheLiving,
+    Ambush,
+    Isolated,
+    MovedByOrder,
+    Drains,
+    SplitsTheLan,
+    LegacySpeaks,
+    ForgesPackets,
+    ForgesLeases,
+    SomethingFails,
+    Dozes,
+    RecordIsStuck,
+}
+
+use Fault::*;
+
+/// Everything, by how often.
+#[rustfmt::skip]
+const ALL: &[Fault] = &[
+    Killed, DiesBetweenSteps, LosesPower, Freezes, Suspends, Splits, Splits, CutOneWay, CutOneWay, CutOffTheLeader, Weather,
+    SlowDisk, Campaigns, GivesUpAGroup, GivesUpAGroup, OperatorMoves, Priority, Definition, Voters, Voters, Stops, Namespace,
+    DeafLan, FencesTheLiving, Ambush, Ambush, Ambush, Ambush, Isolated, Isolated, Isolated, MovedByOrder, Drains,
+    SplitsTheLan, LegacySpeaks, LegacySpeaks, ForgesPackets, ForgesLeases, SomethingFails, SomethingFails, Dozes, RecordIsStuck,
+];
+
+/// Half of the schedules have most of their faults of one family: what takes several of a kind in a row is rare among all.
+#[rustfmt::skip]
+const FAMILIES: &[&[Fault]] = &[
+    ALL, ALL, ALL, ALL, ALL,
+    // Restarts: what a killed process has promised, released or opened is on its way still.
+    &[Killed, Killed, DiesBetweenSteps, DiesBetweenSteps, OperatorMoves, GivesUpAGroup, SomethingFails, Namespace, Weather, Campaigns, Stops,
+      RecordIsStuck, RecordIsStuck],
+    // Fences that not every voter has, or has on its disk.
+    &[Ambush, Ambush, FencesTheLiving, SlowDisk, SlowDisk, Killed, Campaigns, CutOffTheLeader, Isolated, Weather],
+    // The voters change while leaders do.
+    &[Voters, Voters, Voters, Campaigns, Campaigns, FencesTheLiving, Ambush, Killed, Isolated, CutOffTheLeader, CutOneWay],
+    // Time stands still for somebody.
+    &[Freezes, Freezes, Suspends, Dozes, Dozes, Dozes, FencesTheLiving, Isolated, Weather],
+    // Groups go to and fro.
+    &[MovedByOrder, Drains, OperatorMoves, GivesUpAGroup, SomethingFails, SomethingFails, Definition, Priority, DeafLan, Campaigns, CutOneWay],
+];
+
+/// The family of a schedule.
+pub fn any_family(rng: &mut fastrand::Rng) -> usize {
+    rng.usize(0..FAMILIES.len())
+}
+
 /// One fault, and the time of the next.
 pub fn strike(world: &mut World) {
     if !world.net.hostile {
         return;
     }
-    let pause = world.net.millis(10..world.net.calm);
+    let pause = world.net.leases(1..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
     let victim = victim(world);
-    match world.net.rng.u8(0..40) {
-        0 => {
+    let family = if world.net.rng.u8(0..5) == 0 { ALL } else { FAMILIES[world.net.family] };
+    match family[world.net.rng.usize(0..family.len())] {
+        Killed => {
             let pause = short_or_long(world);
             world.kill(victim, "killed", pause);
         }
-        1 => dies_between_steps(world, victim),
-        2 => loses_power(world, victim),
-        3 => freezes(world, victim),
-        4 => suspends(world, victim),
-        5 | 6 => splits(world),
-        7 | 8 => cuts_one_way(world, victim),
-        9 => cuts_one_link(world, victim),
-        10 => {
+        DiesBetweenSteps => dies_between_steps(world, victim),
+        LosesPower => loses_power(world, victim),
+        Freezes => freezes(world, victim),
+        Suspends => suspends(world, victim),
+        Splits => splits(world),
+        CutOneWay => cuts_one_way(world, victim),
+        CutOffTheLeader => cuts_one_link(world, victim),
+        Weather => {
             world.net.loss = [0, 10, 50, 300][world.net.rng.usize(0..4)];
             world.net.late = [0, 15, 100, 400][world.net.rng.usize(0..4)];
         }
-        11 => {
-            let until = world.net.now + world.net.millis(100..4000);
+        SlowDisk => {
+            let until = world.net.now + world.net.leases(10..400);
             if let Some(node) = world.node(victim) {
                 node.slow_disk = until;
             }
         }
-        12 => campaigns(world),
-        13 | 14 => gives_up_a_group(world, victim),
-        15 => operator_moves(world),
-        16 => priority_changes(world, victim),
-        17 => definition_changes(world, victim),
-        18 | 19 => voters_change(world),
-        20 => stops(world, victim),
-        21 => new_namespace(world, victim),
-        22 => deaf_lan(world),
-        23 => fences_the_living(world),
-        24..=27 => ambushes(world),
-        28..=30 => {
+        Campaigns => campaigns(world),
+        GivesUpAGroup => gives_up_a_group(world, victim),
+        OperatorMoves => operator_moves(world),
+        Priority => priority_changes(world, victim),
+        Definition => definition_changes(world, victim),
+        Voters => voters_change(world),
+        Stops => stops(world, victim),
+        Namespace => new_namespace(world, victim),
+        DeafLan => deaf_lan(world),
+        FencesTheLiving => fences_the_living(world),
+        Ambush => ambushes(world),
+        Isolated => {
             // What was promised last comes back when nobody hears the holder any more.
             world.net.late = 700;
-            let then = world.net.now + world.net.millis(20..400);
+            let then = world.net.now + world.net.leases(2..40);
             world.net.at(then, Due::Isolate(victim));
         }
-        31 => moves_by_order(world),
-        32 => drains(world, victim),
-        33 => splits_the_lan(world),
-        34 | 35 => {
+        MovedByOrder => moves_by_order(world),
+        Drains => drains(world, victim),
+        SplitsTheLan => splits_the_lan(world),
+        LegacySpeaks => {
             let (group, priority) = (group(world), [0, 1, 254, 255][world.net.rng.usize(0..4)]);
             lan::legacy_speaks(&mut world.net, &group, priority);
         }
-        36 => {
+        ForgesPackets => {
             let group = group(world);
             lan::forge_packets(&mut world.net, &group);
         }
-        37 => lan::forge_leases(&mut world.net, &world.nodes),
-        _ => something_fails(world, victim),
+        ForgesLeases => lan::forge_leases(&mut world.net, &world.nodes),
+        SomethingFails => something_fails(world, victim),
+        Dozes => dozes(world, victim),
+        RecordIsStuck => record_is_stuck(world, victim),
+    }
+}
+
+/// Nobody hears it any more, and it is suspended for a part of the lease that it has left: then every clock of it counts.
+fn dozes(world: &mut World, victim: NodeId) {
+    isolate(world, victim);
+    let now = world.net.now;
+    let until = now + world.net.leases(5..60);
+    world.net.count("suspended");
+    world.net.at(until, Due::Resume(victim));
+    if let Some(node) = world.node(victim) {
+        node.clocks.suspend(now);
+        node.frozen = node.frozen.max(until);
+    }
+}
+
+/// The record cannot be written when a group is given up, and the process that knows so dies; the next hears no leader.
+fn record_is_stuck(world: &mut World, victim: NodeId) {
+    if let Some(node) = world.node(victim) {
+        node.failing = Some(Failing::Record);
+    }
+    gives_up_a_group(world, victim);
+    let dies = world.net.now + world.net.leases(1..30);
+    world.net.at(dies, Due::Kill(victim));
+    let leads = |node: &&Node| node.process.as_ref().is_some_and(|process| process.raft.is_leader());
+    if let Some(leader) = world.nodes.iter().find(leads).map(|node| node.id) {
+        cut(world, BTreeSet::from([(leader, victim)]));
     }
 }
 
@@ -143,7 +242,7 @@ fn ambushes(world: &mut World) {
     world.net.count("ambush");
     let others: Vec<NodeId> = world.nodes.iter().map(|node| node.id).filter(|id| *id != holder).collect();
     for other in others {
-        let dies = world.net.now + world.net.millis(1..1500);
+        let dies = world.net.now + world.net.leases(1..150);
         if world.net.rng.u8(0..3) > 0 {
             world.net.at(dies, Due::Kill(other));
         }
@@ -182,11 +281,11 @@ fn group(world: &mut World) -> GroupName {
 }
 
 fn short_or_long(world: &mut World) -> Duration {
-    if world.net.rng.bool() { world.net.millis(1..100) } else { world.net.millis(100..4000) }
+    if world.net.rng.bool() { world.net.leases(1..10) } else { world.net.leases(10..400) }
 }
 
 fn dies_between_steps(world: &mut World, victim: NodeId) {
-    let (steps, pause) = (world.net.rng.u32(0..8), short_or_long(world) + Duration::from_millis(300));
+    let (steps, pause) = (world.net.rng.u32(0..8), short_or_long(world) + world.net.leases(30..31));
     world.net.at(world.net.now + pause, Due::Start(victim));
     if let Some(node) = world.node(victim) {
         node.dies_in = Some(steps);
@@ -200,7 +299,7 @@ fn dies_between_steps(world: &mut World, victim: NodeId) {
 }
 
 fn loses_power(world: &mut World, victim: NodeId) {
-    let pause = world.net.millis(200..4000);
+    let pause = world.net.leases(20..400);
     world.kill(victim, "lost power", pause);
     let World { net, nodes, .. } = world;
     if let Some(node) = nodes.iter_mut().find(|node| node.id == victim) {
@@ -212,7 +311,7 @@ fn loses_power(world: &mut World, victim: NodeId) {
 }
 
 fn freezes(world: &mut World, victim: NodeId) {
-    let until = world.net.now + world.net.millis(5..3500);
+    let until = world.net.now + world.net.leases(1..350);
     world.net.count("frozen");
     world.net.note(victim, || "freezes".to_owned());
     if let Some(node) = world.node(victim) {
@@ -222,7 +321,7 @@ fn freezes(world: &mut World, victim: NodeId) {
 
 fn suspends(world: &mut World, victim: NodeId) {
     let now = world.net.now;
-    let until = now + world.net.millis(5..3500);
+    let until = now + world.net.leases(1..350);
     world.net.count("suspended");
     world.net.note(victim, || "is suspended".to_owned());
     world.net.at(until, Due::Resume(victim));
@@ -233,7 +332,7 @@ fn suspends(world: &mut World, victim: NodeId) {
 }
 
 fn cut(world: &mut World, links: BTreeSet<(NodeId, NodeId)>) {
-    let (id, until) = (world.net.next_epoch(), world.net.now + world.net.millis(50..5000));
+    let (id, until) = (world.net.next_epoch(), world.net.now + world.net.leases(5..500));
     world.net.note(NodeId(0), || format!("cut {links:?} until {until:?}"));
     world.net.cuts.insert(id, links);
     world.net.at(until, Due::Uncut(id));
@@ -253,7 +352,7 @@ fn splits_the_lan(world: &mut World) {
     let side: Vec<(NodeId, bool)> =
         world.net.directors.clone().into_iter().map(|id| (id, world.net.rng.bool())).collect();
     let pairs = side.iter().flat_map(|(a, x)| side.iter().filter(move |(_, y)| x != y).map(move |(b, _)| (*a, *b)));
-    let (id, until) = (world.net.next_epoch(), world.net.now + world.net.millis(50..3000));
+    let (id, until) = (world.net.next_epoch(), world.net.now + world.net.leases(5..300));
     world.net.count("LAN split");
     world.net.lan_cuts.insert(id, pairs.collect());
     world.net.at(until, Due::Uncut(id));
@@ -303,7 +402,7 @@ fn campaigns(world: &mut World) {
 
 fn gives_up_a_group(world: &mut World, victim: NodeId) {
     let group = group(world);
-    let back = world.net.now + world.net.millis(1..3000);
+    let back = world.net.now + world.net.leases(1..300);
     world.net.at(back, Due::Want(victim, group.clone()));
     world.net.count("group refused");
     world.wish(victim, &group, false);
@@ -367,7 +466,7 @@ fn stops(world: &mut World, victim: NodeId) {
     let now = node.clocks.read(net.now);
     net.note(victim, || "gets SIGTERM".to_owned());
     node.hold(net, now, Event::Stop);
-    let back = net.now + net.millis(500..4000);
+    let back = net.now + net.leases(50..400);
     net.at(back, Due::Start(victim));
 }
 

@@ -25,8 +25,8 @@ pub struct Gate {
     /// The token is for the checks: a kernel knows none.
     held: BTreeMap<GroupName, (Token, Vec<IpAddr>)>,
     until: Option<Until>,
-    /// When the process that works this gate last ran, and its L.
-    served: (Time, Duration),
+    /// S4: when it must be shut if its process does nothing any more.
+    at_latest: Time,
 }
 
 /// The ends of the session's element.
@@ -48,7 +48,7 @@ pub struct Arming {
 
 impl Gate {
     pub fn new(id: GateId, kind: Kind) -> Self {
-        Self { id, kind, held: BTreeMap::new(), until: None, served: (Time::ZERO, Duration::ZERO) }
+        Self { id, kind, held: BTreeMap::new(), until: None, at_latest: Time::ZERO }
     }
 
     /// Computes how long the element may live; `None` when nothing is left.
@@ -81,19 +81,18 @@ impl Gate {
         self.held.clear();
     }
 
-    /// Its process runs.
+    /// Its process, whose session has this L, runs.
     pub fn served(&mut self, t: Time, ttl: Duration) {
-        self.served = (t, ttl);
-    }
-
-    /// S4: when the gate must be shut if its process does nothing any more.
-    pub fn at_latest(&self) -> Time {
         let late = match self.kind {
             Kind::Nftables => LATENESS,
             Kind::Latest(late) => late,
         };
-        let (ran, ttl) = self.served;
-        ran + (ttl + late) * (MILLION + 2 * DRIFT_PPM) / MILLION
+        self.at_latest = t + (ttl + late) * (MILLION + 2 * DRIFT_PPM) / MILLION;
+    }
+
+    /// S4: when the gate must be shut if its process does nothing any more.
+    pub fn at_latest(&self) -> Time {
+        self.at_latest
     }
 
     /// Whether anything answers now.

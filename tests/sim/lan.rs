@@ -52,7 +52,8 @@ const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 66));
 impl Lan {
     pub fn any(rng: &mut fastrand::Rng) -> Self {
         let legacy = if rng.u8(0..3) == 0 { vec![LEGACY] } else { Vec::new() };
-        let interval = Duration::from_millis([100, 300, 1000][rng.usize(0..3)]);
+        let most = if legacy.is_empty() { 3 } else { 2 };
+        let interval = Duration::from_millis([100, 300, 1000][rng.usize(0..most)]);
         Self { interval, legacy: LegacyPeers::Only(legacy), heard: BTreeMap::new() }
     }
 
@@ -62,14 +63,15 @@ impl Lan {
     }
 
     fn format(&self, group: &str) -> Format {
+        let vrid = group.bytes().fold(1, |vrid, byte| vrid ^ byte).max(1);
         Format {
             family: Family::V4,
             version: Version::V3,
-            vrid: group.bytes().fold(1, |vrid, byte| vrid ^ byte).max(1),
+            vrid,
             interval: self.interval,
             auth: Auth::None,
             checksum: Form::Pseudo,
-            addresses: Vec::new(),
+            addresses: vec![IpAddr::V4(Ipv4Addr::new(203, 0, 113, vrid))],
             unicast: None,
         }
     }
@@ -261,7 +263,7 @@ fn forge(net: &mut Net, group: &str, source: IpAddr, priority: u8, damaged: bool
 /// Promises that nobody gave, and a Renew in another's name.
 pub fn forge_leases(net: &mut Net, nodes: &[Node]) {
     let Some(process) = nodes.iter().find_map(|node| node.process.as_ref()) else { return };
-    let membership = Membership { learners: Default::default(), ..process.raft.effective() };
+    let membership = Membership { learners: Default::default(), ..Membership::clone(&process.raft.effective()) };
     for (sid, session) in process.raft.state.sessions.clone() {
         let (seq, random) = (net.rng.u64(1..200), net.rng.u64(..));
         for voter in membership.voters() {

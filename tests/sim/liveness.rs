@@ -362,10 +362,9 @@ impl World {
     }
 
     fn heal(&mut self) {
-        self.net.hostile = false;
         self.net.cuts.clear();
         self.net.lan_cuts.clear();
-        self.net.forget_orders();
+        self.net.heals();
         self.net.note(NodeId(0), || "HEALED".to_owned());
         let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         for id in &ids {

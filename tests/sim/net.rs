@@ -1,6 +1,7 @@
 //! Time, the network and chance: everything that the nodes of one schedule share.
 
 use crate::clocks::Time;
+use crate::faults;
 use crate::lan::{Lan, Packet};
 use crate::raft::Rpc;
 use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
@@ -12,6 +13,9 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// No message of a storm is later than this once it is over.
+const LATE: Duration = Duration::from_millis(100);
 
 /// What goes from node to node.
 #[derive(Clone, Debug)]
@@ -85,6 +89,8 @@ pub struct Net {
     pub rng: fastrand::Rng,
     /// Whether faults happen.
     pub hostile: bool,
+    /// When they ended.
+    pub healed: Option<Time>,
     /// Directed links that pass nothing, by the cut that made them.
     pub cuts: BTreeMap<u64, BTreeSet<(NodeId, NodeId)>>,
     /// The same on the LAN, which is another network.
@@ -92,8 +98,10 @@ pub struct Net {
     pub lan: Lan,
     /// Everybody with a place on the LAN.
     pub directors: Vec<NodeId>,
-    /// The longest time between two faults, in milliseconds: some mistakes show in a storm, some between two blows.
+    /// The longest time between two faults, in hundredths of L: some mistakes show in a storm, some between two blows.
     pub calm: u64,
+    /// What goes wrong most.
+    pub family: usize,
     /// Lost messages per thousand.
     pub loss: u32,
     /// Messages of the lease plane per thousand that come late: in bad times it is most of them.
@@ -129,24 +137,29 @@ pub struct Net {
 impl Net {
     pub fn new(seed: u64, told: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 1000, 2000][rng.usize(0..3)]);
-        let terms = [any(&mut rng), any(&mut rng)];
+        // Mostly short ones: what goes wrong in terms of L goes wrong sooner.
+        let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 300, 300, 300, 1000, 2000][rng.usize(0..6)]);
+        let ttl = any(&mut rng);
+        let terms = [ttl, if rng.bool() { ttl } else { any(&mut rng) }];
         let wide = terms.iter().all(|ttl| *ttl >= Duration::from_secs(1)) && rng.bool();
         let base = if wide { Duration::from_millis(20) } else { Duration::ZERO };
-        let calm = [600, 1500, 3000, 5000][rng.usize(0..4)];
+        let calm = [15, 40, 100, 250][rng.usize(0..4)];
         // That of nf_tables, and that of address lifetimes where there is no better gate.
         let lateness = [LATENESS, LATENESS * 20][rng.usize(0..2)];
         let late = [15, 15, 100, 400][rng.usize(0..4)];
         let lan = Lan::any(&mut rng);
+        let family = faults::any_family(&mut rng);
         Self {
             now: Time::ZERO,
             rng,
             hostile: true,
+            healed: None,
             cuts: BTreeMap::new(),
             lan_cuts: BTreeMap::new(),
             lan,
             directors: Vec::new(),
             calm,
+            family,
             loss: 10,
             late,
             live: false,
@@ -182,6 +195,12 @@ impl Net {
     /// Whether something of this many per thousand happens, while faults do.
     pub fn chance(&mut self, per_mille: u32) -> bool {
         self.hostile && self.rng.u32(0..1000) < per_mille
+    }
+
+    /// So many hundredths of the schedule's longer L.
+    pub fn leases(&mut self, range: std::ops::Range<u64>) -> Duration {
+        let hundredth = u64::try_from(self.terms[0].max(self.terms[1]).as_micros()).unwrap_or(u64::MAX) / 100;
+        Duration::from_micros(self.rng.u64(range.start * hundredth..range.end * hundredth))
     }
 
     pub fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
@@ -237,11 +256,17 @@ impl Net {
         Some(due)
     }
 
-    /// What people and the leader have asked for and what is still on its way would fall into a calm time.
-    pub fn forget_orders(&mut self) {
+    /// The faults end. What people and the leader have asked for and what is very late would fall into a calm time: there a
+    /// Renew of somebody who is dead by then would have the voters wait for Lg from its arrival.
+    pub fn heals(&mut self) {
+        self.hostile = false;
+        self.healed = Some(self.now);
+        let late = self.now + LATE;
         self.queue.retain(|Reverse(item)| match &item.due {
             Due::Process { what: What::Heard(_, msg), .. } => {
-                !matches!(**msg, Msg::Move(..) | Msg::Propose(Command::Pin { .. } | Command::Drain { .. }, _))
+                let order =
+                    matches!(**msg, Msg::Move(..) | Msg::Propose(Command::Pin { .. } | Command::Drain { .. }, _));
+                !order && item.at < late
             }
             Due::Process { .. }
             | Due::Start(_)
@@ -291,14 +316,14 @@ impl Net {
             Msg::Raft(_) | Msg::Move(..) | Msg::Packet(_) | Msg::Forged(_) => 15,
         };
         if self.chance(late) {
-            let most = [100, 500, 2500][self.rng.usize(0..3)];
-            span += self.millis(0..most);
+            let most = [10, 50, 250][self.rng.usize(0..3)];
+            span += self.leases(0..most);
             self.count("message late");
         } else if self.chance(50) {
             span += self.millis(0..60);
         }
         if self.chance(8) {
-            let again = span + self.millis(0..1200);
+            let again = span + self.leases(0..120);
             self.count("message doubled");
             self.deliver(again, from, to, msg.clone());
         }

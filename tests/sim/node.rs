@@ -17,6 +17,7 @@ use hamesh_raft::command::{Command, GateId, GroupName, Leadership, NodeId, Role,
 use hamesh_raft::membership::Membership;
 use hamesh_raft::state::{Candidate, Session};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a registration may stay without effect before it is made again.
@@ -72,7 +73,9 @@ pub struct Process {
     leading: Option<Leadership>,
     registering: Option<Time>,
     /// The membership that was applied last.
-    voting: Membership,
+    voting: Arc<Membership>,
+    /// What the grantor was told last of what is heard on the LAN.
+    heard: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>,
 }
 
 impl Process {
@@ -120,7 +123,8 @@ impl Node {
             generation: 0,
             leading: None,
             registering: None,
-            voting: self.disk.snapshot.membership.clone(),
+            voting: Arc::new(self.disk.snapshot.membership.clone()),
+            heard: BTreeMap::new(),
         });
         self.began = t;
         self.start_routers(net, now);
@@ -203,9 +207,12 @@ impl Node {
         let Some(process) = self.process.as_mut().filter(|process| process.raft.is_leader()) else { return };
         let own = process.voter.sessions().filter_map(|sid| Some((sid, process.voter.known(now, sid)?))).collect();
         let replicating = process.raft.replicating(net.now.saturating_sub(Duration::from_millis(400)));
-        let mut actions = process.grantor.handle(now, grantor::Event::Hears(self.hears.clone()));
-        actions.extend(process.grantor.handle(now, grantor::Event::Replicating(replicating)));
-        actions.extend(process.grantor.handle(now, grantor::Event::Tick(own)));
+        if process.heard != self.hears {
+            process.heard.clone_from(&self.hears);
+            process.grantor.handle(now, grantor::Event::Hears(self.hears.clone()));
+        }
+        process.grantor.handle(now, grantor::Event::Replicating(replicating));
+        let actions = process.grantor.handle(now, grantor::Event::Tick(own));
         self.grant(net, actions);
     }
 
@@ -410,6 +417,7 @@ impl Node {
                 }
                 net.applied.push((id, index, state.clone()));
                 process.voter.handle(now, voter::Event::Applied(index, &state, &membership));
+                let membership = Membership::clone(&membership);
                 let event = grantor::Event::Applied(state.clone(), membership.clone());
                 let actions = process.grantor.handle(now, event);
                 self.grant(net, actions);

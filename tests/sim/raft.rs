@@ -63,7 +63,9 @@ pub struct Raft {
     commit: u64,
     pub applied: u64,
     pub state: Arc<State>,
-    pub membership: Membership,
+    pub membership: Arc<Membership>,
+    /// The membership in force: the last in the log.
+    effective: Arc<Membership>,
     pub leader: Option<NodeId>,
     pub election_at: Time,
     beat_at: Time,
@@ -85,13 +87,15 @@ impl Raft {
             commit: index,
             applied: index,
             state,
-            membership,
+            effective: Arc::new(membership.clone()),
+            membership: Arc::new(membership),
             leader: None,
             election_at,
             beat_at: Time::ZERO,
             out: vec![Out::Applied],
         };
         raft.durable = raft.last().1;
+        raft.find_effective();
         for (at, entry) in (index + 1..).zip(&raft.log) {
             raft.out.push(Out::Appended(at, entry.clone()));
         }
@@ -134,7 +138,7 @@ impl Raft {
             index: self.applied,
             by: self.by_at(self.applied).unwrap_or_default(),
             state: self.state.clone(),
-            membership: self.membership.clone(),
+            membership: Membership::clone(&self.membership),
         }
     }
 
@@ -166,9 +170,14 @@ impl Raft {
     }
 
     /// The membership in force: the last in the log.
-    pub fn effective(&self) -> Membership {
-        let found = (self.base.1 + 1..).zip(&self.log).filter_map(|(index, entry)| membership_of(index, entry)).last();
-        found.unwrap_or_else(|| self.membership.clone())
+    pub fn effective(&self) -> Arc<Membership> {
+        self.effective.clone()
+    }
+
+    fn find_effective(&mut self) {
+        let found = (self.base.1 + 1..=self.last().1).rev().zip(self.log.iter().rev());
+        let found = found.into_iter().find_map(|(index, entry)| membership_of(index, entry));
+        self.effective = found.map_or_else(|| self.membership.clone(), Arc::new);
     }
 
     /// Appends under the leadership `under`; false when that is over.
@@ -364,6 +373,9 @@ impl Raft {
 
     fn append(&mut self, entry: Arc<Entry>) {
         self.log.push(entry.clone());
+        if let Some(membership) = membership_of(self.last().1, &entry) {
+            self.effective = Arc::new(membership);
+        }
         self.out.push(Out::Appended(self.last().1, entry));
     }
 
@@ -371,6 +383,7 @@ impl Raft {
         assert!(from > self.commit, "a committed entry is truncated: the model of Raft is wrong");
         self.log.truncate(self.offset(from));
         self.durable = self.durable.min(from - 1);
+        self.find_effective();
         self.out.push(Out::Truncated(from));
     }
 
@@ -390,7 +403,8 @@ impl Raft {
         self.durable = self.durable.max(snapshot.index);
         self.base = (snapshot.by, snapshot.index);
         (self.commit, self.applied, self.verified) = (snapshot.index, snapshot.index, snapshot.index);
-        (self.state, self.membership) = (snapshot.state, snapshot.membership);
+        (self.state, self.membership) = (snapshot.state, Arc::new(snapshot.membership));
+        self.find_effective();
         self.out.extend([Out::Installed, Out::Applied, Out::Flushed(snapshot.index)]);
     }
 
@@ -450,7 +464,7 @@ impl Raft {
                 self.out.extend(expires.filter(|_| outcome == Outcome::Done));
             }
             if let Some(membership) = membership_of(index, &entry) {
-                self.membership = membership;
+                self.membership = Arc::new(membership);
             }
             self.applied = index;
         }

@@ -25,14 +25,15 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub groups: Vec<GroupName>,
     pub checks: Checks,
-    heals: Time,
+    ends: Time,
+    heals: bool,
 }
 
 impl World {
     pub fn new(seed: u64, told: bool) -> Self {
         let mut net = Net::new(seed, told);
-        let size = net.rng.u8(2..=6);
-        let ids: Vec<NodeId> = (1..=u64::from(size)).map(NodeId).collect();
+        let size = [2, 3, 3, 3, 4, 5, 5, 6][net.rng.usize(0..8)];
+        let ids: Vec<NodeId> = (1..=size).map(NodeId).collect();
         let voters = *net.rng.choice([1usize, 3, 3, 3, 5, 5].iter()).unwrap_or(&1);
         let voters = voters.min(if ids.len() % 2 == 1 { ids.len() } else { ids.len() - 1 });
         let witness = (ids.len() > 2 && net.rng.bool()).then(|| ids[net.rng.usize(0..voters)]);
@@ -72,18 +73,19 @@ impl World {
             let at = net.millis(0..50);
             net.at(at, Due::Start(*id));
         }
-        let begin = net.millis(700..1500);
+        let begin = net.millis(250..600);
         net.at(begin, Due::Fault);
-        let heals = begin + net.millis(3000..14_000);
-        let mut world = Self { net, nodes, groups, checks: Checks::default(), heals };
+        let ends = begin + net.leases(150..500);
+        let heals = net.rng.u8(0..12) == 0;
+        let mut world = Self { net, nodes, groups, checks: Checks::default(), ends, heals };
         world.want_everything();
         world
     }
 
     /// Runs to the end or to the first violation.
     pub fn run(&mut self) {
-        self.run_until(self.heals);
-        if self.checks.violation.is_none() {
+        self.run_until(self.ends);
+        if self.checks.violation.is_none() && self.heals {
             self.recover();
         }
         let Self { net, nodes, .. } = self;
@@ -157,7 +159,7 @@ impl World {
         let read = now.unwrap_or_else(|| node.clocks.read(t));
         if now.is_none() && net.chance(1) {
             // Frozen between reading the clock and acting on it.
-            node.frozen = t + net.millis(1..2500);
+            node.frozen = t + net.leases(1..250);
             net.count("frozen between clock and act");
             net.note(id, || "freezes with the clock in its hand".to_owned());
             // It dies with this process, and so does its reading of this boot's clocks.

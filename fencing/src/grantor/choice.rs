@@ -41,11 +41,15 @@ impl Candidates<'_> {
     pub(super) fn ordered(&self) -> Option<Sid> {
         let holder = self.state.holder(self.group)?;
         let at = self.state.holder_node(self.group)?;
+        let pinned = self.state.groups.get(self.group)?.pinned;
+        let drained = self.state.members.get(&at).is_some_and(|member| member.drained);
+        if !drained && pinned.is_none_or(|node| node == at) {
+            return None;
+        }
         let goes = |sid: &Sid| {
             let node = self.state.sessions.get(sid).map(|session| session.node);
-            *sid != holder.sid && node.is_some_and(|node| self.state.is_pinned(self.group, node))
+            *sid != holder.sid && node.is_some() && node == pinned
         };
-        let drained = self.state.members.get(&at).is_some_and(|member| member.drained);
         self.fit().into_iter().find(|sid| goes(sid) || (drained && *sid != holder.sid))
     }
 
@@ -58,15 +62,17 @@ impl Candidates<'_> {
             return None;
         }
         let priority = self.state.groups.get(self.group)?.candidates.get(&holder.sid).map_or(0, |c| c.priority);
-        self.fit().into_iter().find(|sid| {
-            self.all().any(|(other, session, candidate)| {
-                other == *sid
-                    && candidate.preempt
-                    && candidate.priority > priority
-                    && candidate.definition == holder.definition
-                    && self.hearing(session.node) == Some(Hearing::Holder)
-            })
-        })
+        let better = |(_, session, candidate): &(Sid, &Session, &Candidate)| {
+            candidate.preempt
+                && candidate.priority > priority
+                && candidate.definition == holder.definition
+                && self.hearing(session.node) == Some(Hearing::Holder)
+        };
+        let better: BTreeSet<Sid> = self.all().filter(better).map(|(sid, ..)| sid).collect();
+        if better.is_empty() {
+            return None;
+        }
+        self.fit().into_iter().find(|sid| better.contains(sid))
     }
 
     /// The best of those that do not hear the holder and hear others, if they are most of the candidates (V10).

@@ -227,6 +227,20 @@ fn a_grantee_that_a_quorum_has_not_seen_acting_is_fenced() {
 }
 
 #[test]
+fn a_leader_that_has_just_started_lets_lg_pass() {
+    let mut bench = Bench::new();
+    bench.fence();
+    bench.now = at(3000);
+    bench.grantor = Grantor::new(bench.now);
+    bench.applied(&voters(1, &[1, 2, 3]));
+    bench.grantor.handle(bench.now, Event::Leads(Some(BY)));
+    let old = known(9000, 0, true);
+    assert_eq!(bench.tick(3100, &[(1, old), (2, old)]), [], "it may have changed the voters before");
+    assert_eq!(bench.tick(4012, &[(1, old), (2, old)]), []);
+    assert_eq!(bench.tick(4014, &[(1, old), (2, old)]).len(), 1);
+}
+
+#[test]
 fn a_release_names_a_candidate_that_can_take_it() {
     let mut bench = Bench::new();
     bench.tick(100, &[]);

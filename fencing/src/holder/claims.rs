@@ -1,14 +1,14 @@
 //! What one session does about each group that the applied state gives it.
 
-use super::Action;
+use super::{Action, Wish};
 use crate::clock::Moment;
 use crate::record::MayAct;
-use hamesh_raft::command::{Command, Definition, GroupName, Sid, Token};
+use hamesh_raft::command::{Command, GroupName, Sid, Token};
 use hamesh_raft::state::State;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The groups of one session.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Claims {
     groups: BTreeMap<GroupName, Claim>,
     /// The may-act record's pairs: written before a claim, removed before its Release is sent.
@@ -19,7 +19,7 @@ pub(super) struct Claims {
     predecessor_until: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Claim {
     token: Token,
     step: Step,
@@ -28,7 +28,7 @@ struct Claim {
     proposed: Option<Moment>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     /// The kernel goes on as the killed predecessor left it.
     Resumed,
@@ -148,14 +148,15 @@ impl Claims {
         sid: Sid,
         state: &State,
         stopping: bool,
-        wanted: &BTreeMap<GroupName, Definition>,
+        wishes: &BTreeMap<GroupName, Wish>,
         actions: &mut Vec<Action>,
         record: MayAct,
     ) {
         self.forget_lost(sid, state, actions);
         for (group, holder) in state.held_by(sid) {
             let (token, definition) = (holder.token, &holder.definition);
-            let wish = wanted.get(group).filter(|wish| *wish == definition && !stopping);
+            let fits = |wish: &&Wish| wish.wanted && wish.candidate.definition == *definition && !stopping;
+            let wish = wishes.get(group).filter(fits);
             match self.groups.get_mut(group) {
                 None => {
                     let Some(predecessor_until) = self.predecessor_until else { continue };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The promises of one session.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Promises {
     /// `t0 + L` of the best transmission that a quorum acked.
     deadline: Option<Moment>,
@@ -22,7 +22,7 @@ pub(super) struct Promises {
     given_up: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Transmission {
     t0: Moment,
     /// Acks count together only under one and the same membership (V5).
