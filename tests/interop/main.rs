@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// hamesh and keepalived on one LAN, in every dialect.
 #[derive(Parser, Debug)]
 struct Options {
-    /// Watch for flapping for 15 s instead of 60 s
+    /// Watch for flapping for 5 s, and send what is hostile for 15 s, instead of 60 s each
     #[arg(long)]
     short: bool,
     /// Only this dialect, by its name in the output
@@ -83,15 +83,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let watch = if options.short { 15 } else { 60 };
+    let (watch, seconds) = if options.short { (5, 15) } else { (60, 60) };
     let dialects = DIALECTS.map(|dialect| (Beside::Keepalived, dialect)).into_iter();
     let beside = dialects.chain(FRR.map(|dialect| (Beside::Frr, dialect))).map(|(whom, (name, dialect))| {
         (name.to_owned(), Box::new(move |dir: &Path| play(whom, dialect, Duration::from_secs(watch), dir)) as Act)
     });
     let hostile = HOSTILE.map(|(name, dialect)| {
-        (format!("hostile {name}"), Box::new(move |dir: &Path| hostile::judged(dialect, watch, dir)) as Act)
+        (format!("hostile {name}"), Box::new(move |dir: &Path| hostile::judged(dialect, seconds, dir)) as Act)
     });
-    let flood = ("hostile lower".to_owned(), Box::new(move |dir: &Path| hostile::not_multiplied(watch, dir)) as Act);
+    let flood = ("hostile lower".to_owned(), Box::new(move |dir: &Path| hostile::not_multiplied(seconds, dir)) as Act);
     let (mut passed, mut failed) = (0, 0);
     let together = ("sync group".to_owned(), Box::new(sync::together) as Act);
     for (name, act) in beside.chain(hostile).chain([flood, together]) {
