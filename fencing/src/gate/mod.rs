@@ -286,7 +286,7 @@ impl Gate {
         Ok(self.persistent() || self.kernel.generation().map_err(unread)? == self.generation)
     }
 
-    /// Writes the whole gate anew in one transaction: what is held, and the session until its last deadline.
+    /// Writes the whole gate anew, shut, with what is held; then opens it until its last deadline.
     ///
     /// # Errors
     /// As [`Gate::arm`].
@@ -296,9 +296,11 @@ impl Gate {
         requests.extend(rules::whole(self.id, self.abilities, &self.devices.names(), &guarded, &held));
         requests.extend(everywhere(|table| local::fill(table, &self.local)));
         self.generation = self.kernel.generation().map_err(unread)?;
+        // To make the tables takes longer than a hand may take to arm them: the kernel waits for its hooks.
+        self.commit(&requests)?;
         match self.deadline {
-            Some(deadline) if arming(deadline).is_some() => self.timed(deadline, requests),
-            Some(_) | None => self.commit(&requests),
+            Some(deadline) if arming(deadline).is_some() => self.timed(deadline, Vec::new()),
+            Some(_) | None => Ok(()),
         }
     }
 
