@@ -128,8 +128,9 @@ fn echo(socket: &UdpSocket, name: &str) -> nix::Result<()> {
 struct Heard {
     last: Instant,
     from: String,
-    /// Longer than [`PERIOD`].
     outages: Vec<(Instant, Instant)>,
+    /// From the last answer of one host to the first of the next.
+    changes: Vec<(Instant, Instant)>,
     asked: u64,
     answers: BTreeMap<String, u64>,
     late: Vec<(Instant, Duration)>,
@@ -158,6 +159,7 @@ impl Client {
             last: now,
             from: String::new(),
             outages: Vec::new(),
+            changes: Vec::new(),
             asked: 0,
             answers: BTreeMap::new(),
             late: Vec::new(),
@@ -200,13 +202,13 @@ impl Client {
         inside.filter(|(start, end)| end.saturating_duration_since(*start) > SILENCE).collect()
     }
 
-    /// The longest time in `[from, to]` without an answer, also one that is no outage; [`PERIOD`] and more is always there.
+    /// In `[from, to]`, the longest time between the last answer of one host and the first of the next; `None` when it stayed
+    /// one host. Pauses of this machine at other times are not in it.
     #[must_use]
-    pub fn silence(&self, from: Instant, to: Instant) -> Duration {
+    pub fn change(&self, from: Instant, to: Instant) -> Option<Duration> {
         let heard = lock(&self.heard);
-        let spans =
-            heard.outages.iter().map(|(start, end)| (*end).min(to).saturating_duration_since((*start).max(from)));
-        spans.max().unwrap_or_default().max(PERIOD)
+        let inside = heard.changes.iter().filter(|(start, end)| *start >= from && *end <= to);
+        inside.map(|(start, end)| *end - *start).max()
     }
 
     /// The longest of the [`Client::outages`].
@@ -260,12 +262,13 @@ fn listen(socket: &UdpSocket, until: Instant, sequence: u64, record: &Mutex<Hear
         let now = Instant::now();
         let name = String::from_utf8_lossy(name);
         let mut heard = lock(record);
-        if now.saturating_duration_since(heard.last) > PERIOD {
+        if now.saturating_duration_since(heard.last) > SILENCE {
             let outage = (heard.last, now);
             heard.outages.push(outage);
         }
-        heard.last = now;
+        let before = std::mem::replace(&mut heard.last, now);
         if heard.from != name {
+            heard.changes.push((before, now));
             heard.from = name.clone().into_owned();
         }
         *heard.answers.entry(name.into_owned()).or_default() += 1;

@@ -38,8 +38,8 @@ pub struct Bench {
 pub enum Measure {
     /// The longest time without an answer.
     Gap,
-    /// The same to the millisecond, for what is measured and not only bounded.
-    Silence,
+    /// To the millisecond, from the last answer of one owner to the first of the next.
+    Change,
     /// The time from the fault until the VIP is answered and stays so; blinks of a planned move apart.
     Again,
 }
@@ -178,9 +178,9 @@ impl Bench {
         let figures = Figures {
             figure: match seen.measure {
                 Measure::Gap => gap,
-                Measure::Silence => {
-                    let silences = self.scene.clients.iter().map(|(client, _)| client.silence(seen.from, seen.to));
-                    silences.max().unwrap_or_default()
+                Measure::Change => {
+                    let changes = self.scene.clients.iter().map(|(client, _)| client.change(seen.from, seen.to));
+                    changes.max().flatten().context("no client has seen the owner change")?
                 }
                 Measure::Again => ends.max().unwrap_or_default(),
             },

@@ -103,7 +103,7 @@ fn vip_move(bench: &mut Bench, number: u32) -> Result<Seen> {
     sleep(Duration::from_millis(1500));
     let owner = bench.scene.settled(Duration::from_millis(200), Duration::from_secs(5))?;
     ensure!(owner == other, "moved to {other}, and {owner} answers");
-    let moved = seen(from, Measure::Silence, BLINK, said.trim().to_owned());
+    let moved = seen(from, Measure::Change, BLINK, said.trim().to_owned());
     bench.cluster.command(WITNESS, &["vip", "unpin", GROUP])?;
     bench.whole()?;
     Ok(moved)
