@@ -47,7 +47,7 @@ impl Told {
         self.host.dir().join("run/told")
     }
 
-    /// What scripts wrote down: `<argument>... token`, a line each.
+    /// What scripts wrote down: `<argument>... token`, a line each and one write each, because two scripts run at once.
     fn scripts(&self) -> String {
         fs::read_to_string(self.file()).unwrap_or_default()
     }
@@ -130,7 +130,8 @@ fn script(dir: &Path) -> Result<PathBuf> {
     let script = dir.join("tell");
     let text = "#!/bin/sh
 if [ -e /run/hang ]; then sleep 600; fi
-{ printf '<%s>' \"$@\"; echo \" ${HAMESH_TOKEN:-none}\"; } >>/run/told
+line=$(printf '<%s>' \"$@\")
+echo \"$line ${HAMESH_TOKEN:-none}\" >>/run/told
 ";
     fs::write(&script, text)?;
     fs::set_permissions(&script, PermissionsExt::from_mode(0o755))?;
