@@ -33,8 +33,8 @@ pub(super) struct Cluster {
     pub syncs: Vec<sync::Draft>,
 }
 
-/// Reads the file; `None` after syntax errors. `director` is the name of this node, if it may hold VIPs.
-pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> Option<Cluster> {
+/// Reads the file; `None` after syntax errors. `director` is this node, if it may hold VIPs.
+pub(super) fn read(source: &Arc<Source>, director: Option<Director<'_>>, log: &Log) -> Option<Cluster> {
     let table = parse(source, log)?;
     let root = Section::root(&table, source, log);
     let lease = root.section("lease").map_or_else(LeaseProfile::default, |section| read_lease(section, log));
@@ -90,7 +90,7 @@ fn custom_lease(ttl: &Located<std::time::Duration>, log: &Log) -> LeaseProfile {
 fn read_group(
     name: Located<String>,
     section: Section<'_>,
-    director: Option<&str>,
+    director: Option<Director<'_>>,
     scripts: &BTreeMap<String, Script>,
     log: &Log,
 ) -> group::Draft {
@@ -124,7 +124,7 @@ fn read_group(
             .get("excluded_addresses")
             .and_then(|value| read_list_of_addresses(value, log))
             .unwrap_or_default(),
-        priority: read_priority(&section, &name.value, director, log),
+        priority: read_rack_weight(&section, read_priority(&section, &name.value, director, log), director, log),
         nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
         auth: section.get("authentication").and_then(|value| read_auth(value, version, log)).unwrap_or_default(),
         checksum: checksum.map(|form| form.value).unwrap_or_default(),
@@ -205,14 +205,14 @@ fn read_peers(value: Value<'_>, group: Option<Family>, log: &Log) -> Option<Vec<
 }
 
 /// One address, or one for each node; a node without one takes the interface's.
-fn read_source(value: Value<'_>, director: Option<&str>) -> Option<Located<IpAddr>> {
+fn read_source(value: Value<'_>, director: Option<Director<'_>>) -> Option<Located<IpAddr>> {
     let address = |value: Value<'_>| value.parsed("an address", "10.0.0.11");
     if !value.is_table() {
         return address(value);
     }
     let nodes: Vec<_> =
         value.table()?.entries().into_iter().filter_map(|(node, value)| Some((node.value, address(value)?))).collect();
-    nodes.into_iter().find(|(node, _)| director == Some(node)).map(|(_, source)| source)
+    nodes.into_iter().find(|(node, _)| director.is_some_and(|director| director.name == node)).map(|(_, source)| source)
 }
 
 /// `{ peers = ["10.0.0.11", { address = "10.1.0.12", min_ttl = 250 }] }`.
@@ -242,7 +242,7 @@ fn read_unicast(value: Value<'_>) -> Option<Located<Unicast>> {
 }
 
 /// One number for every node, or one for each that may hold the group.
-fn read_priority(section: &Section<'_>, group: &str, director: Option<&str>, log: &Log) -> Option<u8> {
+fn read_priority(section: &Section<'_>, group: &str, director: Option<Director<'_>>, log: &Log) -> Option<u8> {
     let Some(value) = section.get("priority") else {
         return director.map(|_| DEFAULT_PRIORITY);
     };
@@ -254,7 +254,7 @@ fn read_priority(section: &Section<'_>, group: &str, director: Option<&str>, log
     let entries = value.table()?.entries();
     let nodes: Vec<_> =
         entries.into_iter().filter_map(|(node, v)| Some((node.value, v.integer(1..=255)?.value))).collect();
-    let director = director?;
+    let director = director?.name;
     let mine = nodes.iter().find(|(node, _)| node == director).map(|(_, priority)| *priority);
     if mine.is_none() {
         let message = format!("this node, `{director}`, has no priority for `{group}` and will never hold it");
@@ -277,6 +277,29 @@ fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
         let message = "`authentication` needs either `pass_file` or `ah_file`";
         log.add(Diagnostic::error(&place, message));
     }
+/// `{ r1 = 50, r2 = -20 }`: which racks the group prefers. Added to the priority of the directors that stand there.
+fn read_rack_weight(
+    section: &Section<'_>,
+    priority: Option<u8>,
+    director: Option<Director<'_>>,
+    log: &Log,
+) -> Option<u8> {
+    let Some(value) = section.get("rack_weight") else { return priority };
+    let entries = value.table()?.entries();
+    let racks: Vec<_> =
+        entries.into_iter().filter_map(|(rack, v)| Some((rack.value, v.integer(-254..=254)?))).collect();
+    let rack = director?.rack;
+    let (priority, Some((_, weight))) = (priority?, racks.into_iter().find(|(name, _)| name == rack)) else {
+        return priority;
+    };
+    let sum = i16::from(priority) + weight.value;
+    u8::try_from(sum).ok().filter(|sum| *sum > 0).or_else(|| {
+        let message = format!("with the weight of rack `{rack}` this node's priority is {sum}");
+        log.add(Diagnostic::error(&weight.place, message).help("a priority is 1 to 255: change one of the two"));
+        None
+    })
+}
+
     let file = pass.or(ah).and_then(Value::string);
     section.close();
     let file = file?;

@@ -47,7 +47,7 @@ pub(super) struct Draft {
     pub cluster: Option<Located<PathBuf>>,
     pub keepalived: Option<Located<PathBuf>>,
     pub guard: bool,
-    rack: String,
+    pub rack: String,
     data_dir: PathBuf,
     admin: Admin,
 }

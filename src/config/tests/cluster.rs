@@ -241,6 +241,28 @@ fn priorities_are_looked_up_by_node() {
 }
 
 #[test]
+#[test]
+fn a_rack_adds_to_the_priorities_of_the_directors_in_it() {
+    let priority = |lines: &str| {
+        let node = NODE.replace("name = \"lb1\"", "name = \"lb1\"\nrack = \"r1\"");
+        let cluster = format!("{WEB}{lines}\n");
+        let (loaded, dir) =
+            within(&[("hamesh.toml", &node), ("cluster.toml", &cluster)], |dir| load(&dir.join("hamesh.toml")));
+        loaded.map(|config| config.groups["web"].priority).map_err(|errors| errors.to_string().replace(&dir, ""))
+    };
+    for (weights, sum) in [("r1 = 50, r2 = -20", 150), ("r1 = -99", 1), ("r1 = 155", 255), ("r2 = 20", 100), ("", 100)]
+    {
+        assert_eq!(priority(&format!("priority = 100\nrack_weight = {{ {weights} }}")), Ok(Some(sum)), "{weights}");
+    }
+    assert_eq!(priority("priority = { lb2 = 100 }\nrack_weight = { r1 = 50 }"), Ok(None), "never a candidate");
+    for (weight, sum) in [(156, 256), (-100, 0)] {
+        let error = priority(&format!("priority = 100\nrack_weight = {{ r1 = {weight} }}")).unwrap_err();
+        assert!(error.contains(&format!("with the weight of rack `r1` this node's priority is {sum}")), "{error}");
+    }
+    let error = group_faults("rack_weight = { r1 = 300 }");
+    assert!(error.ends_with("`vip.web.rack_weight.r1` must be between -254 and 254\n"), "{error}");
+}
+
 fn absent_and_empty_legacy_peers_differ() {
     let load = |peers: &str| {
         let cluster = format!("{WEB}{peers}\n");

@@ -271,7 +271,7 @@ proptest::proptest! {
             &super::super::keepalived::Setting { id: "lb1".to_owned(), guard: false },
             &log,
         );
-        super::super::cluster::read(&source, Some("lb1"), &log);
+        super::super::cluster::read(&source, Some(super::super::cluster::Director { name: "lb1", rack: "r1" }), &log);
         node::read(&source, &log);
         if let Err(errors) = log.finish(|_| None::<()>) {
             proptest::prop_assert!(errors.iter().all(|error| !error.to_string().is_empty()));
