@@ -4,6 +4,7 @@
 //! owns no time of the lease: how long a session has been silent is what a set of voters that meets every quorum says.
 
 mod choice;
+mod losses;
 
 use crate::clock::Moment;
 use crate::message::{Ask, Known, Tell};
@@ -11,6 +12,7 @@ use choice::Candidates;
 use hamesh_raft::command::{Command, GroupName, Leadership, NodeId, Sid, Token};
 use hamesh_raft::membership::Membership;
 use hamesh_raft::state::State;
+use losses::Losses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +78,7 @@ pub struct Grantor {
     own: BTreeMap<Sid, Known>,
     suspects: BTreeMap<Sid, Suspect>,
     groups: BTreeMap<GroupName, Attention>,
+    losses: Losses,
     round: u64,
 }
 
@@ -103,8 +106,9 @@ struct Attention {
 }
 
 impl Grantor {
-    /// Of a process that begins at `started`.
-    pub fn new(started: Moment) -> Self {
+    /// Of a process that begins at `started`. A director that loses a group again and again is held back from asking for
+    /// it, for `damping` at most; zero holds nobody back.
+    pub fn new(started: Moment, damping: Duration) -> Self {
         Self {
             started,
             leadership: None,
@@ -116,6 +120,7 @@ impl Grantor {
             own: BTreeMap::new(),
             suspects: BTreeMap::new(),
             groups: BTreeMap::new(),
+            losses: Losses::new(damping),
             round: 0,
         }
     }
@@ -132,6 +137,7 @@ impl Grantor {
                     self.voters_since = now;
                 }
                 (self.state, self.membership) = (state, membership);
+                self.losses.applied(now, &self.state);
                 self.suspects.retain(|sid, _| self.state.sessions.contains_key(sid));
             }
             Event::Leads(leadership) => {
@@ -197,6 +203,12 @@ impl Grantor {
     /// Whether a change of voters may be proposed now: not while a session is fenced and not expired (V6).
     pub fn may_change_voters(&self) -> bool {
         self.state.sessions.values().all(|session| session.fenced.is_none())
+    }
+
+    /// How often `node` has lost `group` of late though nobody ordered it and no better candidate asked for it, and how
+    /// long it is held back from asking for it now.
+    pub fn losses(&self, now: Moment, group: &str, node: NodeId) -> (u32, Duration) {
+        self.losses.of(now, group, node)
     }
 
     fn judge(&mut self, now: Moment, leadership: Leadership, actions: &mut Vec<Action>) {
@@ -293,7 +305,8 @@ impl Grantor {
             let Some(holder) = &group.holder else { continue };
             let Some(node) = self.state.holder_node(name) else { continue };
             let candidates = self.candidates(name);
-            let (ordered, unheard, better) = (candidates.ordered(), candidates.unheard_holder(), candidates.better());
+            let (ordered, unheard, better) =
+                (candidates.ordered(), candidates.unheard_holder(), candidates.better(now));
             let Some(attention) = self.groups.get_mut(name) else { continue };
             let damped = attention.moved_for_lan.is_some_and(|at| now.since(at) < DAMPING);
             let ready = attention.proposed.is_none_or(|at| now.since(at) >= PATIENCE * 5);
@@ -335,6 +348,7 @@ impl Grantor {
             replicating: &self.replicating,
             own: &self.own,
             hears: self.hears.get(group),
+            losses: &self.losses,
         }
     }
 }

@@ -47,7 +47,11 @@ fn print(picture: &Picture) {
     for vip in &picture.vips {
         let candidates = vip.candidates.iter().map(|candidate| {
             let obstacle = candidate.obstacle.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
-            format!("{} {}{obstacle}", candidate.node, candidate.priority)
+            let held_back = match candidate.held_back_ms.div_ceil(1000) {
+                0 => String::new(),
+                seconds => format!(" (lost it {} times, does not ask for it for {seconds} s)", candidate.losses),
+            };
+            format!("{} {}{obstacle}{held_back}", candidate.node, candidate.priority)
         });
         vips.add_row([
             vip.sync.as_ref().map_or_else(|| vip.name.clone(), |sync| format!("{} (in {sync})", vip.name)),

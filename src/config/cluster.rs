@@ -20,6 +20,14 @@ use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// This node, where it may hold VIPs.
+#[derive(Clone, Copy)]
+pub(super) struct Director<'a> {
+    pub name: &'a str,
+    pub rack: &'a str,
+}
 
 /// The file as read.
 pub(super) struct Cluster {
@@ -56,7 +64,13 @@ pub(super) fn read(source: &Arc<Source>, director: Option<Director<'_>>, log: &L
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
     let profile = section.get("profile").and_then(|value| value.choice(&PROFILES));
     let ttl = section.get("ttl").and_then(Value::duration);
+    let damping = section.get("damping").and_then(Value::duration).and_then(|d| timing::bounded(d, "damping", log));
     section.close();
+    let lease = lease_of(profile, ttl, log);
+    LeaseProfile { damping: damping.unwrap_or(lease.damping), ..lease }
+}
+
+fn lease_of(profile: Option<Located<LeaseProfile>>, ttl: Option<Located<Duration>>, log: &Log) -> LeaseProfile {
     match (profile, ttl) {
         (None, None) => LeaseProfile::default(),
         (Some(profile), None) => profile.value,
@@ -69,7 +83,7 @@ fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
     }
 }
 
-fn custom_lease(ttl: &Located<std::time::Duration>, log: &Log) -> LeaseProfile {
+fn custom_lease(ttl: &Located<Duration>, log: &Log) -> LeaseProfile {
     if ttl.value > LONGEST_TTL {
         let message = format!("a lease of {} is too long", duration::show(ttl.value));
         let help =
@@ -263,20 +277,6 @@ fn read_priority(section: &Section<'_>, group: &str, director: Option<Director<'
     mine
 }
 
-/// `{ pass_file = "..." }` or `{ ah_file = "..." }`: the password itself never stands in a configuration file.
-fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
-    let place = value.place.clone();
-    let section = value.table()?;
-    if version == Version::V3 {
-        let error = Diagnostic::error(&place, "VRRP version 3 has no authentication (RFC 9568 section 9)");
-        log.add(error.help("remove `authentication`, or set version = 2"));
-    }
-    let (pass, ah) = (section.get("pass_file"), section.get("ah_file"));
-    let authenticated = ah.is_some();
-    if pass.is_some() == authenticated {
-        let message = "`authentication` needs either `pass_file` or `ah_file`";
-        log.add(Diagnostic::error(&place, message));
-    }
 /// `{ r1 = 50, r2 = -20 }`: which racks the group prefers. Added to the priority of the directors that stand there.
 fn read_rack_weight(
     section: &Section<'_>,
@@ -300,6 +300,20 @@ fn read_rack_weight(
     })
 }
 
+/// `{ pass_file = "..." }` or `{ ah_file = "..." }`: the password itself never stands in a configuration file.
+fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
+    let place = value.place.clone();
+    let section = value.table()?;
+    if version == Version::V3 {
+        let error = Diagnostic::error(&place, "VRRP version 3 has no authentication (RFC 9568 section 9)");
+        log.add(error.help("remove `authentication`, or set version = 2"));
+    }
+    let (pass, ah) = (section.get("pass_file"), section.get("ah_file"));
+    let authenticated = ah.is_some();
+    if pass.is_some() == authenticated {
+        let message = "`authentication` needs either `pass_file` or `ah_file`";
+        log.add(Diagnostic::error(&place, message));
+    }
     let file = pass.or(ah).and_then(Value::string);
     section.close();
     let file = file?;

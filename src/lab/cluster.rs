@@ -128,6 +128,7 @@ pub fn cluster_toml(dialect: Dialect, priorities: &[u8]) -> String {
     format!(
         "[lease]
 profile = \"default\"
+damping = \"0s\"
 
 [vip.{GROUP}]
 interface = \"{LAN_NIC}\"

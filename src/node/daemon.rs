@@ -151,7 +151,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let first = identity::first_members(&data_dir)?;
     mesh.set_members(first.clone());
     let voter = Arc::new(Mutex::new(Voter::new(me, started)));
-    let grantor = Arc::new(Mutex::new(Grantor::new(started)));
+    let grantor = Arc::new(Mutex::new(Grantor::new(started, config.lease.damping)));
     let raft_timing = hamesh_raft::Timing {
         heartbeat: config.lease.raft.heartbeat,
         election_min: config.lease.raft.election_min,

@@ -133,6 +133,10 @@ pub struct CandidatePicture {
     pub priority: u8,
     /// Why it could not be granted the group; absent when it could.
     pub obstacle: Option<String>,
+    /// How often it has lost the group of late, without an order and to no better candidate.
+    pub losses: u32,
+    /// How long it is therefore held back from asking a living holder for it; 0 when it is not.
+    pub held_back_ms: u64,
 }
 
 /// A token as one number: the log index, with the lineage above it from the second lineage on.
@@ -225,15 +229,24 @@ impl Core {
         // That of a sync group is not this group's.
         let granted = holder.filter(|_| sync.is_none()).map(|holder| &holder.definition);
         let described = granted.or(wish.as_ref());
+        let (now, grantor) = (Moment::now(), lock(&self.grantor));
         let mut candidates: Vec<CandidatePicture> = known
             .candidates
             .iter()
-            .map(|(sid, candidate)| CandidatePicture {
-                node: node_of(*sid),
-                priority: candidate.priority,
-                obstacle: state.obstacle(lease, *sid),
+            .map(|(sid, candidate)| {
+                let session = state.sessions.get(sid);
+                let losses = session.map(|session| grantor.losses(now, lease, session.node));
+                let (losses, held_back) = losses.unwrap_or_default();
+                CandidatePicture {
+                    node: node_of(*sid),
+                    priority: candidate.priority,
+                    obstacle: state.obstacle(lease, *sid),
+                    losses,
+                    held_back_ms: u64::try_from(held_back.as_millis()).unwrap_or(u64::MAX),
+                }
             })
             .collect();
+        drop(grantor);
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
         VipPicture {
             name: group.to_owned(),

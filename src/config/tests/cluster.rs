@@ -17,7 +17,8 @@ fn group_faults(lines: &str) -> String {
 #[test]
 fn what_is_wrong_with_a_lease() {
     let lease = |lines: &str| cluster_faults(&format!("[lease]\n{lines}\n"));
-    assert_eq!(lease("ttl = \"1s\""), "");
+    assert_eq!(lease("ttl = \"1s\"\ndamping = \"0s\""), "");
+    assert_eq!(lease("damping = \"17m\""), "cluster.toml:2:11: `damping` is longer than 1000s\n");
     assert_eq!(
         lease("ttl = \"400ms\""),
         "cluster.toml:2:7: a lease of 400ms is too short for an election / 2 x the longest election timeout + the \
@@ -241,7 +242,6 @@ fn priorities_are_looked_up_by_node() {
 }
 
 #[test]
-#[test]
 fn a_rack_adds_to_the_priorities_of_the_directors_in_it() {
     let priority = |lines: &str| {
         let node = NODE.replace("name = \"lb1\"", "name = \"lb1\"\nrack = \"r1\"");
@@ -263,6 +263,7 @@ fn a_rack_adds_to_the_priorities_of_the_directors_in_it() {
     assert!(error.ends_with("`vip.web.rack_weight.r1` must be between -254 and 254\n"), "{error}");
 }
 
+#[test]
 fn absent_and_empty_legacy_peers_differ() {
     let load = |peers: &str| {
         let cluster = format!("{WEB}{peers}\n");
