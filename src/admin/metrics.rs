@@ -51,6 +51,7 @@ async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
             let labels = [("vip", vip.name.clone())];
             gauge!("hamesh_vip_master", &labels).set(flag(vip.state == "MASTER"));
             gauge!("hamesh_vip_gate_open", &labels).set(flag(vip.gate == "open"));
+            gauge!("hamesh_vip_unfenced", &labels).set(flag(vip.unfenced));
             gauge!("hamesh_vip_held", &labels).set(flag(vip.holder.is_some()));
             counter!("hamesh_vip_token", &labels).absolute(vip.token.unwrap_or(0));
             let remaining = Duration::from_millis(vip.lease_remaining_ms.unwrap_or(0));

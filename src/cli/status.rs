@@ -66,7 +66,7 @@ fn print(picture: &Picture) {
             vip.token.map_or_else(|| "-".to_owned(), |token| token.to_string()),
             vip.lease_remaining_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
             vip.state.clone(),
-            vip.gate.clone(),
+            if vip.unfenced { format!("{}, NO LEASE", vip.gate) } else { vip.gate.clone() },
             candidates.collect::<Vec<_>>().join(", "),
         ]);
     }

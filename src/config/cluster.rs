@@ -49,7 +49,7 @@ pub(super) fn read(source: &Arc<Source>, director: Option<Director<'_>>, log: &L
     let sections = |key| root.section(key).map(|section| section.sections()).unwrap_or_default();
     let script = |(name, section): (Located<String>, _)| Some((name.value, track::read_script(section, log)?));
     let scripts = sections("track_script").into_iter().filter_map(script).collect();
-    let group = |(name, section)| read_group(name, section, director, &scripts, log);
+    let group = |(name, section)| read_group(name, section, director, lease, &scripts, log);
     let groups = sections("vip").into_iter().map(group).collect();
     let sync = |(name, section)| sync::read(name, section, &scripts, log);
     let syncs = sections("sync").into_iter().map(sync).collect();
@@ -105,6 +105,7 @@ fn read_group(
     name: Located<String>,
     section: Section<'_>,
     director: Option<Director<'_>>,
+    lease: LeaseProfile,
     scripts: &BTreeMap<String, Script>,
     log: &Log,
 ) -> group::Draft {
@@ -157,11 +158,40 @@ fn read_group(
             rules: section.get("rules").map(|value| route::read_list(value, route::rule, log)).unwrap_or_default(),
         },
         sync: None,
+        quorum_loss: read_quorum_loss(&section, lease, log),
         name,
     };
     section.close();
     draft
 }
+
+/// When none is given.
+const DEFAULT_QUORUM_LOSS_AFTER: Duration = Duration::from_secs(10);
+
+/// After how long without any member the group goes by VRRP alone, if it is to.
+fn read_quorum_loss(section: &Section<'_>, lease: LeaseProfile, log: &Log) -> Option<Located<Duration>> {
+    let policy = section.get("quorum_loss").and_then(|value| value.choice(&QUORUM_LOSS));
+    let after = section.get("quorum_loss_after").and_then(Value::duration);
+    let Some(policy) = policy.filter(|policy| policy.value) else {
+        if let Some(after) = after {
+            let error = Diagnostic::error(&after.place, "`quorum_loss_after` has no effect without a `quorum_loss`");
+            log.add(error.help("say quorum_loss = \"vrrp\", or remove it"));
+        }
+        return None;
+    };
+    let after = after.unwrap_or(Located { value: DEFAULT_QUORUM_LOSS_AFTER, place: policy.place });
+    // 2 Lg, and room for an election.
+    let shortest = lease.ttl * 3;
+    if after.value < shortest {
+        let message =
+            format!("after {} without a member the lease may still be another's", duration::show(after.value));
+        let help = format!("use quorum_loss_after = \"{}\" or more: three leases", duration::show(shortest));
+        log.add(Diagnostic::error(&after.place, message).help(help));
+    }
+    timing::bounded(after.clone(), "quorum_loss_after", log).map(|value| Located { value, place: after.place })
+}
+
+const QUORUM_LOSS: [(&str, bool); 2] = [("release", false), ("vrrp", true)];
 
 const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
 

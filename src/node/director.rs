@@ -2,10 +2,13 @@
 //!
 //! Events wait in one queue; actions are performed in order, and a failed one comes back as an event.
 
+mod alone;
 mod guarding;
 mod leases;
 mod telling;
 mod turning;
+
+pub(crate) use alone::Silence;
 
 use super::claim::Hands;
 use super::lan::{FACT, Hears, Neighbours, Place};
@@ -95,10 +98,11 @@ pub(crate) struct Director {
     stopping: bool,
     /// When a guard asked last what keepalived says.
     asked: Option<Moment>,
+    solitude: alone::Solitude,
 }
 
 impl Director {
-    pub(super) fn new(me: NodeId, holder: Holder, site: Site, resumed: &BTreeSet<GroupName>) -> Self {
+    pub(super) fn new(me: NodeId, holder: Holder, site: Site, resumed: &BTreeSet<GroupName>, silence: Silence) -> Self {
         let Site { config, mut groups, lans, hands, tell, occurrences } = site;
         leases::level_all(&mut groups, &config);
         let queue = groups.values().flat_map(|served| started(served, resumed.contains(&served.lease))).collect();
@@ -122,6 +126,7 @@ impl Director {
             facts: BTreeMap::new(),
             stopping: false,
             asked: None,
+            solitude: alone::Solitude::new(silence),
         }
     }
 
@@ -151,6 +156,8 @@ impl Director {
 
     /// Something about the lease.
     pub(crate) fn lease(&mut self, event: holder::Event) {
+        // What the cluster says, and the end: a lease begins beside nothing.
+        self.rejoin(Moment::now());
         if let holder::Event::Applied(_, state, _) = &event {
             self.state = state.clone();
         }
@@ -276,7 +283,10 @@ impl Director {
         let any = !self.queue.is_empty();
         while let Some(happened) = self.queue.pop_front() {
             match happened {
-                Happened::Reloaded(fresh, lans) => self.reload(fresh, lans).await,
+                Happened::Reloaded(fresh, lans) => {
+                    self.rejoin(Moment::now());
+                    self.reload(fresh, lans).await;
+                }
                 Happened::Lease(event) => {
                     let actions = self.holder.handle(Moment::now(), event);
                     self.perform(actions).await;
@@ -306,7 +316,8 @@ impl Director {
         let groups = self.groups.iter().map(|(name, served)| {
             let status = GroupStatus {
                 vrrp: served.router.status(),
-                open: live && self.hands.holds(&served.definition),
+                open: (live || self.solitude.holds(name)) && self.hands.holds(&served.definition),
+                unfenced: self.solitude.holds(name),
                 link_up: served.link_is_up(),
                 discarded: served.discarded.clone(),
                 last_discard: served.last_discard,
@@ -473,11 +484,12 @@ impl Director {
             self.tell_state(group, before, rival);
         }
         let Some(served) = self.groups.get_mut(group) else { return };
-        let mut wants = false;
+        let (mut wants, mut yields) = (false, false);
         for action in actions {
             match action {
                 router::Action::Want => wants = true,
                 router::Action::Refuse | router::Action::Yield => {
+                    yields |= action == router::Action::Yield;
                     self.queue.push_back(Happened::Lease(holder::Event::Refuse(lease.clone())));
                 }
                 router::Action::SendAdvert => self.hands.advert(served, served.priority()),
@@ -489,6 +501,10 @@ impl Director {
         }
         if wants {
             self.want(&lease);
+        }
+        if yields {
+            // Nothing happens where a lease stands behind it: the holder unclaims.
+            self.give_up(group);
         }
     }
 }

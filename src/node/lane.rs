@@ -4,10 +4,11 @@
 //! [`Moment::now`] after each thing it was woken by. Its queues are bounded; a full one drops what will be said again.
 
 use super::core::lock;
-use super::director::Director;
+use super::director::{Director, Silence};
 use super::flight::{Flight, Flights};
 use super::lan::Neighbours;
 use super::reload::Fresh;
+use crate::net::Reach;
 use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
 use crate::notify::Notice;
 use crate::track::Effect;
@@ -81,6 +82,8 @@ pub(crate) struct LaneStatus {
 pub(crate) struct GroupStatus {
     pub(crate) vrrp: crate::vrrp::router::Status,
     pub(crate) open: bool,
+    /// Without a lease.
+    pub(crate) unfenced: bool,
     pub(crate) link_up: bool,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
@@ -110,6 +113,9 @@ pub(crate) struct Lane {
     pub(crate) flights: Flights,
     pub(crate) status: Arc<Mutex<LaneStatus>>,
     pub(crate) heartbeat: Duration,
+    /// The members that the rest of the node is connected to.
+    pub(crate) mesh: watch::Receiver<BTreeMap<NodeId, Reach>>,
+    pub(crate) silence: Silence,
 }
 
 impl Lane {
@@ -146,6 +152,13 @@ impl Lane {
     }
 
     async fn heard(&mut self, from: NodeId, via: &Via, body: &[u8]) {
+        if self.silence.is_kept()
+            && let Some(director) = &mut self.director
+        {
+            // It is said again, and answered when nothing is served without a lease any more.
+            director.alone(false).await;
+            return self.director_work().await;
+        }
         let Ok(message) = codec::decode::<Message>(body, DATAGRAM_LIMIT) else {
             tracing::debug!(%from, "undecodable datagram on the lease plane");
             return;
@@ -227,12 +240,25 @@ impl Lane {
         if let Some(director) = &mut self.director {
             director.look_around();
         }
+        let alone = self.is_alone();
+        if let Some(director) = &mut self.director {
+            director.alone(alone).await;
+        }
         self.director_work().await;
         let fresh = match &self.director {
             Some(director) => director.status(),
             None => LaneStatus::default(),
         };
         *lock(&self.status) = fresh;
+    }
+
+    /// Whether no member is connected in any way.
+    fn is_alone(&self) -> bool {
+        let linked = |reach: &Reach| reach.outgoing.is_some() || reach.incoming.is_some();
+        let nobody = |members: &BTreeMap<NodeId, Reach>| !members.values().any(linked);
+        self.standing.borrow().leading.is_none()
+            && nobody(&self.mesh.borrow())
+            && nobody(&self.plane.reachable().borrow())
     }
 
     async fn holder(&mut self, event: holder::Event) {

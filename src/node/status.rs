@@ -113,6 +113,9 @@ pub struct VipPicture {
     pub lease_remaining_ms: Option<u64>,
     /// `open`, `shut`, `off` (unsafe), or `-` where there is none.
     pub gate: String,
+    /// Whether this node serves it without a lease: another director may too (`quorum_loss = "vrrp"`).
+    #[serde(default)]
+    pub unfenced: bool,
     /// The addresses as granted, or as this node has them.
     pub addresses: Vec<String>,
     /// The virtual router's id.
@@ -134,8 +137,10 @@ pub struct CandidatePicture {
     /// Why it could not be granted the group; absent when it could.
     pub obstacle: Option<String>,
     /// How often it has lost the group of late, without an order and to no better candidate.
+    #[serde(default)]
     pub losses: u32,
     /// How long it is therefore held back from asking a living holder for it; 0 when it is not.
+    #[serde(default)]
     pub held_back_ms: u64,
 }
 
@@ -266,6 +271,7 @@ impl Core {
                 (None, _) | (_, None) => "-",
             }
             .to_owned(),
+            unfenced: local.is_some_and(|local| local.unfenced),
             addresses: described.map(|d| d.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
             vrid: described.map(|d| d.vrid),
             track: lock(&self.tracks).status(group),
@@ -354,6 +360,12 @@ impl Core {
         }
         let now = Moment::now();
         for (group, local) in &lane.groups {
+            if local.unfenced {
+                warnings.push(format!(
+                    "vip.{group}: SERVED HERE WITHOUT A LEASE (quorum_loss = \"vrrp\"): a director that does not hear this one \
+                     may serve it too. Bring the other nodes back"
+                ));
+            }
             if !local.link_up {
                 let six = self.config().groups.get(group).is_some_and(|config| config.family == Family::V6);
                 let own = if six { "link-local IPv6 address" } else { "IPv4 address" };

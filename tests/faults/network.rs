@@ -59,7 +59,7 @@ pub fn pair_cut(bench: &mut Bench, number: u32) -> Result<Seen> {
     cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&own, &others[turn..=turn], Kind::Any))
 }
 
-fn mesh_sides(bench: &Bench, node: usize) -> (Vec<Port>, Vec<Port>) {
+pub fn mesh_sides(bench: &Bench, node: usize) -> (Vec<Port>, Vec<Port>) {
     (vec![bench.scene.mesh_port(node)], bench.scene.mesh_without(node))
 }
 

@@ -264,6 +264,33 @@ fn a_rack_adds_to_the_priorities_of_the_directors_in_it() {
 }
 
 #[test]
+fn without_a_quorum_a_group_is_dark_unless_it_says_otherwise() {
+    let after = |lines: &str| {
+        let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}\n"))]);
+        config.groups["web"].quorum_loss
+    };
+    assert_eq!(after(""), None);
+    assert_eq!(after("quorum_loss = \"release\""), None);
+    assert_eq!(after("quorum_loss = \"vrrp\""), Some(Duration::from_secs(10)));
+    assert_eq!(after("quorum_loss = \"vrrp\"\nquorum_loss_after = \"3s\""), Some(Duration::from_secs(3)));
+    let cases = [
+        (
+            "quorum_loss = \"vrrp\"\nquorum_loss_after = \"2.9s\"",
+            "the lease may still be another's / use quorum_loss_after = \"3s\"",
+        ),
+        ("quorum_loss = \"vrrp\"\nquorum_loss_after = \"17m\"", "`quorum_loss_after` is longer than 1000s"),
+        ("quorum_loss_after = \"5s\"", "has no effect without a `quorum_loss` / say quorum_loss = \"vrrp\""),
+        ("quorum_loss = \"vrrq\"", "`vip.web.quorum_loss` cannot be \"vrrq\""),
+    ];
+    for (lines, expected) in cases {
+        let said = group_faults(lines);
+        assert!(said.contains(expected), "{lines}: {said}");
+    }
+    let synced = cluster_faults(&format!("{WEB}quorum_loss = \"vrrp\"\n[sync.edge]\nvips = [\"web\"]\n"));
+    assert!(synced.contains("only a group by itself can go by VRRP alone"), "{synced}");
+}
+
+#[test]
 fn absent_and_empty_legacy_peers_differ() {
     let load = |peers: &str| {
         let cluster = format!("{WEB}{peers}\n");

@@ -90,6 +90,7 @@ vrrp_instance VI_2 {
         notify: crate::config::notify::Notify::default(),
         routing: crate::kernel::routing::Routing::default(),
         sync: None,
+        quorum_loss: None,
     };
     let second = VipGroup {
         interface: "eth1".into(),
