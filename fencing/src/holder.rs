@@ -258,6 +258,11 @@ impl Holder {
         self.claims.uses(group)
     }
 
+    /// Whether a session is over and the kernel has not said yet that its gate is shut.
+    pub fn is_shutting(&self) -> bool {
+        matches!(self.phase, Phase::Shutting { .. })
+    }
+
     /// Whether the last session is over and the kernel has shut its gate, and the next one is not there yet.
     pub fn is_between_sessions(&self) -> bool {
         matches!(self.phase, Phase::Opening { .. })

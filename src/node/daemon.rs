@@ -20,6 +20,7 @@ use super::service::{Ear, SILENT};
 use crate::admin;
 use crate::config::Config;
 use crate::health::Health;
+use crate::kernel::watchdog::Watchdog;
 use crate::net::frame::Kind;
 use crate::net::identity::{self, Identity};
 use crate::net::lease::LeasePlane;
@@ -232,6 +233,14 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     }
     let admin = admin::serve(core.clone())?;
     tokio::spawn(reload_when_told(core.clone(), signals.hup));
+    if let Some(path) = &core.config().node.watchdog {
+        // The last of what may fail: an error after it would cost the machine.
+        let watchdog = Watchdog::open(path).with_context(|| {
+            format!("cannot open {}: is its driver loaded, or does another, such as systemd, feed it?", path.display())
+        })?;
+        tracing::info!(device = %path.display(), "the watchdog runs");
+        core.lane.send(LaneInput::Watch(watchdog)).await.ok();
+    }
     let stop = until_stopped(&core, signals.ends).await;
     if let Ok(Stop::Restart) = stop {
         tracing::info!("restarting in place: the session goes on");
@@ -423,6 +432,7 @@ fn lane_thread(
             heartbeat,
             mesh,
             silence,
+            watchdog: None,
         };
         lane.run().await;
         Ok(())

@@ -228,6 +228,11 @@ impl Director {
         }
     }
 
+    /// Whether the kernel has not shut the gate of a session that is over.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.holder.is_shutting()
+    }
+
     /// The ears' turn, and the hands' retries.
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();

@@ -8,6 +8,7 @@ use super::director::{Director, Silence};
 use super::flight::{Flight, Flights};
 use super::lan::Neighbours;
 use super::reload::Fresh;
+use crate::kernel::watchdog::Watchdog;
 use crate::net::Reach;
 use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
 use crate::notify::Notice;
@@ -44,6 +45,8 @@ pub(crate) enum LaneInput {
     Short(GroupName, bool),
     /// What a group tracks says so.
     Weigh(GroupName, Effect),
+    /// Feed this as long as the lane turns.
+    Watch(Watchdog),
     /// Hand over, close, end.
     Stop,
 }
@@ -116,6 +119,7 @@ pub(crate) struct Lane {
     /// The members that the rest of the node is connected to.
     pub(crate) mesh: watch::Receiver<BTreeMap<NodeId, Reach>>,
     pub(crate) silence: Silence,
+    pub(crate) watchdog: Option<Watchdog>,
 }
 
 impl Lane {
@@ -221,10 +225,19 @@ impl Lane {
                     self.director_work().await;
                 }
             }
-            LaneInput::Stop => match &self.director {
-                Some(_) => self.holder(holder::Event::Stop).await,
-                None => self.say(LaneOutput::Stopped),
-            },
+            LaneInput::Watch(watchdog) => self.watchdog = Some(watchdog),
+            LaneInput::Stop => {
+                // What is left of a stop needs no reset, unless an address is left answering.
+                if !self.is_stuck()
+                    && let Some(Err(error)) = self.watchdog.take().map(Watchdog::disarm)
+                {
+                    tracing::error!(%error, "the watchdog goes on: it will reset this machine");
+                }
+                match &self.director {
+                    Some(_) => self.holder(holder::Event::Stop).await,
+                    None => self.say(LaneOutput::Stopped),
+                }
+            }
         }
     }
 
@@ -250,6 +263,16 @@ impl Lane {
             None => LaneStatus::default(),
         };
         *lock(&self.status) = fresh;
+        if !self.is_stuck()
+            && let Some(watchdog) = &mut self.watchdog
+        {
+            watchdog.feed(Moment::now());
+        }
+    }
+
+    /// Whether a lease is over and its gate could not be shut: what only a reset helps against.
+    fn is_stuck(&self) -> bool {
+        self.director.as_ref().is_some_and(Director::is_stuck)
     }
 
     /// Whether no member is connected in any way.
