@@ -20,7 +20,7 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 50] = [
+pub const CATALOGUE: [Fault; 51] = [
     Fault { name: "vip-move", run: vip_move },
     Fault { name: "drain", run: drain },
     Fault { name: "restart", run: restart },
@@ -46,6 +46,7 @@ pub const CATALOGUE: [Fault; 50] = [
     Fault { name: "far-and-wild", run: network::far_and_wild },
     Fault { name: "thin", run: network::thin },
     Fault { name: "switch-forgets", run: network::switch_forgets },
+    Fault { name: "switch-ages", run: network::switch_ages },
     Fault { name: "link-down", run: network::link_down },
     Fault { name: "link-flaps", run: network::link_flaps },
     Fault { name: "stranger", run: network::stranger },

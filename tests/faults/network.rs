@@ -160,6 +160,19 @@ pub fn switch_forgets(bench: &mut Bench, _: u32) -> Result<Seen> {
     Ok(seen(from, Measure::Gap, NOTHING, format!("forgot {times} times")))
 }
 
+/// Ports are forgotten sooner than hosts ask who has the VIP: frames to it are flooded until the MASTER is heard again.
+pub fn switch_ages(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let times = if bench.short { 2 } else { 10 };
+    let from = Instant::now();
+    for _ in 0..times {
+        bench.scene.lan.forget();
+        sleep(Duration::from_secs(3));
+    }
+    ensure!(bench.holder()? == holder, "the VIP has moved");
+    Ok(seen(from, Measure::Gap, NOTHING, format!("every port forgotten after 3 s, {times} times")))
+}
+
 pub fn link_down(bench: &mut Bench, _: u32) -> Result<Seen> {
     let holder = bench.holder()?;
     let host = bench.scene.directors[holder].host.clone();
