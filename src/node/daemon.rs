@@ -430,6 +430,7 @@ fn lane_thread(
             flights,
             status,
             heartbeat,
+            looked: None,
             mesh,
             silence,
             watchdog: None,

@@ -29,8 +29,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// The grantor and the ears look around this often.
+/// The grantor looks at the time this often: who is silent is not to be so for longer than it must.
 const TICK: Duration = Duration::from_millis(10);
+/// Whatever goes through all groups is done this often.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the other tasks tell the lane.
 #[derive(Debug)]
@@ -116,6 +118,7 @@ pub(crate) struct Lane {
     pub(crate) flights: Flights,
     pub(crate) status: Arc<Mutex<LaneStatus>>,
     pub(crate) heartbeat: Duration,
+    pub(crate) looked: Option<Moment>,
     /// The members that the rest of the node is connected to.
     pub(crate) mesh: watch::Receiver<BTreeMap<NodeId, Reach>>,
     pub(crate) silence: Silence,
@@ -249,8 +252,9 @@ impl Lane {
             let voter = lock(&self.voter);
             voter.sessions().filter_map(|sid| Some((sid, voter.known(now, sid)?))).collect()
         };
-        self.grantor(grantor::Event::Tick(own));
-        if let Some(director) = &mut self.director {
+        let looks = self.looked.is_none_or(|at| now.since(at) >= LOOK);
+        self.grantor(if looks { grantor::Event::Tick(own) } else { grantor::Event::Known(own) });
+        if let Some(director) = self.director.as_mut().filter(|_| looks) {
             director.look_around();
         }
         let alone = self.is_alone();
@@ -258,11 +262,14 @@ impl Lane {
             director.alone(alone).await;
         }
         self.director_work().await;
-        let fresh = match &self.director {
-            Some(director) => director.status(),
-            None => LaneStatus::default(),
-        };
-        *lock(&self.status) = fresh;
+        if looks {
+            self.looked = Some(now);
+            let fresh = match &self.director {
+                Some(director) => director.status(),
+                None => LaneStatus::default(),
+            };
+            *lock(&self.status) = fresh;
+        }
         if !self.is_stuck()
             && let Some(watchdog) = &mut self.watchdog
         {

@@ -25,8 +25,6 @@ const ALONE: &[Case<()>] = &[
     ("refusal", table::a_refusal_names_its_change_and_stops_nothing),
     ("settings", table::timeouts_and_synchronization),
     ("node", node::serves_under_the_lease_and_only_then),
-    ("watchdog", node::feeds_the_watchdog_while_it_turns),
-    ("wall-clock", node::does_not_go_by_the_wall_clock),
 ];
 
 /// A director whose table the test writes itself.

@@ -44,8 +44,7 @@ fn cluster_toml() -> String {
 }
 
 impl Director {
-    /// `more`: lines of `[node]`.
-    fn begin(more: &str) -> Result<Self> {
+    fn begin() -> Result<Self> {
         let stage = Stage::set()?;
         stage.vips_on_the_servers()?;
         let table = stage.director.netns().run(|| Ok(Ipvs::open()?))?;
@@ -53,7 +52,7 @@ impl Director {
         let dir = director.host().dir().display();
         let text = format!(
             "[node]\nname = \"lb1\"\nlisten = \"10.5.0.1:7112\"\ndata_dir = \"{dir}/data\"\n\
-             cluster = \"{dir}/cluster.toml\"\n{more}[admin]\nsocket = \"{dir}/run/hamesh.sock\"\n"
+             cluster = \"{dir}/cluster.toml\"\n[admin]\nsocket = \"{dir}/run/hamesh.sock\"\n"
         );
         fs::write(director.config(), text)?;
         fs::write(director.host().dir().join("cluster.toml"), cluster_toml())?;
@@ -121,15 +120,6 @@ impl Director {
         Ok(true)
     }
 
-    /// Of the first group, as its holder knows it.
-    fn token(&self) -> Result<u64> {
-        let socket = self.host().dir().join("run/hamesh.sock");
-        let args = ["status".as_ref(), "--json".as_ref(), "--socket".as_ref(), socket.as_os_str()];
-        let status: serde_json::Value =
-            serde_json::from_str(&self.host().output(Path::new(HAMESH), &args, PATIENCE)?)?;
-        status["vips"][0]["token"].as_u64().with_context(|| format!("nobody holds it: {}", status["vips"]))
-    }
-
     /// Whether it answers for the VIP to somebody who goes to it past ARP.
     fn answers_by_mac(&self) -> Result<bool> {
         let mac = sh(self.host(), r"ip -o link show eth0 | sed -n 's|.*link/ether \([^ ]*\).*|\1|p'")?;
@@ -141,7 +131,7 @@ impl Director {
 }
 
 pub fn serves_under_the_lease_and_only_then(_: &mut ()) -> Result<String> {
-    let mut director = Director::begin("")?;
+    let mut director = Director::begin()?;
     let (all, none) = ((2, 4), (0, 0));
     director.until("the first service", |d| d.served())?;
     ensure!(director.programmed()? == all, "the holder has {:?}", director.programmed()?);
@@ -182,82 +172,4 @@ pub fn serves_under_the_lease_and_only_then(_: &mut ()) -> Result<String> {
         repaired.as_millis(),
         lost.as_millis()
     ))
-}
-
-/// Longer than the lease, as is wise: a machine that is reset is no news to the others.
-const MARGIN: Duration = Duration::from_secs(15);
-
-/// softdog says in the kernel's log what it would do, instead of doing it.
-pub fn feeds_the_watchdog_while_it_turns(_: &mut ()) -> Result<String> {
-    let fired = || -> Result<usize> {
-        let log = std::process::Command::new("dmesg").output()?;
-        Ok(String::from_utf8_lossy(&log.stdout).lines().filter(|line| line.contains("Reboot ignored")).count())
-    };
-    let load = format!("softdog soft_margin={} soft_noboot=1", MARGIN.as_secs());
-    let loaded = std::process::Command::new("modprobe").args(load.split(' ')).status()?;
-    ensure!(loaded.success(), "modprobe {load}: {loaded}");
-    let mut director = Director::begin("watchdog = \"/dev/watchdog\"\n")?;
-    director.until("the first service", |d| d.served())?;
-    let second = fs::OpenOptions::new().write(true).open("/dev/watchdog");
-    ensure!(second.is_err(), "nobody has the watchdog");
-    sleep(MARGIN * 2);
-    ensure!(fired()? == 0, "it has fired while hamesh ran");
-
-    // A kill is no clean end, and the next start comes in time.
-    director.process.take().context("it runs")?.kill()?;
-    sleep(Duration::from_secs(2));
-    director.start()?;
-    director.until("service after a kill", |d| d.served())?;
-    sleep(MARGIN * 2);
-    ensure!(fired()? == 0, "it has fired though hamesh came back");
-
-    director.signal(Signal::SIGSTOP)?;
-    sleep(MARGIN + Duration::from_secs(5));
-    let frozen = fired()?;
-    ensure!(frozen > 0, "it has not fired while hamesh was frozen");
-    director.signal(Signal::SIGCONT)?;
-    director.until("service after the freeze", |d| d.served())?;
-
-    director.signal(Signal::SIGTERM)?;
-    let status = director.process.as_mut().context("it runs")?.wait(PATIENCE)?.context("it does not end")?;
-    ensure!(status.success(), "it ended with {status}");
-    let before = fired()?;
-    sleep(MARGIN + Duration::from_secs(5));
-    ensure!(fired()? == before, "it has fired after a clean stop");
-    Ok(format!("fired {frozen} times while frozen, and at no other time"))
-}
-
-/// The wall clock jumps under a holder, by hours and by years, and under a frozen one.
-pub fn does_not_go_by_the_wall_clock(_: &mut ()) -> Result<String> {
-    let step = |by: &str| -> Result<()> {
-        // Never of the machine that runs the test.
-        ensure!(fs::read_to_string("/proc/cmdline")?.contains("hamesh.vm"), "this is no virtual machine of the test");
-        let said = std::process::Command::new("date").args(["-s", by]).output()?;
-        ensure!(said.status.success(), "date -s {by:?}: {}", String::from_utf8_lossy(&said.stderr).trim());
-        Ok(())
-    };
-    let mut director = Director::begin("")?;
-    director.until("the first service", |d| d.served())?;
-    let held = director.token()?;
-    let mut longest = Duration::ZERO;
-    for by in ["+1 hour", "-2 hours", "+1 hour", "+10 years", "-20 years", "+10 years"] {
-        step(by)?;
-        let back = director.until(&format!("service after a step of {by}"), |d| d.served())?;
-        longest = longest.max(back);
-        // As long as anything could have been armed for.
-        sleep(LEASE + Duration::from_secs(1));
-        director.until(&format!("service a lease after a step of {by}"), |d| d.served())?;
-        let now = director.token()?;
-        ensure!(now == held, "token {held} before a step of {by}, {now} after it");
-    }
-
-    // Back, so that the deadline in wall-clock time is an hour away: the other clock shuts the gate.
-    director.signal(Signal::SIGSTOP)?;
-    step("-1 hour")?;
-    sleep(LEASE + Duration::from_secs(2));
-    ensure!(!director.answers_by_mac()?, "a frozen director answers without a lease, after a step back");
-    step("+1 hour")?;
-    director.signal(Signal::SIGCONT)?;
-    director.until("service after the freeze", |d| d.served())?;
-    Ok(format!("token {held} kept over six steps, answered again after {} ms at most", longest.as_millis()))
 }
