@@ -52,7 +52,7 @@ impl Cluster {
             faults: Faults::default(),
             members: std::array::from_fn(|at| Part::new(Member::new(at, index, &state))),
             grantors: std::array::from_fn(|_| {
-                let mut grantor = Grantor::new(moment(0));
+                let mut grantor = Grantor::new(moment(0), LEASE);
                 grantor.handle(moment(0), grantor::Event::Applied(state.clone(), membership()));
                 Part::new(grantor)
             }),

@@ -2,9 +2,9 @@
 
 use crate::cluster::{Cluster, GROUP, id, membership};
 use crate::log::Entry;
-use crate::moment;
 use crate::part::Part;
 use crate::story::Thing;
+use crate::{LEASE, moment};
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor};
 use hamesh_fencing::message::{Ask, Message};
@@ -194,7 +194,7 @@ impl Cluster {
         member.voter.handle(now, voter::Event::Flushed(base + member.flushed as u64));
         member.asked.clear();
         member.applied = place;
-        self.grantors[at] = Part::new(Grantor::new(now));
+        self.grantors[at] = Part::new(Grantor::new(now, LEASE));
         self.grantors[at].handle(now, grantor::Event::Applied(state, membership()));
     }
 }
