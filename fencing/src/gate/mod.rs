@@ -18,6 +18,7 @@
 //! seen; with `PACKET_QDISC_BYPASS` it never is.
 
 mod batch;
+mod claims;
 mod expression;
 mod keeper;
 mod local;

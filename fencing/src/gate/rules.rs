@@ -14,6 +14,7 @@
 //! teach switches where that MAC is.
 
 use super::batch::Request;
+use super::claims::{self, AH, VRRP};
 use super::expression::*;
 use super::{Devices, local, said};
 use hamesh_raft::command::{Definition, Family, GateId};
@@ -31,7 +32,7 @@ pub(super) const LEASE: &str = "lease";
 /// The base chain of `netdev`, which is there only while there are interfaces.
 pub(super) const EGRESS: &str = "egress";
 /// What the id in a table's comment is preceded by. The number is the layout's: another layout is another gate.
-const COMMENT: &str = "hamesh gate 5 ";
+const COMMENT: &str = "hamesh gate 6 ";
 
 /// Before IPVS takes what is delivered locally (`NF_IP_PRI_NAT_SRC - 1`), and before everybody else.
 const FIRST: i32 = -300;
@@ -344,10 +345,11 @@ fn skeleton(table: Table) -> Vec<Request> {
         requests.push(regular_chain(table, note.chain));
         requests.extend(note.rules().map(|noted| rule(table, note.chain, noted)));
     }
+    requests.extend(claims::chains(table));
     requests
 }
 
-fn regular_chain(table: Table, name: &str) -> Request {
+pub(super) fn regular_chain(table: Table, name: &str) -> Request {
     let attributes = vec![ChainAttribute::Table(NAME.into()), ChainAttribute::Name(name.into())];
     request(table, NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE)
 }
@@ -440,9 +442,8 @@ fn arp() -> Vec<Request> {
     [out, asked, told].concat()
 }
 
-/// Of neighbour discovery (RFC 4861 sections 4.3 and 4.4).
+/// Of neighbour discovery (RFC 4861 section 4.3).
 const SOLICITATION: u8 = 135;
-const ADVERTISEMENT: u8 = 136;
 
 fn inet(fib: bool) -> Vec<Request> {
     let table = Table::Inet;
@@ -478,7 +479,7 @@ fn inet(fib: bool) -> Vec<Request> {
             let through = [is(family), through, vec![source_type(), equal(&LOCAL)]].concat();
             rules.extend(gated(table, "postrouting", &through, &source, vips));
         }
-        rules.extend(ours_only(table, "postrouting", family, &ours));
+        rules.extend(claims::gated(table, "postrouting", family, &ours));
     }
     rules
 }
@@ -496,48 +497,14 @@ fn netdev() -> Vec<Request> {
     for (family, ip) in [(Family::V4, ours(0x0800)), (Family::V6, ours(0x86dd))] {
         let said = [&ip[..], &local::not_served(family)].concat();
         rules.extend(gated(Table::Netdev, EGRESS, &said, &ip_source(family), Addressed::Address(family)));
-        rules.extend(ours_only(Table::Netdev, EGRESS, family, &ip));
+        rules.extend(claims::gated(Table::Netdev, EGRESS, family, &ip));
     }
-    rules
-}
-
-/// VRRP's protocol number.
-pub(super) const VRRP: u8 = 112;
-/// That of authentication headers.
-pub(super) const AH: u8 = 51;
-/// Bytes of one as VRRPv2 has it.
-pub(super) const AH_LENGTH: u32 = 24;
-
-/// What claims a VIP in what it says, whoever it says it comes from: our adverts with a priority above 0, plain and
-/// behind an authentication header (RFC 2402, as VRRPv2 uses it), and neighbour advertisements.
-fn ours_only(table: Table, chain: &'static str, family: Family, ours: &[Expressions]) -> Vec<Request> {
-    /// In 32-bit words less two: 12 bytes of header and the 12 of HMAC-MD5-96.
-    const AH_WORDS: [u8; 1] = [4];
-    let of = |what: Vec<Expressions>, key: &Expressions, addressed| {
-        gated(table, chain, &[ours.to_vec(), what].concat(), key, addressed)
-    };
-    let plain = [carries(VRRP), vec![transport(2, 1), not_equal(&[0])]].concat();
-    let mut rules = of(plain, &transport(1, 1), Addressed::Router(family));
-    rules.extend(match family {
-        Family::V4 => {
-            let behind = vec![
-                transport(0, 1),
-                equal(&[VRRP]),
-                transport(1, 1),
-                equal(&AH_WORDS),
-                transport(AH_LENGTH + 2, 1),
-                not_equal(&[0]),
-            ];
-            of([carries(AH), behind].concat(), &transport(AH_LENGTH + 1, 1), Addressed::Router(family))
-        }
-        Family::V6 => of(discovery(ADVERTISEMENT), &discovery_target(), Addressed::Address(family)),
-    });
     rules
 }
 
 /// What the key of a rule is looked up as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Addressed {
+pub(super) enum Addressed {
     Address(Family),
     Router(Family),
     Device,
@@ -555,7 +522,7 @@ impl Addressed {
 
 /// The two rules of one way: packets that match `what` and carry in `key` what is guarded pass only while that is held
 /// and the session lives.
-fn gated(
+pub(super) fn gated(
     table: Table,
     chain: &'static str,
     what: &[Expressions],

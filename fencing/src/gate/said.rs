@@ -6,8 +6,9 @@
 //! the kernel makes and renews, one for each device, virtual router and priority.
 
 use super::batch::Kernel;
+use super::claims::AH_LENGTH;
 use super::expression::*;
-use super::rules::{AH_LENGTH, Set, device_name};
+use super::rules::{Set, device_name};
 use super::{Gate, GateError, unread};
 use hamesh_raft::command::Family;
 use netlink_packet_netfilter::nftables::{Expressions, MetaKey, SetElementAttribute};
