@@ -1,5 +1,6 @@
 //! `cluster.toml`: what is the same on every node.
 
+use super::bfd;
 use super::diagnostic::{Diagnostic, Located, Log, Source};
 use super::duration;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
@@ -11,7 +12,7 @@ use super::route;
 use super::service;
 use super::sync;
 use super::timing;
-use super::track::{self, Script};
+use super::track::{self, Script, Things};
 use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
@@ -29,6 +30,7 @@ pub(super) struct Cluster {
     pub health: service::HealthMesh,
     pub ipvs: ipvs::Ipvs,
     pub scripts: BTreeMap<String, Script>,
+    pub bfd: BTreeMap<String, bfd::Settings>,
     pub notify: Notifications,
     pub syncs: Vec<sync::Draft>,
 }
@@ -41,16 +43,20 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let sections = |key| root.section(key).map(|section| section.sections()).unwrap_or_default();
     let script = |(name, section): (Located<String>, _)| Some((name.value, track::read_script(section, log)?));
     let scripts = sections("track_script").into_iter().filter_map(script).collect();
-    let group = |(name, section)| read_group(name, section, director, &scripts, log);
+    let session = |(name, section)| bfd::read(name, section, director, log);
+    let things = Things { scripts, bfd: bfd::collect(sections("bfd").into_iter().filter_map(session), log) };
+    let group = |(name, section)| read_group(name, section, director, &things, log);
     let groups = sections("vip").into_iter().map(group).collect();
-    let sync = |(name, section)| sync::read(name, section, &scripts, log);
+    let sync = |(name, section)| sync::read(name, section, &things, log);
     let syncs = sections("sync").into_iter().map(sync).collect();
-    let services = sections("service").into_iter().map(|(name, section)| service::read(name, section, log)).collect();
+    let service = |(name, section)| service::read(name, section, &things.bfd, log);
+    let services = sections("service").into_iter().map(service).collect();
     let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
     let notify = root.section("notify").map(|section| notify::read(section, log)).unwrap_or_default();
     let ipvs = root.section("ipvs").map(|section| ipvs::read(section, log)).unwrap_or_default();
     root.close();
-    Some(Cluster { lease, groups, services, health, ipvs, scripts, notify, syncs })
+    let Things { scripts, bfd } = things;
+    Some(Cluster { lease, groups, services, health, ipvs, scripts, bfd, notify, syncs })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
@@ -91,7 +97,7 @@ fn read_group(
     name: Located<String>,
     section: Section<'_>,
     director: Option<&str>,
-    scripts: &BTreeMap<String, Script>,
+    things: &Things,
     log: &Log,
 ) -> group::Draft {
     let version = section.get("version").and_then(|value| value.integer(2..=3u8));
@@ -136,7 +142,7 @@ fn read_group(
         source: section.get("source").and_then(|value| read_source(value, director)),
         unicast: section.get("unicast").and_then(read_unicast),
         timing: timing::read(&section, log),
-        track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
+        track: section.get("track").map(|value| track::read_list(value, things, log)).unwrap_or_default(),
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
         routing: Routing {
             routes: section.get("routes").map(|value| route::read_list(value, route::route, log)).unwrap_or_default(),
@@ -205,7 +211,7 @@ fn read_peers(value: Value<'_>, group: Option<Family>, log: &Log) -> Option<Vec<
 }
 
 /// One address, or one for each node; a node without one takes the interface's.
-fn read_source(value: Value<'_>, director: Option<&str>) -> Option<Located<IpAddr>> {
+pub(super) fn read_source(value: Value<'_>, director: Option<&str>) -> Option<Located<IpAddr>> {
     let address = |value: Value<'_>| value.parsed("an address", "10.0.0.11");
     if !value.is_table() {
         return address(value);

@@ -4,6 +4,7 @@
 //! the model has and cluster.toml cannot say is an error. A keepalived.conf is one machine's and a cluster.toml every
 //! machine's: the priority is written for the one machine.
 
+use super::bfd::Settings;
 use super::check::{Check, Http, Probe, RECORDS, Slow, VERSIONS, Way};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
@@ -34,7 +35,7 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     };
     let setting = keepalived::Setting::of_this_machine();
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
-    let (mut groups, services, scripts, (told, ipvs, syncs)) = keepalived::read(&source, &setting, &log);
+    let (mut groups, services, scripts, (told, ipvs, syncs, bfd)) = keepalived::read(&source, &setting, &log);
     let syncs = super::sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &told, &log);
@@ -61,6 +62,7 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
         groups.iter().for_each(|(name, group)| text += &show_group(name, group, &node));
         syncs.iter().for_each(|(name, sync)| text += &show_sync(name, sync));
         scripts.iter().for_each(|(name, script)| text += &show_script(name, script));
+        bfd.iter().for_each(|(name, session)| text += &show_bfd(name, session));
         services.iter().for_each(|(name, service)| text += &show_service(name, service));
         text += &show_ipvs(&ipvs);
         Some(text)
@@ -175,6 +177,7 @@ fn show_track(Track { what, weight, reverse }: &Track) -> String {
         Tracked::Interface(name) => format!("interface = {}", quoted(name)),
         Tracked::Script(name) => format!("script = {}", quoted(name)),
         Tracked::File(path) => format!("file = {}", quoted(path.display())),
+        Tracked::Bfd(name) => format!("bfd = {}", quoted(name)),
     };
     format!("{{ {what}, weight = {weight}, reverse = {reverse} }}")
 }
@@ -189,6 +192,19 @@ fn show_script(name: &str, script: &Script) -> String {
         command.join(", "),
         seconds(*interval),
         seconds(*timeout)
+    )
+}
+
+fn show_bfd(name: &str, settings: &Settings) -> String {
+    let Settings { neighbour, source, min_tx, min_rx, idle_tx, multiplier, passive, ttl, max_hops, multihop } =
+        settings;
+    let source = source.map(|source| format!("source = {}\n", quoted(source))).unwrap_or_default();
+    let (tx, rx, idle) = (seconds(*min_tx), seconds(*min_rx), seconds(*idle_tx));
+    format!(
+        "\n[bfd.{}]\nneighbour = {}\n{source}min_tx = {tx}\nmin_rx = {rx}\nidle_tx = {idle}\nmultiplier = {multiplier}\n\
+         passive = {passive}\nttl = {ttl}\nmax_hops = {max_hops}\nmultihop = {multihop}\n",
+        key(name),
+        quoted(neighbour)
     )
 }
 
@@ -387,6 +403,7 @@ fn show_check(Check { probe, way, interval, again, timeout, warmup, fall, rise, 
             format!("file = {{ path = {}, weight = {weight} }}", quoted(path.display()))
         }
         Probe::Process(name) => format!("process = {{ name = {} }}", quoted(name)),
+        Probe::Bfd(name) => format!("bfd = {}", quoted(name)),
     };
     let mut text = format!("{{ {probe}{}", show_way(way));
     for (key, duration) in [("interval", interval), ("again", again), ("timeout", timeout), ("warmup", warmup)] {

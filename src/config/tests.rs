@@ -311,6 +311,7 @@ fn files_are_told_apart_by_their_content() {
     }
 }
 
+mod bfd;
 mod cluster;
 mod convert;
 mod guard;

@@ -182,6 +182,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let health = Health::new(started, me, config.health, &config.services);
     let notices = Notices::start(&config)?;
     let tracks = Tracks::new(started, &config.groups, &config.scripts);
+    let bfd = super::bfd::start(&config)?;
     let core = Arc::new(Core {
         me,
         incarnation,
@@ -197,6 +198,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         lane_status,
         health: Mutex::new(health),
         tracks: Mutex::new(tracks),
+        bfd,
         notices,
         balance,
         authority,

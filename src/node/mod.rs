@@ -11,6 +11,7 @@
 
 mod announce;
 mod balance;
+mod bfd;
 mod claim;
 mod core;
 mod daemon;

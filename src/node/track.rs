@@ -1,7 +1,9 @@
-//! The tracks' thread: runs scripts, reads files, watches interfaces, and tells the lane what follows for each group.
+//! The tracks' thread: runs scripts, reads files, watches interfaces and BFD sessions, and tells the lane what follows for each group.
 
+use super::bfd::Board;
 use super::core::{Core, lock};
 use super::lane::LaneInput;
+use crate::bfd::SessionStatus;
 use crate::kernel::link::{self, Watch};
 use crate::probe::script;
 use crate::track::{Action, Event};
@@ -41,6 +43,7 @@ async fn run(core: Arc<Core>) {
     if !interfaces.is_empty() {
         tokio::spawn(watch(interfaces.into_iter().collect(), seen_in.clone()));
     }
+    tokio::spawn(follow(core.bfd.clone(), seen_in.clone()));
     let mut looks = JoinSet::new();
     let mut event = Event::Tick;
     loop {
@@ -103,6 +106,22 @@ async fn regular(path: &Path) -> std::io::Result<File> {
         return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
     File::open(path).await
+}
+
+/// Says of each BFD session whether it is up, once that is known, and again after every change.
+async fn follow(mut board: Board, tell: mpsc::Sender<Event>) {
+    loop {
+        let verdict = |session: &SessionStatus| Some(Event::Bfd(session.name.clone(), session.verdict()?));
+        let verdicts: Vec<Event> = board.borrow_and_update().iter().filter_map(verdict).collect();
+        for event in verdicts {
+            if tell.send(event).await.is_err() {
+                return;
+            }
+        }
+        if board.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Says of each interface whether it can carry anything, again after every change.

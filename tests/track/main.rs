@@ -1,5 +1,7 @@
-//! What a VIP group tracks, on three real directors: a script, a file and an interface that go bad move the VIP away, and back
-//! when they are well again. The wire says who has it.
+//! What a VIP group tracks, on three real directors: a script, a file, an interface and a BFD session that go bad move the VIP away,
+//! and back when they are well again. The wire says who has it.
+
+mod bfd;
 
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{Cluster, cluster_toml};
@@ -15,7 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const STEADY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    tell("track", "a script, a file, an interface and a hung script", story)
+    tell("track", "a script, a file, an interface, a hung script and a router", |dir| {
+        let within = |name: &str| fs::create_dir(dir.join(name)).map(|()| dir.join(name));
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
+        Ok(story(&within("things")?, &program)? + bfd::story(&within("router")?, &program)?)
+    })
 }
 
 /// The cable of an interface that nothing but the tracking needs, and its other end.
@@ -41,7 +47,7 @@ fn status(cluster: &Cluster) -> Result<(String, String)> {
     Ok((warnings, state))
 }
 
-fn story(dir: &Path) -> Result<u32> {
+fn story(dir: &Path, program: &Path) -> Result<u32> {
     let scene = Scene::set(dir, 1)?;
     // The file is the same for all hosts here; what is in it says whom it is about.
     let (sick, hung) = (dir.join("sick"), dir.join("hung"));
@@ -64,8 +70,7 @@ rise = 2
         ip(&scene, director, &["link", "set", CABLE[0], "up"])?;
         ip(&scene, director, &["link", "set", CABLE[1], "up"])?;
     }
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
-    let cluster = Cluster::form(&scene, &program, &text, |command| println!("{command}"))?;
+    let cluster = Cluster::form(&scene, program, &text, |command| println!("{command}"))?;
     let began = Instant::now();
     moves_to(&scene, "lb1")?;
 

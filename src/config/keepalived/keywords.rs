@@ -36,7 +36,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "garp_group vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute, at `vrrp_garp_interval`: remove it"),
     (Missing, "static_ipaddress static_routes static_rules track_group default_interface", "what does not move belongs into the network configuration of the machine"),
     (Missing, "vrrp_track_process track_process", "use a `vrrp_script` that runs `pgrep -x NAME`"),
-    (Missing, "bfd_instance track_bfd BFD_CHECK", "there is no BFD: use a `vrrp_script`, or a check of another kind"),
     (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
     (Missing, "vrrp_mcast_group4 vrrp_mcast_group6 mcast_dst_ip", "adverts go to the group of RFC 9568"),
     (Missing, "old_unicast_checksum", "adverts have the checksums of keepalived 1.3.7 and later"),
@@ -106,6 +105,10 @@ mod tests {
         (
             "vrrp_sync_group G",
             "group track_interface track_script track_file track_process track_bfd notify notify_master notify_backup notify_fault notify_stop notify_deleted notify_priority_changes smtp_alert sync_group_tracking_weight global_tracking",
+        ),
+        (
+            "bfd_instance B",
+            "neighbor_ip neighbour_ip source_ip min_rx min_tx idle_tx multiplier passive ttl hoplimit max_hops multihop weight vrrp checker",
         ),
         ("vrrp_script S", "script interval timeout weight rise fall user init_fail"),
     ];

@@ -8,6 +8,7 @@
 //! `virtual_server IP PORT` the service IP:PORT/protocol.
 
 mod authentication;
+mod bfd;
 mod checks;
 mod expand;
 mod guard;
@@ -24,6 +25,7 @@ mod track;
 mod unicast;
 
 use super::Ipvs;
+use super::bfd::{Sessions, collect};
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
@@ -41,13 +43,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use syntax::{Statement, Word};
 
-/// Groups, services, the scripts that groups track, and who is told of states, what IPVS does beside, and what moves together.
-pub(super) type Parts =
-    (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, (Notifications, Ipvs, Vec<super::sync::Draft>));
+/// Groups, services, the scripts that groups track, and [`More`].
+pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, More);
+/// Who is told of states, what IPVS does beside, what moves together, and the sessions with neighbours.
+pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, Sessions);
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 9] = [
+    const KNOWN: [&str; 10] = [
+        "bfd_instance",
         "virtual_server_group",
         "vrrp_sync_group",
         "global_defs",
@@ -68,7 +72,10 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let named = |word: &'static str| file.iter().filter(move |statement| statement.keyword.text == word);
     let user = globals.script_user.as_deref();
     let files = named("track_file").chain(named("vrrp_track_file"));
+    let read: Vec<_> = named("bfd_instance").filter_map(|statement| bfd::read(statement, log)).collect();
+    let sessions = collect(read.iter().map(|(name, known)| (name.clone(), known.settings.clone())), log);
     let things = track::Things {
+        bfd: read.into_iter().map(|(name, known)| (name.value, known)).collect(),
         scripts: named("vrrp_script").filter_map(|statement| track::script(statement, user, log)).collect(),
         files: files.filter_map(|statement| checks::track_file(statement, log)).collect(),
     };
@@ -77,6 +84,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     for statement in &file {
         match statement.keyword.text.as_str() {
             "global_defs"
+            | "bfd_instance"
             | "vrrp_script"
             | "virtual_server"
             | "virtual_server_group"
@@ -95,11 +103,11 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let services = named("virtual_server");
     let own = named("SSL").filter_map(|statement| checks::ssl(statement, log)).last();
     let ranges = named("virtual_server_group").filter_map(|statement| lvs::server_group(statement, log)).collect();
-    let track::Things { scripts, files } = things;
-    let elsewhere = checks::Elsewhere { user, own, files, ranges };
+    let track::Things { scripts, files, bfd } = things;
+    let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
-    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs))
+    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, sessions))
 }
 
 struct Globals {
@@ -187,12 +195,13 @@ struct Instance {
 
 impl Instance {
     /// Blocks that add up.
-    const LISTS: [&str; 7] = [
+    const LISTS: [&str; 8] = [
         "virtual_ipaddress",
         "virtual_ipaddress_excluded",
         "track_interface",
         "track_script",
         "track_file",
+        "track_bfd",
         "virtual_routes",
         "virtual_rules",
     ];
@@ -236,15 +245,13 @@ impl Instance {
                 "version" | "vrrp_version" => instance.version = version(line, log),
                 "authentication" => instance.auth = authentication::read(line, log),
                 "virtual_ipaddress" | "virtual_ipaddress_excluded" => instance.read_addresses(line, log),
-                "track_interface" | "track_script" | "track_file" => {
-                    track::list(line, things, &mut instance.track, log);
-                }
                 "virtual_routes" | "virtual_rules" => routing::read(line, &mut instance.routing, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
                 "use_vmac" => instance.virtual_mac = virtual_mac(line, log),
                 "skip_check_adv_addr" => {}
+                _ if track::LISTS.contains(&keyword) => track::list(line, things, &mut instance.track, log),
                 _ if unicast::KNOWN.contains(&keyword) => instance.unicast.read(line, log),
                 _ if timing::INSTANCE.contains(&keyword) => instance.timing.read(line, log),
                 _ if notify::INSTANCE.contains(&keyword) => notify::read(line, &mut instance.notify, user, log),
