@@ -3,6 +3,7 @@
 use super::bfd;
 use super::diagnostic::{Diagnostic, Located, Log, Source};
 use super::duration;
+use super::fixed::{self, Fixed};
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::ipvs;
 use super::notify::{self, Notifications};
@@ -31,6 +32,8 @@ pub(super) struct Cluster {
     pub ipvs: ipvs::Ipvs,
     pub scripts: BTreeMap<String, Script>,
     pub bfd: BTreeMap<String, bfd::Settings>,
+    /// Of this node.
+    pub fixed: Fixed,
     pub notify: Notifications,
     pub syncs: Vec<sync::Draft>,
 }
@@ -54,9 +57,12 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
     let notify = root.section("notify").map(|section| notify::read(section, log)).unwrap_or_default();
     let ipvs = root.section("ipvs").map(|section| ipvs::read(section, log)).unwrap_or_default();
+    let fixed = sections("static").into_iter().map(|(node, section)| (node.value, fixed::read(section, log)));
+    let fixed = fixed.collect::<Vec<_>>().into_iter().find(|(node, _)| director == Some(node));
+    let fixed = fixed.map(|(_, fixed)| fixed).unwrap_or_default();
     root.close();
     let Things { scripts, bfd } = things;
-    Some(Cluster { lease, groups, services, health, ipvs, scripts, bfd, notify, syncs })
+    Some(Cluster { lease, groups, services, health, ipvs, scripts, bfd, fixed, notify, syncs })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {

@@ -35,11 +35,12 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     };
     let setting = keepalived::Setting::of_this_machine();
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
-    let (mut groups, services, scripts, (told, ipvs, syncs, bfd)) = keepalived::read(&source, &setting, &log);
+    let (mut groups, services, scripts, (told, ipvs, syncs, (bfd, fixed))) = keepalived::read(&source, &setting, &log);
     let syncs = super::sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &told, &log);
     super::ipvs::check(&ipvs, &groups, &log);
+    super::fixed::check(&fixed, &groups, &log);
     let services: BTreeMap<_, _> =
         services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
     let groups: BTreeMap<_, _> = groups.into_iter().filter_map(group::Draft::build).collect();
@@ -64,6 +65,10 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
         scripts.iter().for_each(|(name, script)| text += &show_script(name, script));
         bfd.iter().for_each(|(name, session)| text += &show_bfd(name, session));
         services.iter().for_each(|(name, service)| text += &show_service(name, service));
+        if !fixed.is_empty() {
+            text += &format!("\n[static.{}]\n", key(&node));
+            text.extend(super::fixed::show(&fixed, quoted).into_iter().map(|line| line + "\n"));
+        }
         text += &show_ipvs(&ipvs);
         Some(text)
     })

@@ -7,6 +7,7 @@
 pub mod bfd;
 pub mod check;
 pub mod diagnostic;
+pub mod fixed;
 pub mod group;
 pub mod ipvs;
 pub mod node;
@@ -58,6 +59,8 @@ pub struct Config {
     pub scripts: BTreeMap<String, track::Script>,
     /// The sessions that groups and checks go by.
     pub bfd: BTreeMap<String, bfd::Settings>,
+    /// What is there while hamesh runs.
+    pub fixed: fixed::Fixed,
     /// Who is told of states.
     pub notify: notify::Notifications,
     /// How servers are watched.
@@ -135,18 +138,19 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
         Kind::Cluster => {
             let cluster = cluster::read(&source, None, &log);
             let parts = |cluster: cluster::Cluster| {
-                let more = (cluster.notify, cluster.ipvs, cluster.syncs, cluster.bfd);
+                let more = (cluster.notify, cluster.ipvs, cluster.syncs, (cluster.bfd, cluster.fixed));
                 (cluster.groups, cluster.services, cluster.scripts, more)
             };
             cluster.map(parts).unwrap_or_default()
         }
         Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
-    let (mut groups, services, _, (notify, ipvs, syncs, _)) = groups;
+    let (mut groups, services, _, (notify, ipvs, syncs, (_, fixed))) = groups;
     sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
+    fixed::check(&fixed, &groups, &log);
     for service in services {
         service::build(service, &groups, &log);
     }
@@ -179,6 +183,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
     let (mut health, mut ipvs) = (HealthMesh::default(), Ipvs::default());
     let (mut scripts, mut bfd) = (BTreeMap::new(), BTreeMap::new());
+    let mut fixed = fixed::Fixed::default();
     let mut notify = notify::Notifications::default();
     let mut syncs = Vec::new();
     let mut cluster_file = None;
@@ -193,7 +198,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
                     (health, scripts, notify) = (cluster.health, cluster.scripts, cluster.notify);
-                    (ipvs, syncs, bfd) = (cluster.ipvs, cluster.syncs, cluster.bfd);
+                    (ipvs, syncs, bfd, fixed) = (cluster.ipvs, cluster.syncs, cluster.bfd, cluster.fixed);
                 }
             }
             Err(_) if !present && !complete => {}
@@ -211,7 +216,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
         match Source::read(&file.value) {
             Ok(source) => {
                 let setting = keepalived::Setting { guard: draft.guard, ..keepalived::Setting::of_this_machine() };
-                let (mut instances, servers, more, (told, global, synced, sessions)) =
+                let (mut instances, servers, more, (told, global, synced, (sessions, still))) =
                     keepalived::read(&source, &setting, &log);
                 if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {
                     let message = format!("script `{twin}` is in cluster.toml and in keepalived.conf");
@@ -226,6 +231,9 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                     log.add(Diagnostic::error(&file.place, message).help("give it another name in one of them"));
                 }
                 bfd.extend(sessions);
+                if draft.role == Role::Director {
+                    fixed.extend(still);
+                }
                 if notify == notify::Notifications::default() {
                     notify = told;
                 } else if told != notify::Notifications::default() {
@@ -249,6 +257,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     group::check(&groups, draft.listen.as_ref(), &log);
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
+    fixed::check(&fixed, &groups, &log);
     let services = services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
     let groups = groups.into_iter().filter_map(group::Draft::build).collect();
     let parts = draft.build();
@@ -263,6 +272,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
             services,
             scripts,
             bfd,
+            fixed,
             notify,
             health,
             ipvs,

@@ -16,6 +16,7 @@ mod claim;
 mod core;
 mod daemon;
 mod director;
+mod fixed;
 mod flight;
 mod health;
 mod interfaces;

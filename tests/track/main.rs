@@ -10,6 +10,7 @@ use hamesh::lab::scene::{PRIORITIES, Scene, tell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +24,10 @@ fn main() -> ExitCode {
         Ok(story(&within("things")?, &program)? + bfd::story(&within("router")?, &program)?)
     })
 }
+
+/// lb1 has it by its configuration.
+const STILL: &str = "10.88.0.1";
+const BEYOND: &str = "10.89.0.0/16";
 
 /// The cable of an interface that nothing but the tracking needs, and its other end.
 const CABLE: [&str; 2] = ["uplink", "provider"];
@@ -64,13 +69,17 @@ fall = 2
 rise = 2
 ",
             CABLE[0]
+        )
+        + &format!(
+            "[static.lb1]\naddresses = [\"{STILL}/24 dev {0}\"]\nroutes = [\"{BEYOND} via 10.88.0.2 dev {0}\"]\n",
+            CABLE[0]
         );
     for director in 0..scene.directors.len() {
         ip(&scene, director, &["link", "add", CABLE[0], "type", "veth", "peer", "name", CABLE[1]])?;
         ip(&scene, director, &["link", "set", CABLE[0], "up"])?;
         ip(&scene, director, &["link", "set", CABLE[1], "up"])?;
     }
-    let cluster = Cluster::form(&scene, program, &text, |command| println!("{command}"))?;
+    let mut cluster = Cluster::form(&scene, program, &text, |command| println!("{command}"))?;
     let began = Instant::now();
     moves_to(&scene, "lb1")?;
 
@@ -104,5 +113,21 @@ rise = 2
     ensure!(said.contains("killed: it took longer than 1s"), "status says why: {said}");
     let two = scene.observer.two_owners(began, Instant::now(), |_| true);
     ensure!(two.is_zero(), "two owners for {two:?}");
-    Ok(4)
+
+    let there = |scene: &Scene| {
+        let show = |words: &[&str]| scene.directors[0].host.output(Path::new("/sbin/ip"), words, PATIENCE);
+        Ok::<_, anyhow::Error>([show(&["address"])?.contains(STILL), show(&["route"])?.contains(BEYOND)])
+    };
+    ensure!(there(&scene)? == [true; 2], "what is static is not there");
+    ip(&scene, 0, &["route", "del", BEYOND])?;
+    ip(&scene, 0, &["address", "flush", "dev", CABLE[0]])?;
+    let taken = Instant::now();
+    while there(&scene)? != [true; 2] {
+        ensure!(taken.elapsed() < PATIENCE, "what is static is not put back: {:?}", there(&scene)?);
+        sleep(Duration::from_millis(50));
+    }
+    println!("what is static was put back after {} ms", taken.elapsed().as_millis());
+    cluster.stop(0)?;
+    ensure!(there(&scene)? == [false; 2], "a stop has left what is static");
+    Ok(5)
 }

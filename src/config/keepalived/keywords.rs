@@ -34,7 +34,7 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "net_namespace net_namespace_ipvs namespace_with_ipsets", "start hamesh in the namespace: `NetworkNamespacePath=` in hamesh.service"),
     (Missing, "interface_up_down_delays", "an interface counts as it is: let the bond or the switch wait"),
     (Missing, "garp_group vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute, at `vrrp_garp_interval`: remove it"),
-    (Missing, "static_ipaddress static_routes static_rules track_group default_interface", "what does not move belongs into the network configuration of the machine"),
+    (Missing, "track_group", "what is static is put back within a second, and no instance depends on it"),
     (Missing, "vrrp_track_process track_process", "use a `vrrp_script` that runs `pgrep -x NAME`"),
     (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
     (Missing, "vrrp_mcast_group4 vrrp_mcast_group6 mcast_dst_ip", "adverts go to the group of RFC 9568"),

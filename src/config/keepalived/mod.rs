@@ -28,6 +28,7 @@ use super::Ipvs;
 use super::bfd::{Sessions, collect};
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
+use super::fixed::Fixed;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::notify::{Notifications, Notify};
 use super::service;
@@ -45,12 +46,15 @@ use syntax::{Statement, Word};
 
 /// Groups, services, the scripts that groups track, and [`More`].
 pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, More);
-/// Who is told of states, what IPVS does beside, what moves together, and the sessions with neighbours.
-pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, Sessions);
+/// Who is told of states, what IPVS does beside, what moves together, the sessions with neighbours, and what does not move.
+pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, (Sessions, Fixed));
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 13] = [
+        "static_ipaddress",
+        "static_routes",
+        "static_rules",
         "bfd_instance",
         "virtual_server_group",
         "vrrp_sync_group",
@@ -85,6 +89,9 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
         match statement.keyword.text.as_str() {
             "global_defs"
             | "bfd_instance"
+            | "static_ipaddress"
+            | "static_routes"
+            | "static_rules"
             | "vrrp_script"
             | "virtual_server"
             | "virtual_server_group"
@@ -106,14 +113,20 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let track::Things { scripts, files, bfd } = things;
     let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
+    let mut fixed = Fixed::default();
+    for statement in file.iter().filter(|statement| statement.keyword.text.starts_with("static_")) {
+        routing::fixed(statement, &globals.default_interface, &mut fixed, log);
+    }
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
-    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, sessions))
+    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, (sessions, fixed)))
 }
 
 struct Globals {
     version: Version,
     checksum: Form,
     script_user: Option<String>,
+    /// Of static addresses without one.
+    default_interface: String,
     notify: notify::Globals,
     timing: timing::Given,
     check_source: bool,
@@ -127,6 +140,7 @@ impl Default for Globals {
             version: Version::V2,
             checksum: Form::Pseudo,
             script_user: None,
+            default_interface: "eth0".to_owned(),
             notify,
             timing,
             check_source: false,
@@ -137,7 +151,8 @@ impl Default for Globals {
 
 impl Globals {
     fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 6] = [
+        const KNOWN: [&str; 7] = [
+            "default_interface",
             "vrrp_check_unicast_src",
             "vrrp_version",
             "v3_checksum_as_v2",
@@ -149,6 +164,9 @@ impl Globals {
             match line.keyword.text.as_str() {
                 "vrrp_version" => self.version = version(line, log).unwrap_or(self.version),
                 "v3_checksum_as_v2" => self.checksum = checksum(line, log),
+                "default_interface" => {
+                    self.default_interface = argument(line, log).map_or_else(String::new, |name| name.value);
+                }
                 "script_user" => self.script_user = track::read_user(line, log),
                 // What we do anyway: a list other than ours is never dropped, and what others can
                 // change is never run as root.
