@@ -34,6 +34,7 @@ pub(super) struct Cluster {
     pub bfd: BTreeMap<String, bfd::Settings>,
     /// Of this node.
     pub fixed: Fixed,
+    pub delays: BTreeMap<String, track::Delays>,
     pub notify: Notifications,
     pub syncs: Vec<sync::Draft>,
 }
@@ -57,12 +58,14 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
     let notify = root.section("notify").map(|section| notify::read(section, log)).unwrap_or_default();
     let ipvs = root.section("ipvs").map(|section| ipvs::read(section, log)).unwrap_or_default();
+    let delays = sections("interface").into_iter();
+    let delays = delays.filter_map(|(name, section)| Some((name.value, track::read_delays(section, log)?))).collect();
     let fixed = sections("static").into_iter().map(|(node, section)| (node.value, fixed::read(section, log)));
     let fixed = fixed.collect::<Vec<_>>().into_iter().find(|(node, _)| director == Some(node));
     let fixed = fixed.map(|(_, fixed)| fixed).unwrap_or_default();
     root.close();
     let Things { scripts, bfd } = things;
-    Some(Cluster { lease, groups, services, health, ipvs, scripts, bfd, fixed, notify, syncs })
+    Some(Cluster { lease, groups, services, health, ipvs, scripts, bfd, fixed, delays, notify, syncs })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {

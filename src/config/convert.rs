@@ -9,7 +9,7 @@ use super::check::{Check, Http, Probe, RECORDS, Slow, VERSIONS, Way};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
 use super::service::{Notify, Server};
-use super::track::{Script, Track, Tracked};
+use super::track::{Delays, Script, Track, Tracked};
 use super::{Service, SyncGroup, VipGroup, group, keepalived, notify, service, unreadable};
 use crate::ipvs::{Forwarding, Granularity, ServiceKey, Tunnel};
 use crate::vrrp::checksum::Form;
@@ -35,7 +35,8 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     };
     let setting = keepalived::Setting::of_this_machine();
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
-    let (mut groups, services, scripts, (told, ipvs, syncs, (bfd, fixed))) = keepalived::read(&source, &setting, &log);
+    let (mut groups, services, scripts, (told, ipvs, syncs, (bfd, fixed, delays))) =
+        keepalived::read(&source, &setting, &log);
     let syncs = super::sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &told, &log);
@@ -65,6 +66,10 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
         scripts.iter().for_each(|(name, script)| text += &show_script(name, script));
         bfd.iter().for_each(|(name, session)| text += &show_bfd(name, session));
         services.iter().for_each(|(name, service)| text += &show_service(name, service));
+        for (name, Delays { down, up }) in &delays {
+            let (down, up) = (seconds(*down), seconds(*up));
+            text += &format!("\n[interface.{}]\ndown_delay = {down}\nup_delay = {up}\n", key(name));
+        }
         if !fixed.is_empty() {
             text += &format!("\n[static.{}]\n", key(&node));
             text.extend(super::fixed::show(&fixed, quoted).into_iter().map(|line| line + "\n"));

@@ -59,6 +59,8 @@ pub struct Config {
     pub scripts: BTreeMap<String, track::Script>,
     /// The sessions that groups and checks go by.
     pub bfd: BTreeMap<String, bfd::Settings>,
+    /// How long changes of interfaces must last.
+    pub delays: BTreeMap<String, track::Delays>,
     /// What is there while hamesh runs.
     pub fixed: fixed::Fixed,
     /// Who is told of states.
@@ -138,14 +140,14 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
         Kind::Cluster => {
             let cluster = cluster::read(&source, None, &log);
             let parts = |cluster: cluster::Cluster| {
-                let more = (cluster.notify, cluster.ipvs, cluster.syncs, (cluster.bfd, cluster.fixed));
+                let more = (cluster.notify, cluster.ipvs, cluster.syncs, (cluster.bfd, cluster.fixed, cluster.delays));
                 (cluster.groups, cluster.services, cluster.scripts, more)
             };
             cluster.map(parts).unwrap_or_default()
         }
         Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
-    let (mut groups, services, _, (notify, ipvs, syncs, (_, fixed))) = groups;
+    let (mut groups, services, _, (notify, ipvs, syncs, (_, fixed, _))) = groups;
     sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &notify, &log);
@@ -183,7 +185,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
     let (mut health, mut ipvs) = (HealthMesh::default(), Ipvs::default());
     let (mut scripts, mut bfd) = (BTreeMap::new(), BTreeMap::new());
-    let mut fixed = fixed::Fixed::default();
+    let (mut fixed, mut delays) = (fixed::Fixed::default(), BTreeMap::new());
     let mut notify = notify::Notifications::default();
     let mut syncs = Vec::new();
     let mut cluster_file = None;
@@ -198,7 +200,8 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
                     (health, scripts, notify) = (cluster.health, cluster.scripts, cluster.notify);
-                    (ipvs, syncs, bfd, fixed) = (cluster.ipvs, cluster.syncs, cluster.bfd, cluster.fixed);
+                    (ipvs, syncs, bfd) = (cluster.ipvs, cluster.syncs, cluster.bfd);
+                    (fixed, delays) = (cluster.fixed, cluster.delays);
                 }
             }
             Err(_) if !present && !complete => {}
@@ -216,7 +219,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
         match Source::read(&file.value) {
             Ok(source) => {
                 let setting = keepalived::Setting { guard: draft.guard, ..keepalived::Setting::of_this_machine() };
-                let (mut instances, servers, more, (told, global, synced, (sessions, still))) =
+                let (mut instances, servers, more, (told, global, synced, (sessions, still, later))) =
                     keepalived::read(&source, &setting, &log);
                 if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {
                     let message = format!("script `{twin}` is in cluster.toml and in keepalived.conf");
@@ -231,6 +234,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                     log.add(Diagnostic::error(&file.place, message).help("give it another name in one of them"));
                 }
                 bfd.extend(sessions);
+                delays.extend(later);
                 if draft.role == Role::Director {
                     fixed.extend(still);
                 }
@@ -273,6 +277,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
             scripts,
             bfd,
             fixed,
+            delays,
             notify,
             health,
             ipvs,

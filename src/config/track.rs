@@ -56,6 +56,33 @@ pub enum Tracked {
     Bfd(String),
 }
 
+/// How long a change of an interface must last to count; at most 255 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delays {
+    /// Of one that loses its carrier, or is set down.
+    pub down: Duration,
+    /// Of one that comes back.
+    pub up: Duration,
+}
+
+/// The longest; keepalived's.
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(255);
+
+/// Reads `[interface.NAME]`.
+pub(super) fn read_delays(section: Section<'_>, log: &Log) -> Option<Delays> {
+    let delay = |value: Value<'_>| {
+        let delay = value.duration()?;
+        if delay.value > LONGEST_DELAY {
+            log.add(Diagnostic::error(&delay.place, "a delay of an interface is at most 255s"));
+        }
+        Some(delay.value)
+    };
+    let down = section.required("down_delay").and_then(delay);
+    let up = section.get("up_delay").and_then(delay);
+    section.close();
+    Some(Delays { down: down?, up: up.or(down)? })
+}
+
 /// What the file names to be tracked.
 pub(super) struct Things {
     pub scripts: BTreeMap<String, Script>,

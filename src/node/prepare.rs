@@ -126,7 +126,7 @@ impl Prepared {
             served.unseen = served.fault;
             groups.insert(name.clone(), served);
         }
-        let interfaces = Interfaces::start(names, all, tell.clone()).await?;
+        let interfaces = Interfaces::start(names, all, &config.delays, tell.clone()).await?;
         let made = made.into_values().map(|device| device.name).collect();
         let hands = Hands::new(gate, guard, balance, interfaces, made, record_file, ttl);
         let site = Site { config, groups, lans, hands, tell, occurrences };

@@ -124,6 +124,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("[ipvs]", running.ipvs != fresh.ipvs),
         ("[track_script]", running.scripts != fresh.scripts),
         ("[bfd]", running.bfd != fresh.bfd),
+        ("[interface]", running.delays != fresh.delays),
         ("[static]", running.fixed != fresh.fixed),
         ("[notify]", running.notify != fresh.notify),
         ("what is in a sync group", synced(running) != synced(fresh)),

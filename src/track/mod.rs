@@ -3,6 +3,8 @@
 //! [`Tracks`] says what to run and to read, hears what came of it, and says what each group's priority is then, or that the
 //! group is in FAULT.
 
+pub mod debounce;
+
 use crate::config::VipGroup;
 use crate::config::track::{Script, Track, Tracked};
 use hamesh_fencing::clock::Moment;

@@ -25,6 +25,8 @@ fn main() -> ExitCode {
     })
 }
 
+/// Shorter than `down_delay`.
+const FLAP: Duration = Duration::from_millis(300);
 /// lb1 has it by its configuration.
 const STILL: &str = "10.88.0.1";
 const BEYOND: &str = "10.89.0.0/16";
@@ -71,7 +73,7 @@ rise = 2
             CABLE[0]
         )
         + &format!(
-            "[static.lb1]\naddresses = [\"{STILL}/24 dev {0}\"]\nroutes = [\"{BEYOND} via 10.88.0.2 dev {0}\"]\n",
+            "[static.lb1]\naddresses = [\"{STILL}/24 dev {0}\"]\nroutes = [\"{BEYOND} via 10.88.0.2 dev {0}\"]\n[interface.{0}]\ndown_delay = \"1s\"\nup_delay = \"0s\"\n",
             CABLE[0]
         );
     for director in 0..scene.directors.len() {
@@ -100,6 +102,13 @@ rise = 2
     fs::remove_file(&burden)?;
     moves_to(&scene, "lb1")?;
 
+    let flap = Instant::now();
+    ip(&scene, 0, &["link", "set", CABLE[1], "down"])?;
+    sleep(FLAP);
+    ip(&scene, 0, &["link", "set", CABLE[1], "up"])?;
+    sleep(STEADY);
+    let moved = scene.observer.first_answer(flap, |name| name != "lb1");
+    ensure!(moved.is_none(), "an interface that flaps has moved the VIP");
     ip(&scene, 0, &["link", "set", CABLE[1], "down"])?;
     println!("an interface without carrier moved it after {} ms", moves_to(&scene, "lb2")?.as_millis());
     let (said, _) = status(&cluster)?;

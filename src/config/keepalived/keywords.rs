@@ -32,7 +32,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (OwnWay, "timer_expired_backup thread_timer_expired", "a MASTER that is late has lost its lease, and the gate is shut"),
     (OwnWay, "native_ipv6 debug hashed use_symlink_paths umask iproute_usr_dir iproute_etc_dir log_unknown_vrids random_seed lvs_flush_onstop", "it means nothing to hamesh"),
     (Missing, "net_namespace net_namespace_ipvs namespace_with_ipsets", "start hamesh in the namespace: `NetworkNamespacePath=` in hamesh.service"),
-    (Missing, "interface_up_down_delays", "an interface counts as it is: let the bond or the switch wait"),
     (Missing, "garp_group vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute, at `vrrp_garp_interval`: remove it"),
     (Missing, "track_group", "what is static is put back within a second, and no instance depends on it"),
     (Missing, "vrrp_track_process track_process", "use a `vrrp_script` that runs `pgrep -x NAME`"),

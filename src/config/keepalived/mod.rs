@@ -32,7 +32,7 @@ use super::fixed::Fixed;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::notify::{Notifications, Notify};
 use super::service;
-use super::track::{Script, Track};
+use super::track::{Delays, Script, Track};
 use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Version};
@@ -46,12 +46,13 @@ use syntax::{Statement, Word};
 
 /// Groups, services, the scripts that groups track, and [`More`].
 pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, More);
-/// Who is told of states, what IPVS does beside, what moves together, the sessions with neighbours, and what does not move.
-pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, (Sessions, Fixed));
+/// Who is told of states, what IPVS does beside, what moves together, the sessions with neighbours, what does not move, and interfaces that flap.
+pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, (Sessions, Fixed, BTreeMap<String, Delays>));
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 13] = [
+    const KNOWN: [&str; 14] = [
+        "interface_up_down_delays",
         "static_ipaddress",
         "static_routes",
         "static_rules",
@@ -89,6 +90,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
         match statement.keyword.text.as_str() {
             "global_defs"
             | "bfd_instance"
+            | "interface_up_down_delays"
             | "static_ipaddress"
             | "static_routes"
             | "static_rules"
@@ -113,12 +115,13 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let track::Things { scripts, files, bfd } = things;
     let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
+    let delays = named("interface_up_down_delays").flat_map(|statement| track::delays(statement, log)).collect();
     let mut fixed = Fixed::default();
     for statement in file.iter().filter(|statement| statement.keyword.text.starts_with("static_")) {
         routing::fixed(statement, &globals.default_interface, &mut fixed, log);
     }
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
-    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, (sessions, fixed)))
+    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, (sessions, fixed, delays)))
 }
 
 struct Globals {

@@ -4,7 +4,7 @@
 //! Two things differ. A script that cannot be run has failed, and is none that is well; and there is no shell.
 
 use super::super::duration;
-use super::super::track::{Script, Track, Tracked};
+use super::super::track::{Delays, LONGEST_DELAY, Script, Track, Tracked};
 use super::syntax::{Statement, Word};
 use super::{argument, bfd, block, check_leaf, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
@@ -186,6 +186,32 @@ fn time(line: &Statement, log: &Log) -> Option<Duration> {
     };
     log.add(Diagnostic::error(&place, format!("`{}` {fault}", line.keyword.text)));
     None
+}
+
+/// Reads `interface_up_down_delays { NAME DOWN [UP] }`, in seconds.
+pub(super) fn delays(statement: &Statement, log: &Log) -> Vec<(String, Delays)> {
+    let delay = |word: &Word| match duration::seconds(&word.text) {
+        Ok(delay) if delay <= LONGEST_DELAY => Some(delay),
+        Ok(_) | Err(_) => {
+            log.add(Diagnostic::error(&word.place, "a delay of an interface is a number of seconds up to 255"));
+            None
+        }
+    };
+    let mut all = Vec::new();
+    for line in block(statement, log) {
+        match &line.arguments[..] {
+            [down] => all.extend(delay(down).map(|down| (line.keyword.text.clone(), Delays { down, up: down }))),
+            [down, up] => {
+                let delays = delay(down).zip(delay(up)).map(|(down, up)| Delays { down, up });
+                all.extend(delays.map(|delays| (line.keyword.text.clone(), delays)));
+            }
+            _ => log.add(Diagnostic::error(&line.keyword.place, "an interface has one delay down, and perhaps one up")),
+        }
+        if line.block.is_some() {
+            log.add(Diagnostic::error(&line.keyword.place, "an interface has no block"));
+        }
+    }
+    all
 }
 
 /// One quoted string, or several words; a string's words may be quoted in turn.

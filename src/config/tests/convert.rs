@@ -90,7 +90,7 @@ const EXAMPLES: &[&str] = &[
      from 10.0.0.0/24 lookup 100 priority 500\n not to 10.8.0.0/16 fwmark 0x10/0xff iif eth0 oif eth1 priority 501 prohibit\n \
      inet6 from all lookup main order 502\n } }\n",
     // What does not move.
-    "global_defs {\n default_interface eth3\n }\nstatic_ipaddress {\n 10.5.0.1/24\n 2001:db8:5::1/64 dev eth4 scope global\n }\n\
+    "interface_up_down_delays {\n eth0 1.5\n eth5 2 0\n }\nglobal_defs {\n default_interface eth3\n }\nstatic_ipaddress {\n 10.5.0.1/24\n 2001:db8:5::1/64 dev eth4 scope global\n }\n\
      static_routes {\n 10.6.0.0/16 via 10.5.0.254 dev eth3\n }\nstatic_rules {\n from 10.5.0.0/24 lookup 100 priority 500\n }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n",
     // The language.
@@ -117,6 +117,7 @@ fn what_is_converted_means_the_same() {
         assert_eq!(old.services, new.services, "{converted}");
         assert_eq!(old.scripts, new.scripts, "{converted}");
         assert_eq!(old.bfd, new.bfd, "{converted}");
+        assert_eq!(old.delays, new.delays, "{converted}");
         assert_eq!(old.fixed, new.fixed, "{converted}");
         assert_eq!(old.notify, new.notify, "{converted}");
         assert_eq!(old.ipvs, new.ipvs, "{converted}");
