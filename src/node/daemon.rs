@@ -401,6 +401,7 @@ fn lane_thread(
             flights,
             status,
             heartbeat,
+            looked: None,
         };
         lane.run().await;
         Ok(())
