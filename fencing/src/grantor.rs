@@ -10,8 +10,10 @@ use crate::message::{Ask, Known, Tell};
 use choice::Candidates;
 use hamesh_raft::command::{Command, GroupName, Leadership, NodeId, Sid, Token};
 use hamesh_raft::membership::Membership;
-use hamesh_raft::state::State;
+use hamesh_raft::state::{Group, State};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +50,9 @@ pub enum Event {
     Told(NodeId, Tell),
     /// What directors hear on the LAN of each group.
     Hears(BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>),
-    /// Time has passed; with what this node's own voter knows of every session.
+    /// What this node's own voter knows of every session now. It moves nothing but suspicion, and free groups.
+    Known(BTreeMap<Sid, Known>),
+    /// The same, and time has passed: every group has its turn.
     Tick(BTreeMap<Sid, Known>),
 }
 
@@ -76,7 +80,20 @@ pub struct Grantor {
     own: BTreeMap<Sid, Known>,
     suspects: BTreeMap<Sid, Suspect>,
     groups: BTreeMap<GroupName, Attention>,
+    /// Sessions that hold groups, with the index of their latest grant.
+    latest: BTreeMap<Sid, u64>,
     round: u64,
+}
+
+/// Which groups have their turn after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Those that nobody holds, while there are any.
+    Free,
+    /// Also those that an entry has changed.
+    Changed,
+    /// All.
+    All,
 }
 
 /// A session that the leader has reason to ask about.
@@ -116,12 +133,15 @@ impl Grantor {
             own: BTreeMap::new(),
             suspects: BTreeMap::new(),
             groups: BTreeMap::new(),
+            latest: BTreeMap::new(),
             round: 0,
         }
     }
 
     /// What happens now.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let before = self.state.clone();
+        let mut turn = Turn::Free;
         match event {
             Event::Applied(state, membership) => {
                 // Another leader's changes may be applied several at once and end where they began: any entry counts. Our
@@ -132,6 +152,8 @@ impl Grantor {
                     self.voters_since = now;
                 }
                 (self.state, self.membership) = (state, membership);
+                turn = if before.members == self.state.members { Turn::Changed } else { Turn::All };
+                self.latest = latest(&self.state);
                 self.suspects.retain(|sid, _| self.state.sessions.contains_key(sid));
             }
             Event::Leads(leadership) => {
@@ -140,6 +162,7 @@ impl Grantor {
                     // Nothing is inherited: what an earlier leadership measured is void.
                     self.suspects.clear();
                     self.groups.clear();
+                    turn = Turn::All;
                 }
             }
             // These two move nothing by themselves: the next tick goes by them.
@@ -156,14 +179,28 @@ impl Grantor {
                     suspect.told.insert(from, (now, tell.known));
                 }
             }
-            Event::Tick(own) => self.own = own,
+            Event::Known(own) => self.own = own,
+            Event::Tick(own) => (self.own, turn) = (own, Turn::All),
         }
         let Some(leadership) = self.leadership else { return Vec::new() };
         let mut actions = Vec::new();
         self.judge(now, leadership, &mut actions);
-        self.grant(now, leadership, &mut actions);
-        self.improve(now, &mut actions);
+        let names = self.in_turn(turn, &before);
+        self.grant(now, leadership, &names, &mut actions);
+        self.improve(now, &names, &mut actions);
         actions
+    }
+
+    /// The groups that are looked at: of a thousand, an entry changes one, and most moments none.
+    fn in_turn(&self, turn: Turn, before: &State) -> Vec<GroupName> {
+        let has = |(name, group): &(&GroupName, &Arc<Group>)| match turn {
+            Turn::Free => group.holder.is_none(),
+            Turn::Changed => {
+                group.holder.is_none() || before.groups.get(*name).is_none_or(|before| !Arc::ptr_eq(before, group))
+            }
+            Turn::All => true,
+        };
+        self.state.groups.iter().filter(has).map(|(name, _)| name.clone()).collect()
     }
 
     /// Completes an entry that frees groups with the names of the next holders (H12). Only a leader may be asked.
@@ -171,7 +208,8 @@ impl Grantor {
         match command {
             Command::Release { group, token, to } => {
                 let leaving = self.state.holder(&group).map(|holder| holder.sid);
-                let fit = self.candidates(&group).fit();
+                let taken = OnceCell::new();
+                let fit = self.candidates(&group, &self.state, &taken).fit();
                 let to =
                     to.filter(|sid| fit.contains(sid)).or_else(|| fit.into_iter().find(|sid| Some(*sid) != leaving));
                 Command::Release { group, token, to }
@@ -202,8 +240,9 @@ impl Grantor {
     fn judge(&mut self, now: Moment, leadership: Leadership, actions: &mut Vec<Action>) {
         for (sid, session) in &self.state.clone().sessions {
             let own = self.own.get(sid);
-            // A grantee that does not take what it was given (V3).
-            let untaken = self.untaken(now, *sid, session.ttl);
+            // A grantee that does not take what it was given (V3). One that has seen its latest grant has taken all.
+            let seen = own.is_some_and(|known| self.latest.get(sid).is_none_or(|index| known.acted >= *index));
+            let untaken = if seen { None } else { self.untaken(now, *sid, session.ttl) };
             let silent = own.is_none_or(|known| known.silent >= session.promise);
             let fenced = session.fenced.is_some();
             if !fenced && !silent && untaken.is_none_or(|index| own.is_some_and(|known| known.acted >= index)) {
@@ -258,15 +297,14 @@ impl Grantor {
         held.max()
     }
 
-    fn grant(&mut self, now: Moment, leadership: Leadership, actions: &mut Vec<Action>) {
-        let state = self.state.clone();
+    fn grant(&mut self, now: Moment, leadership: Leadership, names: &[GroupName], actions: &mut Vec<Action>) {
+        let (state, taken) = (self.state.clone(), OnceCell::new());
         self.groups.retain(|name, _| state.groups.contains_key(name));
-        for (name, group) in &state.groups {
-            let best = if group.holder.is_none() { self.candidates(name).fit().first().copied() } else { None };
-            if !self.groups.contains_key(name) {
-                self.groups.insert(name.clone(), Attention::default());
-            }
-            let Some(attention) = self.groups.get_mut(name) else { continue };
+        for name in names {
+            let Some(group) = state.groups.get(name) else { continue };
+            let free = group.holder.is_none();
+            let best = if free { self.candidates(name, &state, &taken).fit().first().copied() } else { None };
+            let attention = self.groups.entry(name.clone()).or_default();
             match &group.holder {
                 Some(holder) => {
                     if attention.granted.is_none_or(|(token, _)| token != holder.token) {
@@ -288,11 +326,12 @@ impl Grantor {
     }
 
     /// Asks holders to move: by somebody's order, because the LAN does not hear them, or for a better candidate.
-    fn improve(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        for (name, group) in &self.state.clone().groups {
-            let Some(holder) = &group.holder else { continue };
-            let Some(node) = self.state.holder_node(name) else { continue };
-            let candidates = self.candidates(name);
+    fn improve(&mut self, now: Moment, names: &[GroupName], actions: &mut Vec<Action>) {
+        let (state, taken) = (self.state.clone(), OnceCell::new());
+        for name in names {
+            let Some(holder) = state.holder(name) else { continue };
+            let Some(node) = state.holder_node(name) else { continue };
+            let candidates = self.candidates(name, &state, &taken);
             let (ordered, unheard, better) = (candidates.ordered(), candidates.unheard_holder(), candidates.better());
             let Some(attention) = self.groups.get_mut(name) else { continue };
             let damped = attention.moved_for_lan.is_some_and(|at| now.since(at) < DAMPING);
@@ -320,23 +359,33 @@ impl Grantor {
     }
 
     fn successors(&self, leaving: Sid) -> Vec<(GroupName, Sid)> {
-        let held = self.state.held_by(leaving);
+        let (held, taken) = (self.state.held_by(leaving), OnceCell::new());
         let next = held.filter_map(|(group, _)| {
-            let to = self.candidates(group).fit().into_iter().find(|sid| *sid != leaving)?;
-            Some((group.clone(), to))
+            let fit = self.candidates(group, &self.state, &taken).fit();
+            Some((group.clone(), fit.into_iter().find(|sid| *sid != leaving)?))
         });
         next.collect()
     }
 
-    fn candidates<'a>(&'a self, group: &'a str) -> Candidates<'a> {
-        Candidates {
-            group,
-            state: &self.state,
-            replicating: &self.replicating,
-            own: &self.own,
-            hears: self.hears.get(group),
-        }
+    fn candidates<'a, 's>(
+        &'a self,
+        group: &'a str,
+        state: &'s State,
+        taken: &'a OnceCell<BTreeMap<IpAddr, &'s GroupName>>,
+    ) -> Candidates<'a, 's> {
+        let (replicating, own, hears) = (&self.replicating, &self.own, self.hears.get(group));
+        Candidates { group, state, replicating, own, hears, taken }
     }
+}
+
+/// The latest grant of each session that holds groups.
+fn latest(state: &State) -> BTreeMap<Sid, u64> {
+    let mut latest = BTreeMap::new();
+    for holder in state.groups.values().filter_map(|group| group.holder.as_ref()) {
+        let index = latest.entry(holder.sid).or_insert(holder.token.index);
+        *index = holder.token.index.max(*index);
+    }
+    latest
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@ use crate::command::{
     Applicant, ClusterId, Command, Definition, GateId, GroupName, InvitationId, Leadership, Lineage, NodeId, Outcome,
     Role, ServerOrder, Sid, Token, WallTime,
 };
+use orders::leave;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Invitations that ended longer ago than this are forgotten at the next join.
@@ -28,8 +30,8 @@ pub struct State {
     pub invitations: BTreeMap<InvitationId, Invitation>,
     /// The sessions that may hold groups, or are fenced and not yet expired.
     pub sessions: BTreeMap<Sid, Session>,
-    /// The VIP groups that have a holder or a candidate.
-    pub groups: BTreeMap<GroupName, Group>,
+    /// The VIP groups that have a holder or a candidate. States share those that no entry between them has changed.
+    pub groups: BTreeMap<GroupName, Arc<Group>>,
     /// What people have ordered of servers, by the names of their services.
     pub servers: BTreeMap<(String, SocketAddr), ServerOrder>,
     last_node: u64,
@@ -192,8 +194,31 @@ impl State {
         self.members.iter().find(|(_, member)| member.name == name).map(|(id, _)| *id)
     }
 
+    /// Every address that is held, with its group: an address belongs to one (H11).
+    pub fn taken(&self) -> BTreeMap<IpAddr, &GroupName> {
+        let held = self.groups.iter().filter_map(|(name, group)| Some((name, group.holder.as_ref()?)));
+        held.flat_map(|(name, holder)| holder.definition.addresses.iter().map(move |address| (*address, name)))
+            .collect()
+    }
+
+    /// As [`Self::taken`], of one address.
+    fn taken_by(&self, address: IpAddr) -> Option<&GroupName> {
+        let holds = |holder: &Holder| holder.definition.addresses.contains(&address);
+        self.groups.iter().find(|(_, group)| group.holder.as_ref().is_some_and(holds)).map(|(name, _)| name)
+    }
+
     /// Why `sid` could not be granted `group` if it were free now; `None` if it could.
     pub fn obstacle(&self, group: &str, sid: Sid) -> Option<String> {
+        self.obstacle_among(group, sid, |address| self.taken_by(address))
+    }
+
+    /// As [`Self::obstacle`], for whoever asks for many groups and has [`Self::taken`].
+    pub fn obstacle_among<'a>(
+        &'a self,
+        group: &str,
+        sid: Sid,
+        taken: impl Fn(IpAddr) -> Option<&'a GroupName>,
+    ) -> Option<String> {
         let Some(candidate) = self.groups.get(group).and_then(|g| g.candidates.get(&sid)) else {
             return Some(format!("session {sid} is no candidate for {group}"));
         };
@@ -206,11 +231,9 @@ impl State {
             Some(_) => return Some(format!("session {sid} is fenced")),
             None => return Some(format!("session {sid} is over")),
         }
-        // H11: an address belongs to one group.
-        self.groups.iter().filter(|(name, _)| *name != group).find_map(|(name, other)| {
-            let held = &other.holder.as_ref()?.definition.addresses;
-            let shared = candidate.definition.addresses.iter().find(|address| held.contains(address))?;
-            Some(format!("{shared} belongs to vip.{name}, which is held"))
+        candidate.definition.addresses.iter().find_map(|address| {
+            let other = taken(*address).filter(|other| *other != group)?;
+            Some(format!("{address} belongs to vip.{other}, which is held"))
         })
     }
 
@@ -306,9 +329,9 @@ impl State {
     fn end(&mut self, sid: Sid) -> Result<(), String> {
         let session = self.sessions.remove(&sid).ok_or_else(|| format!("session {sid} is over"))?;
         for group in self.groups.values_mut() {
-            group.leaves(sid, session.node);
+            leave(group, sid, session.node);
             if group.holder.as_ref().is_some_and(|holder| holder.sid == sid) {
-                group.holder = None;
+                Arc::make_mut(group).holder = None;
             }
         }
         self.forget_empty_groups();
@@ -320,7 +343,7 @@ impl State {
         if session.fenced.is_some() {
             return Err(format!("session {sid} is fenced"));
         }
-        self.groups.entry(group.clone()).or_default().candidates.insert(sid, candidate);
+        Arc::make_mut(self.groups.entry(group.clone()).or_default()).candidates.insert(sid, candidate);
         Ok(Outcome::Done)
     }
 
@@ -328,18 +351,19 @@ impl State {
         let node =
             self.sessions.get(&sid).map(|session| session.node).ok_or_else(|| format!("session {sid} is over"))?;
         let group = self.groups.get_mut(group).ok_or("no such group")?;
-        group.leaves(sid, node).ok_or_else(|| format!("session {sid} is no candidate"))?;
+        leave(group, sid, node).ok_or_else(|| format!("session {sid} is no candidate"))?;
         self.forget_empty_groups();
         Ok(Outcome::Done)
     }
 
     fn release(&mut self, name: &GroupName, token: Token, to: Option<Sid>, index: u64) -> Result<Outcome, String> {
         let group = self.groups.get_mut(name).ok_or("no such group")?;
-        let Some(holder) = group.holder.take_if(|holder| holder.token == token) else {
+        if group.holder.as_ref().is_none_or(|holder| holder.token != token) {
             return Err(format!("token {token} is not in force"));
-        };
-        if let Some(session) = self.sessions.get(&holder.sid) {
-            group.leaves(holder.sid, session.node);
+        }
+        let leaving = Arc::make_mut(group).holder.take();
+        if let Some((sid, session)) = leaving.and_then(|holder| Some((holder.sid, self.sessions.get(&holder.sid)?))) {
+            leave(group, sid, session.node);
         }
         let granted = to.map_or_else(|| Ok(Outcome::Done), |sid| self.grant(name, sid, index));
         self.forget_empty_groups();
@@ -351,7 +375,7 @@ impl State {
         let session = self.sessions.get_mut(&sid).ok_or_else(|| format!("session {sid} is over"))?;
         session.fenced.get_or_insert(index);
         for group in self.groups.values_mut() {
-            group.leaves(sid, session.node);
+            leave(group, sid, session.node);
         }
         self.forget_empty_groups();
         Ok(Outcome::Done)
@@ -393,7 +417,7 @@ impl State {
             return Err(format!("{name} is held by session {}", holder.sid));
         }
         let definition = group.candidates.get(&sid).map(|c| c.definition.clone()).ok_or("no candidate")?;
-        group.holder = Some(Holder { sid, token: Token { lineage, index }, definition });
+        Arc::make_mut(group).holder = Some(Holder { sid, token: Token { lineage, index }, definition });
         Ok(Outcome::Done)
     }
 

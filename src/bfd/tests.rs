@@ -321,7 +321,7 @@ fn a_suspended_machine_does_not_spin_when_it_wakes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     /// Whatever is lost, and whatever else comes: the ends are up again when the link is well, and nobody sends faster than agreed.
     #[test]

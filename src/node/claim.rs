@@ -21,6 +21,9 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// How long an address lives that nobody refreshes, behind a gate that nobody else can take away: a thousand VIPs are not
+/// to be refreshed twice a second for a second wall. Otherwise it is the lease's length.
+const LIFE: Duration = Duration::from_secs(10);
 /// Between two tries to remove an address.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -33,7 +36,8 @@ pub(crate) struct Hands {
     balance: Balance,
     interfaces: Interfaces,
     record: RecordFile,
-    ttl: Duration,
+    /// How long an address lives that nobody refreshes.
+    life: Duration,
     refreshed: Option<Moment>,
     /// What was last armed for.
     deadline: Moment,
@@ -61,13 +65,14 @@ impl Hands {
         ttl: Duration,
     ) -> Self {
         let held = gate.as_ref().map(|gate| gate.held().to_vec()).unwrap_or_default();
+        let life = if gate.as_ref().is_some_and(Gate::persistent) { ttl.max(LIFE) } else { ttl };
         Self {
             gate,
             guard,
             balance,
             interfaces,
             record,
-            ttl,
+            life,
             refreshed: None,
             deadline: Moment::default(),
             held,
@@ -93,7 +98,7 @@ impl Hands {
                 self.balance.serve(&served.name).await;
             }
             if !self.guard {
-                self.interfaces.set(served.place(), &served.vips, self.ttl).await?;
+                self.interfaces.set(served.place(), &served.vips, self.life).await?;
                 self.interfaces.route(&served.config.routing).await?;
             }
         }
@@ -169,20 +174,28 @@ impl Hands {
         }
         self.deadline = deadline;
         let now = Moment::now();
-        if self.guard || self.refreshed.is_some_and(|at| now.since(at) < self.ttl / 2) {
+        if self.guard || self.refreshed.is_some_and(|at| now.since(at) < self.life / 2) {
             return;
         }
         self.refreshed = Some(now);
         for served in groups.values().filter(|served| self.held.contains(&served.definition)) {
-            self.interfaces.refresh(served.place(), &served.vips, self.ttl, deadline);
+            self.interfaces.refresh(served.place(), &served.vips, self.life, deadline);
         }
     }
 
-    /// Something was changed on a group's interface: what is held is to be there.
-    pub(crate) fn look_after(&self, served: &Served) {
-        if !self.guard && self.held.contains(&served.definition) {
-            self.interfaces.restore(served.place(), &served.vips, self.ttl, self.deadline);
+    /// Something was changed on the interface of these groups: what is held is to be there. Of a thousand VIPs in one place
+    /// it is asked once what is there.
+    pub(crate) fn look_after<'a>(&self, groups: impl Iterator<Item = &'a Served>) {
+        let mut places: Vec<(&Interface, Vec<Vip>)> = Vec::new();
+        for served in groups.filter(|served| !self.guard && self.held.contains(&served.definition)) {
+            match places.iter_mut().find(|(place, _)| *place == served.place()) {
+                Some((_, vips)) => vips.extend(&served.vips),
+                None => places.push((served.place(), served.vips.clone())),
+            }
             self.interfaces.reroute(&served.config.routing, self.deadline);
+        }
+        for (place, vips) in places {
+            self.interfaces.restore(place, &vips, self.life, self.deadline);
         }
     }
 
@@ -222,7 +235,7 @@ impl Hands {
         if self.guard || gone.is_empty() || !self.held.contains(&served.definition) {
             return;
         }
-        if let Err(error) = self.interfaces.set(interface, &served.vips, self.ttl).await {
+        if let Err(error) = self.interfaces.set(interface, &served.vips, self.life).await {
             return tracing::error!(group = %served.name, %error, "the old prefixes stay until the next claim");
         }
         if let Err(error) = self.interfaces.remove(interface, &gone).await {

@@ -408,6 +408,7 @@ fn lane_thread(
             flights,
             status,
             heartbeat,
+            looked: None,
         };
         lane.run().await;
         Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Events wait in one queue; actions are performed in order, and a failed one comes back as an event.
 
+mod alarms;
 mod guarding;
 mod leases;
 mod telling;
@@ -19,6 +20,7 @@ use crate::notify::What;
 use crate::track::Effect;
 use crate::vrrp::advert::{self, Header};
 use crate::vrrp::{ah, hearing, router};
+use alarms::Alarms;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder::{self, Holder};
 use hamesh_fencing::message::Renew;
@@ -75,6 +77,9 @@ pub(crate) struct Director {
     holder: Holder,
     config: Arc<Config>,
     groups: BTreeMap<GroupName, Served>,
+    /// Whose packets those of a virtual router are, by interface.
+    vrids: BTreeMap<(Family, u8), Vec<(String, GroupName)>>,
+    alarms: Alarms,
     /// Groups whose configuration changes as soon as this node does not use them any more.
     turning: BTreeSet<GroupName>,
     /// Whether more is guarded and open than the configuration has, for groups that turn.
@@ -90,7 +95,7 @@ pub(crate) struct Director {
     outputs: Vec<LaneOutput>,
     /// What was told of sync groups last.
     told: BTreeMap<GroupName, What>,
-    facts: BTreeMap<String, String>,
+    places: BTreeMap<GroupName, Place>,
     /// The stop is told once it is done, and not what it consists of.
     stopping: bool,
     /// When a guard asked last what keepalived says.
@@ -102,11 +107,14 @@ impl Director {
         let Site { config, mut groups, lans, hands, tell, occurrences } = site;
         leases::level_all(&mut groups, &config);
         let queue = groups.values().flat_map(|served| started(served, resumed.contains(&served.lease))).collect();
+        let vrids = by_vrid(&groups);
         Self {
             me,
             holder,
             config,
             groups,
+            vrids,
+            alarms: Alarms::default(),
             turning: BTreeSet::new(),
             surplus: false,
             lans,
@@ -119,7 +127,7 @@ impl Director {
             renewals: VecDeque::new(),
             outputs: Vec::new(),
             told: BTreeMap::new(),
-            facts: BTreeMap::new(),
+            places: BTreeMap::new(),
             stopping: false,
             asked: None,
         }
@@ -129,8 +137,8 @@ impl Director {
     pub(crate) async fn happens(director: &mut Option<Self>) {
         let Some(director) = director else { return std::future::pending().await };
         let now = Moment::now();
-        let routers = director.groups.values().filter_map(|served| served.router.next_deadline());
-        let next = routers.chain(director.holder.next_deadline(now)).map(|deadline| now.until(deadline)).min();
+        let lease = director.holder.next_deadline(now).map(|deadline| now.until(deadline));
+        let next = director.alarms.next(now).into_iter().chain(lease).min();
         let pause = next.unwrap_or(Duration::from_secs(1));
         tokio::select! {
             biased;
@@ -221,9 +229,10 @@ impl Director {
         }
     }
 
-    /// The ears' turn, and the hands' retries.
+    /// The turn of the ears, and of what the holder asks for again.
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();
+        self.queue.push_back(Happened::Lease(holder::Event::Tick));
         self.hear_keepalived(now);
         for (name, served) in &self.groups {
             let held_by = self.state.holder_node(&served.lease);
@@ -244,25 +253,23 @@ impl Director {
                 hears: served.ear.hearing(now).into(),
                 lease: (served.lease != *name).then(|| served.lease.clone()),
             };
-            let key = format!("{FACT}{name}");
-            if let Ok(value) = serde_json::to_string(&place)
-                && self.facts.get(&key) != Some(&value)
+            if self.places.get(name) != Some(&place)
+                && let Ok(value) = serde_json::to_string(&place)
             {
-                self.facts.insert(key.clone(), value.clone());
-                self.outputs.push(LaneOutput::Fact(key, value));
+                self.places.insert(name.clone(), place);
+                self.outputs.push(LaneOutput::Fact(format!("{FACT}{name}"), value));
             }
         }
     }
 
     /// Handles what waits, and what comes of it.
     pub(crate) async fn settle(&mut self) {
-        self.queue.push_back(Happened::Lease(holder::Event::Tick));
         let now = Moment::now();
-        for (name, served) in &self.groups {
-            if served.router.next_deadline().is_some_and(|deadline| now.reached(deadline)) {
-                self.queue.push_back(Happened::Router(name.clone(), router::Event::Tick));
-            }
+        if self.holder.next_deadline(now).is_some_and(|deadline| now.reached(deadline)) {
+            self.queue.push_back(Happened::Lease(holder::Event::Tick));
         }
+        let due = self.alarms.due(now).into_iter();
+        self.queue.extend(due.map(|group| Happened::Router(group, router::Event::Tick)));
         while self.happened().await || self.turn().await {}
     }
 
@@ -329,11 +336,11 @@ impl Director {
             Occurred::Packet { interface, header, ip, payload } => {
                 let vrid = if ip.is_empty() { advert::vrid(&payload) } else { ah::vrid(&payload) };
                 let family = Family::of(header.source);
-                let addressed = |served: &&mut Served| {
-                    let config = &served.config;
-                    config.interface == interface && config.family == family && Some(config.vrid) == vrid
+                let here = vrid.and_then(|vrid| self.vrids.get(&(family, vrid)));
+                let Some((_, group)) = here.and_then(|here| here.iter().find(|(name, _)| *name == interface)) else {
+                    return;
                 };
-                let Some(served) = self.groups.values_mut().find(addressed) else { return };
+                let Some(served) = self.groups.get_mut(group) else { return };
                 match served.judge(&header, &ip, &payload) {
                     Ok(advert) => {
                         let member =
@@ -377,9 +384,9 @@ impl Director {
             if let Some(source) = served.own_address() {
                 served.router.speak_from(source);
             }
-            self.hands.look_after(served);
             leases.insert(served.lease.clone());
         }
+        self.hands.look_after(self.groups.values().filter(|served| served.config.interface == name));
         for lease in leases {
             self.level(&lease);
         }
@@ -466,10 +473,12 @@ impl Director {
         let rival = matches!(&event, router::Event::Heard { advert, member: false, .. } if advert.priority > 0);
         let actions = served.router.handle(Moment::now(), event);
         let (lease, after) = (served.lease.clone(), served.router.status().state);
-        if before.to_string() != after.to_string() {
+        self.alarms.set(group, served.router.next_deadline());
+        if std::mem::discriminant(&before) != std::mem::discriminant(&after) {
             tracing::info!(%group, from = %before, to = %after, "VRRP");
         }
-        if !self.stopping && !starts && !self.is_unseen(&lease) {
+        let news = rival || telling::is_news(served, after);
+        if news && !self.stopping && !starts && !self.is_unseen(&lease) {
             self.tell_state(group, before, rival);
         }
         let Some(served) = self.groups.get_mut(group) else { return };
@@ -491,6 +500,16 @@ impl Director {
             self.want(&lease);
         }
     }
+}
+
+/// Where packets of each virtual router go.
+fn by_vrid(groups: &BTreeMap<GroupName, Served>) -> BTreeMap<(Family, u8), Vec<(String, GroupName)>> {
+    let mut vrids: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (name, Served { config, .. }) in groups {
+        let here = vrids.entry((config.family, config.vrid)).or_default();
+        here.push((config.interface.clone(), name.clone()));
+    }
+    vrids
 }
 
 /// The first events of a group's router.

@@ -7,14 +7,14 @@
 use super::director::Occurred;
 use crate::config::track::Delays;
 use crate::kernel::address::{Addresses, Interface, Vip};
-use crate::kernel::link::{self, Link, Links, Watch};
+use crate::kernel::link::{self, Change, Link, Links, Watch};
 use crate::kernel::routing::{Routes, Routing};
 use crate::kernel::{KernelError, realtime};
 use crate::track::debounce::Debounce;
 use anyhow::Context;
 use futures_util::FutureExt;
 use hamesh_fencing::clock::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::runtime::Builder;
@@ -209,16 +209,28 @@ async fn watch_links(
     mut look: watch::Receiver<(Vec<String>, Vec<IpAddr>)>,
     tell: mpsc::Sender<Occurred>,
 ) {
+    let mut indices: BTreeMap<String, u32> = BTreeMap::new();
+    // Where an address has changed and nothing else has.
+    let mut only: Option<BTreeSet<u32>> = None;
     loop {
+        only = only.filter(|_| matches!(look.has_changed(), Ok(false)));
         let (names, vips) = look.borrow_and_update().clone();
+        let known = |index: &u32| names.iter().any(|name| indices.get(name) == Some(index));
+        // That of another interface may be the one of a virtual MAC.
+        only = only.filter(|only| only.iter().all(known));
         for name in &names {
+            if only.as_ref().is_some_and(|only| indices.get(name).is_none_or(|index| !only.contains(index))) {
+                continue;
+            }
             let occurred = match links.get(name, &vips).await {
                 Ok(link) => {
+                    indices.insert(name.clone(), link.interface.index);
                     let up = debounce.see(Moment::now(), name, link.up);
                     Occurred::Link(Link { up, ..link })
                 }
                 Err(error) => {
                     tracing::warn!(%error, "interface not seen");
+                    indices.remove(name);
                     debounce.gone(name);
                     Occurred::LinkGone(name.clone())
                 }
@@ -228,15 +240,21 @@ async fn watch_links(
             }
         }
         let told = tokio::select! {
-            change = watch.next() => change.is_some(),
-            changed = look.changed() => changed.is_ok(),
-            () = turning(&debounce) => true,
+            change = watch.next() => change,
+            changed = look.changed() => changed.ok().map(|()| Change::Everything),
+            () = turning(&debounce) => Some(Change::Everything),
         };
-        if !told {
-            return tracing::error!("interfaces are not watched any more");
-        }
+        let Some(change) = told else { return tracing::error!("interfaces are not watched any more") };
+        let mut changes = vec![change];
         sleep(TOGETHER).await;
-        while let Some(Some(_)) = watch.next().now_or_never() {}
+        while let Some(Some(change)) = watch.next().now_or_never() {
+            changes.push(change);
+        }
+        let address = |change| match change {
+            Change::Address(index) => Some(index),
+            Change::Link(_) | Change::Routing | Change::Everything => None,
+        };
+        only = changes.into_iter().map(address).collect();
     }
 }
 

@@ -27,8 +27,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// The grantor and the ears look around this often.
+/// The grantor looks at the time this often: who is silent is not to be so for longer than it must.
 const TICK: Duration = Duration::from_millis(10);
+/// Whatever goes through all groups is done this often.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the other tasks tell the lane.
 #[derive(Debug)]
@@ -110,6 +112,7 @@ pub(crate) struct Lane {
     pub(crate) flights: Flights,
     pub(crate) status: Arc<Mutex<LaneStatus>>,
     pub(crate) heartbeat: Duration,
+    pub(crate) looked: Option<Moment>,
 }
 
 impl Lane {
@@ -223,16 +226,20 @@ impl Lane {
             let voter = lock(&self.voter);
             voter.sessions().filter_map(|sid| Some((sid, voter.known(now, sid)?))).collect()
         };
-        self.grantor(grantor::Event::Tick(own));
-        if let Some(director) = &mut self.director {
+        let looks = self.looked.is_none_or(|at| now.since(at) >= LOOK);
+        self.grantor(if looks { grantor::Event::Tick(own) } else { grantor::Event::Known(own) });
+        if let Some(director) = self.director.as_mut().filter(|_| looks) {
             director.look_around();
         }
         self.director_work().await;
-        let fresh = match &self.director {
-            Some(director) => director.status(),
-            None => LaneStatus::default(),
-        };
-        *lock(&self.status) = fresh;
+        if looks {
+            self.looked = Some(now);
+            let fresh = match &self.director {
+                Some(director) => director.status(),
+                None => LaneStatus::default(),
+            };
+            *lock(&self.status) = fresh;
+        }
     }
 
     async fn holder(&mut self, event: holder::Event) {

@@ -15,6 +15,7 @@ use hamesh_raft::state::{Group, State};
 use hamesh_raft::voters;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a router outside the mesh has said is shown for so long.
@@ -218,7 +219,7 @@ impl Core {
     }
 
     fn vip(&self, group: &str, state: &State, lane: &LaneStatus, name: &dyn Fn(NodeId) -> String) -> VipPicture {
-        let (empty, config) = (Group::default(), self.config());
+        let (empty, config) = (Arc::<Group>::default(), self.config());
         let lease = config.lease(group);
         let known = state.groups.get(lease).unwrap_or(&empty);
         let node_of = |sid: Sid| state.sessions.get(&sid).map_or_else(|| sid.to_string(), |session| name(session.node));

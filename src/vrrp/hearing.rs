@@ -9,8 +9,8 @@ use hamesh_fencing::grantor::Hearing;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Between two rounds of probes.
-const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// Between two rounds of probes, at least: who looks around every 50 ms is not to miss every other one.
+const PROBE_EVERY: Duration = Duration::from_millis(40);
 /// How long the holder may leave probes unanswered: eight rounds, so that loss alone does not condemn it.
 const PROBE_FOR: Duration = Duration::from_millis(400);
 /// Neighbours probed beside the holder.

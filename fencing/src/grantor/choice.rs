@@ -2,24 +2,29 @@
 
 use super::Hearing;
 use crate::message::Known;
-use hamesh_raft::command::{NodeId, Sid};
+use hamesh_raft::command::{GroupName, NodeId, Sid};
 use hamesh_raft::state::{Candidate, Session, State};
+use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// The candidates of one group, as the leader sees them now.
-pub(super) struct Candidates<'a> {
+pub(super) struct Candidates<'a, 's> {
     pub(super) group: &'a str,
-    pub(super) state: &'a State,
+    pub(super) state: &'s State,
     pub(super) replicating: &'a BTreeSet<NodeId>,
     pub(super) own: &'a BTreeMap<Sid, Known>,
     pub(super) hears: Option<&'a BTreeMap<NodeId, Hearing>>,
+    /// Which addresses are held by which group; looked up once for all groups.
+    pub(super) taken: &'a OnceCell<BTreeMap<IpAddr, &'s GroupName>>,
 }
 
-impl Candidates<'_> {
+impl<'s> Candidates<'_, 's> {
     /// Those that can take the group at once, the best first: it replicates to them, they renewed within 2R; the one that
     /// somebody has moved it to, those that are not deaf on the LAN; then by priority, then by node id.
     pub(super) fn fit(&self) -> Vec<Sid> {
+        let taken = |address| self.taken.get_or_init(|| self.state.taken()).get(&address).copied();
         let mut fit: Vec<_> = self
             .all()
             .filter(|(sid, session, _)| {
@@ -27,7 +32,7 @@ impl Candidates<'_> {
                 let renewed = self.own.get(sid).and_then(|known| known.renewed);
                 self.replicating.contains(&session.node)
                     && renewed.is_some_and(|age| age < fresh)
-                    && self.state.obstacle(self.group, *sid).is_none()
+                    && self.state.obstacle_among(self.group, *sid, taken).is_none()
             })
             .collect();
         fit.sort_by_key(|(_, session, candidate)| {

@@ -3,14 +3,16 @@
 use super::{Candidate, Group, State};
 use crate::command::{GroupName, NodeId, Outcome, ServerOrder, Sid};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-impl Group {
-    /// A session is no candidate any more; a pin to its node ends with that.
-    pub(super) fn leaves(&mut self, sid: Sid, node: NodeId) -> Option<Candidate> {
-        let left = self.candidates.remove(&sid);
-        self.pinned = self.pinned.filter(|pinned| left.is_none() || *pinned != node);
-        left
+/// A session is no candidate of a group any more; a pin to its node ends with that.
+pub(super) fn leave(group: &mut Arc<Group>, sid: Sid, node: NodeId) -> Option<Candidate> {
+    if !group.candidates.contains_key(&sid) {
+        return None;
     }
+    let group = Arc::make_mut(group);
+    group.pinned = group.pinned.filter(|pinned| *pinned != node);
+    group.candidates.remove(&sid)
 }
 
 impl State {
@@ -40,15 +42,16 @@ impl State {
                 return Err(format!("the configuration of {member} describes {name} otherwise than the holder's"));
             }
         }
-        self.groups.get_mut(name).ok_or_else(|| format!("nobody holds {name} or wants it"))?.pinned = node;
+        let group = self.groups.get_mut(name).ok_or_else(|| format!("nobody holds {name} or wants it"))?;
+        Arc::make_mut(group).pinned = node;
         Ok(Outcome::Done)
     }
 
     pub(super) fn drain(&mut self, node: NodeId, drained: bool) -> Result<Outcome, String> {
         self.members.get_mut(&node).ok_or_else(|| format!("{node} is no member"))?.drained = drained;
         if drained {
-            for group in self.groups.values_mut() {
-                group.pinned = group.pinned.filter(|pinned| *pinned != node);
+            for group in self.groups.values_mut().filter(|group| group.pinned == Some(node)) {
+                Arc::make_mut(group).pinned = None;
             }
         }
         Ok(Outcome::Done)

@@ -50,6 +50,11 @@ impl Director {
     }
 }
 
+/// Whether a state is another than was told last.
+pub(super) fn is_news(served: &Served, state: State) -> bool {
+    state_to_tell(state).is_some_and(|what| served.told != Some(what))
+}
+
 /// What keepalived calls it. One that claims has no lease yet: it is BACKUP.
 fn state_to_tell(state: State) -> Option<What> {
     match state {

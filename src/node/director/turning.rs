@@ -1,7 +1,7 @@
 //! The groups of a reloaded configuration, each in its turn.
 
 use super::telling::tell;
-use super::{Director, Happened, started};
+use super::{Director, Happened, by_vrid, started};
 use crate::config::VipGroup;
 use crate::node::lan::FACT;
 use crate::node::lane::LaneOutput;
@@ -57,6 +57,7 @@ impl Director {
                 None => self.begin(&name).await,
             }
         }
+        self.vrids = by_vrid(&self.groups);
         answer.send(Ok(())).ok();
     }
 
@@ -78,6 +79,9 @@ impl Director {
         for name in &free {
             self.begin(name).await;
         }
+        if !free.is_empty() {
+            self.vrids = by_vrid(&self.groups);
+        }
         if self.surplus && self.turning.is_empty() && !self.hands.has_leftovers() {
             self.surplus = false;
             let names = lans::names(&self.config);
@@ -97,9 +101,9 @@ impl Director {
             if let Some(mut gone) = self.groups.remove(name) {
                 tell(&mut gone, What::Fault, &mut self.outputs);
             }
-            let key = format!("{FACT}{name}");
-            if self.facts.remove(&key).is_some() {
-                self.outputs.push(LaneOutput::Retract(key));
+            self.alarms.set(name, None);
+            if self.places.remove(name).is_some() {
+                self.outputs.push(LaneOutput::Retract(format!("{FACT}{name}")));
             }
             return;
         };
