@@ -117,6 +117,8 @@ impl Owners {
             for number in 0..LANS {
                 let index = host.netns().netlink(|handle| async move { link_index(&handle, &lan(number)).await })?;
                 let socket = host.netns().run(|| Ok(sys::packet_socket(index)?))?;
+                // Thousands of addresses are announced at once, five times each: a lost one is seen a minute later.
+                socket.set_recv_buffer_size(4 << 20)?;
                 socket.set_nonblocking(false)?;
                 socket.set_read_timeout(Some(LOOK))?;
                 let (seen, ends) = (seen.clone(), ends.clone());
