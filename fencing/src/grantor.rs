@@ -4,6 +4,7 @@
 //! owns no time of the lease: how long a session has been silent is what a set of voters that meets every quorum says.
 
 mod choice;
+mod losses;
 
 use crate::clock::Moment;
 use crate::message::{Ask, Known, Tell};
@@ -11,6 +12,7 @@ use choice::Candidates;
 use hamesh_raft::command::{Command, GroupName, Leadership, NodeId, Sid, Token};
 use hamesh_raft::membership::Membership;
 use hamesh_raft::state::{Group, State};
+use losses::Losses;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -82,6 +84,7 @@ pub struct Grantor {
     groups: BTreeMap<GroupName, Attention>,
     /// Sessions that hold groups, with the index of their latest grant.
     latest: BTreeMap<Sid, u64>,
+    losses: Losses,
     round: u64,
 }
 
@@ -120,8 +123,9 @@ struct Attention {
 }
 
 impl Grantor {
-    /// Of a process that begins at `started`.
-    pub fn new(started: Moment) -> Self {
+    /// Of a process that begins at `started`. A director that loses a group again and again is held back from asking for
+    /// it, for `damping` at most; zero holds nobody back.
+    pub fn new(started: Moment, damping: Duration) -> Self {
         Self {
             started,
             leadership: None,
@@ -134,6 +138,7 @@ impl Grantor {
             suspects: BTreeMap::new(),
             groups: BTreeMap::new(),
             latest: BTreeMap::new(),
+            losses: Losses::new(damping),
             round: 0,
         }
     }
@@ -154,6 +159,7 @@ impl Grantor {
                 (self.state, self.membership) = (state, membership);
                 turn = if before.members == self.state.members { Turn::Changed } else { Turn::All };
                 self.latest = latest(&self.state);
+                self.losses.applied(now, &self.state);
                 self.suspects.retain(|sid, _| self.state.sessions.contains_key(sid));
             }
             Event::Leads(leadership) => {
@@ -235,6 +241,12 @@ impl Grantor {
     /// Whether a change of voters may be proposed now: not while a session is fenced and not expired (V6).
     pub fn may_change_voters(&self) -> bool {
         self.state.sessions.values().all(|session| session.fenced.is_none())
+    }
+
+    /// How often `node` has lost `group` of late though nobody ordered it and no better candidate asked for it, and how
+    /// long it is held back from asking for it now.
+    pub fn losses(&self, now: Moment, group: &str, node: NodeId) -> (u32, Duration) {
+        self.losses.of(now, group, node)
     }
 
     fn judge(&mut self, now: Moment, leadership: Leadership, actions: &mut Vec<Action>) {
@@ -332,7 +344,8 @@ impl Grantor {
             let Some(holder) = state.holder(name) else { continue };
             let Some(node) = state.holder_node(name) else { continue };
             let candidates = self.candidates(name, &state, &taken);
-            let (ordered, unheard, better) = (candidates.ordered(), candidates.unheard_holder(), candidates.better());
+            let (ordered, unheard, better) =
+                (candidates.ordered(), candidates.unheard_holder(), candidates.better(now));
             let Some(attention) = self.groups.get_mut(name) else { continue };
             let damped = attention.moved_for_lan.is_some_and(|at| now.since(at) < DAMPING);
             let ready = attention.proposed.is_none_or(|at| now.since(at) >= PATIENCE * 5);
@@ -374,7 +387,7 @@ impl Grantor {
         taken: &'a OnceCell<BTreeMap<IpAddr, &'s GroupName>>,
     ) -> Candidates<'a, 's> {
         let (replicating, own, hears) = (&self.replicating, &self.own, self.hears.get(group));
-        Candidates { group, state, replicating, own, hears, taken }
+        Candidates { group, state, replicating, own, hears, taken, losses: &self.losses }
     }
 }
 

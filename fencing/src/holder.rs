@@ -258,6 +258,16 @@ impl Holder {
         self.claims.uses(group)
     }
 
+    /// Whether a session is over and the kernel has not said yet that its gate is shut.
+    pub fn is_shutting(&self) -> bool {
+        matches!(self.phase, Phase::Shutting { .. })
+    }
+
+    /// Whether the last session is over and the kernel has shut its gate, and the next one is not there yet.
+    pub fn is_between_sessions(&self) -> bool {
+        matches!(self.phase, Phase::Opening { .. })
+    }
+
     fn registered(&self) -> bool {
         self.state.members.get(&self.me.node).is_some_and(|member| member.incarnation == self.me.incarnation)
     }

@@ -51,10 +51,17 @@ async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
             let labels = [("vip", vip.name.clone())];
             gauge!("hamesh_vip_master", &labels).set(flag(vip.state == "MASTER"));
             gauge!("hamesh_vip_gate_open", &labels).set(flag(vip.gate == "open"));
+            gauge!("hamesh_vip_unfenced", &labels).set(flag(vip.unfenced));
             gauge!("hamesh_vip_held", &labels).set(flag(vip.holder.is_some()));
             counter!("hamesh_vip_token", &labels).absolute(vip.token.unwrap_or(0));
             let remaining = Duration::from_millis(vip.lease_remaining_ms.unwrap_or(0));
             gauge!("hamesh_lease_remaining_seconds", &labels).set(remaining.as_secs_f64());
+            for candidate in &vip.candidates {
+                let labels = [("vip", vip.name.clone()), ("node", candidate.node.clone())];
+                gauge!("hamesh_vip_recent_losses", &labels).set(candidate.losses);
+                gauge!("hamesh_vip_held_back_seconds", &labels)
+                    .set(Duration::from_millis(candidate.held_back_ms).as_secs_f64());
+            }
         }
         for service in &picture.services {
             gauge!("hamesh_service_quorum", "service" => service.name.clone()).set(flag(service.quorum));

@@ -47,7 +47,11 @@ fn print(picture: &Picture) {
     for vip in &picture.vips {
         let candidates = vip.candidates.iter().map(|candidate| {
             let obstacle = candidate.obstacle.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
-            format!("{} {}{obstacle}", candidate.node, candidate.priority)
+            let held_back = match candidate.held_back_ms.div_ceil(1000) {
+                0 => String::new(),
+                seconds => format!(" (lost it {} times, does not ask for it for {seconds} s)", candidate.losses),
+            };
+            format!("{} {}{obstacle}{held_back}", candidate.node, candidate.priority)
         });
         vips.add_row([
             vip.sync.as_ref().map_or_else(|| vip.name.clone(), |sync| format!("{} (in {sync})", vip.name)),
@@ -62,7 +66,7 @@ fn print(picture: &Picture) {
             vip.token.map_or_else(|| "-".to_owned(), |token| token.to_string()),
             vip.lease_remaining_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
             vip.state.clone(),
-            vip.gate.clone(),
+            if vip.unfenced { format!("{}, NO LEASE", vip.gate) } else { vip.gate.clone() },
             candidates.collect::<Vec<_>>().join(", "),
         ]);
     }

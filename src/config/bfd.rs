@@ -51,7 +51,7 @@ pub(super) type Sessions = BTreeMap<String, Settings>;
 pub(super) fn read(
     name: Located<String>,
     section: Section<'_>,
-    director: Option<&str>,
+    director: Option<super::cluster::Director<'_>>,
     log: &Log,
 ) -> Option<(Located<String>, Settings)> {
     let time =

@@ -22,6 +22,14 @@ use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// This node, where it may hold VIPs.
+#[derive(Clone, Copy)]
+pub(super) struct Director<'a> {
+    pub name: &'a str,
+    pub rack: &'a str,
+}
 
 /// The file as read.
 pub(super) struct Cluster {
@@ -39,8 +47,8 @@ pub(super) struct Cluster {
     pub syncs: Vec<sync::Draft>,
 }
 
-/// Reads the file; `None` after syntax errors. `director` is the name of this node, if it may hold VIPs.
-pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> Option<Cluster> {
+/// Reads the file; `None` after syntax errors. `director` is this node, if it may hold VIPs.
+pub(super) fn read(source: &Arc<Source>, director: Option<Director<'_>>, log: &Log) -> Option<Cluster> {
     let table = parse(source, log)?;
     let root = Section::root(&table, source, log);
     let lease = root.section("lease").map_or_else(LeaseProfile::default, |section| read_lease(section, log));
@@ -49,7 +57,7 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let scripts = sections("track_script").into_iter().filter_map(script).collect();
     let session = |(name, section)| bfd::read(name, section, director, log);
     let things = Things { scripts, bfd: bfd::collect(sections("bfd").into_iter().filter_map(session), log) };
-    let group = |(name, section)| read_group(name, section, director, &things, log);
+    let group = |(name, section)| read_group(name, section, director, lease, &things, log);
     let groups = sections("vip").into_iter().map(group).collect();
     let sync = |(name, section)| sync::read(name, section, &things, log);
     let syncs = sections("sync").into_iter().map(sync).collect();
@@ -61,7 +69,8 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
     let delays = sections("interface").into_iter();
     let delays = delays.filter_map(|(name, section)| Some((name.value, track::read_delays(section, log)?))).collect();
     let fixed = sections("static").into_iter().map(|(node, section)| (node.value, fixed::read(section, log)));
-    let fixed = fixed.collect::<Vec<_>>().into_iter().find(|(node, _)| director == Some(node));
+    let fixed =
+        fixed.collect::<Vec<_>>().into_iter().find(|(node, _)| director.is_some_and(|director| director.name == node));
     let fixed = fixed.map(|(_, fixed)| fixed).unwrap_or_default();
     root.close();
     let Things { scripts, bfd } = things;
@@ -71,7 +80,13 @@ pub(super) fn read(source: &Arc<Source>, director: Option<&str>, log: &Log) -> O
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
     let profile = section.get("profile").and_then(|value| value.choice(&PROFILES));
     let ttl = section.get("ttl").and_then(Value::duration);
+    let damping = section.get("damping").and_then(Value::duration).and_then(|d| timing::bounded(d, "damping", log));
     section.close();
+    let lease = lease_of(profile, ttl, log);
+    LeaseProfile { damping: damping.unwrap_or(lease.damping), ..lease }
+}
+
+fn lease_of(profile: Option<Located<LeaseProfile>>, ttl: Option<Located<Duration>>, log: &Log) -> LeaseProfile {
     match (profile, ttl) {
         (None, None) => LeaseProfile::default(),
         (Some(profile), None) => profile.value,
@@ -84,7 +99,7 @@ fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
     }
 }
 
-fn custom_lease(ttl: &Located<std::time::Duration>, log: &Log) -> LeaseProfile {
+fn custom_lease(ttl: &Located<Duration>, log: &Log) -> LeaseProfile {
     if ttl.value > LONGEST_TTL {
         let message = format!("a lease of {} is too long", duration::show(ttl.value));
         let help =
@@ -105,7 +120,8 @@ fn custom_lease(ttl: &Located<std::time::Duration>, log: &Log) -> LeaseProfile {
 fn read_group(
     name: Located<String>,
     section: Section<'_>,
-    director: Option<&str>,
+    director: Option<Director<'_>>,
+    lease: LeaseProfile,
     things: &Things,
     log: &Log,
 ) -> group::Draft {
@@ -139,7 +155,7 @@ fn read_group(
             .get("excluded_addresses")
             .and_then(|value| read_list_of_addresses(value, log))
             .unwrap_or_default(),
-        priority: read_priority(&section, &name.value, director, log),
+        priority: read_rack_weight(&section, read_priority(&section, &name.value, director, log), director, log),
         nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
         auth: section.get("authentication").and_then(|value| read_auth(value, version, log)).unwrap_or_default(),
         checksum: checksum.map(|form| form.value).unwrap_or_default(),
@@ -158,11 +174,40 @@ fn read_group(
             rules: section.get("rules").map(|value| route::read_list(value, route::rule, log)).unwrap_or_default(),
         },
         sync: None,
+        quorum_loss: read_quorum_loss(&section, lease, log),
         name,
     };
     section.close();
     draft
 }
+
+/// When none is given.
+const DEFAULT_QUORUM_LOSS_AFTER: Duration = Duration::from_secs(10);
+
+/// After how long without any member the group goes by VRRP alone, if it is to.
+fn read_quorum_loss(section: &Section<'_>, lease: LeaseProfile, log: &Log) -> Option<Located<Duration>> {
+    let policy = section.get("quorum_loss").and_then(|value| value.choice(&QUORUM_LOSS));
+    let after = section.get("quorum_loss_after").and_then(Value::duration);
+    let Some(policy) = policy.filter(|policy| policy.value) else {
+        if let Some(after) = after {
+            let error = Diagnostic::error(&after.place, "`quorum_loss_after` has no effect without a `quorum_loss`");
+            log.add(error.help("say quorum_loss = \"vrrp\", or remove it"));
+        }
+        return None;
+    };
+    let after = after.unwrap_or(Located { value: DEFAULT_QUORUM_LOSS_AFTER, place: policy.place });
+    // 2 Lg, and room for an election.
+    let shortest = lease.ttl * 3;
+    if after.value < shortest {
+        let message =
+            format!("after {} without a member the lease may still be another's", duration::show(after.value));
+        let help = format!("use quorum_loss_after = \"{}\" or more: three leases", duration::show(shortest));
+        log.add(Diagnostic::error(&after.place, message).help(help));
+    }
+    timing::bounded(after.clone(), "quorum_loss_after", log).map(|value| Located { value, place: after.place })
+}
+
+const QUORUM_LOSS: [(&str, bool); 2] = [("release", false), ("vrrp", true)];
 
 const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
 
@@ -220,14 +265,14 @@ fn read_peers(value: Value<'_>, group: Option<Family>, log: &Log) -> Option<Vec<
 }
 
 /// One address, or one for each node; a node without one takes the interface's.
-pub(super) fn read_source(value: Value<'_>, director: Option<&str>) -> Option<Located<IpAddr>> {
+pub(super) fn read_source(value: Value<'_>, director: Option<Director<'_>>) -> Option<Located<IpAddr>> {
     let address = |value: Value<'_>| value.parsed("an address", "10.0.0.11");
     if !value.is_table() {
         return address(value);
     }
     let nodes: Vec<_> =
         value.table()?.entries().into_iter().filter_map(|(node, value)| Some((node.value, address(value)?))).collect();
-    nodes.into_iter().find(|(node, _)| director == Some(node)).map(|(_, source)| source)
+    nodes.into_iter().find(|(node, _)| director.is_some_and(|director| director.name == node)).map(|(_, source)| source)
 }
 
 /// `{ peers = ["10.0.0.11", { address = "10.1.0.12", min_ttl = 250 }] }`.
@@ -257,7 +302,7 @@ fn read_unicast(value: Value<'_>) -> Option<Located<Unicast>> {
 }
 
 /// One number for every node, or one for each that may hold the group.
-fn read_priority(section: &Section<'_>, group: &str, director: Option<&str>, log: &Log) -> Option<u8> {
+fn read_priority(section: &Section<'_>, group: &str, director: Option<Director<'_>>, log: &Log) -> Option<u8> {
     let Some(value) = section.get("priority") else {
         return director.map(|_| DEFAULT_PRIORITY);
     };
@@ -269,13 +314,36 @@ fn read_priority(section: &Section<'_>, group: &str, director: Option<&str>, log
     let entries = value.table()?.entries();
     let nodes: Vec<_> =
         entries.into_iter().filter_map(|(node, v)| Some((node.value, v.integer(1..=255)?.value))).collect();
-    let director = director?;
+    let director = director?.name;
     let mine = nodes.iter().find(|(node, _)| node == director).map(|(_, priority)| *priority);
     if mine.is_none() {
         let message = format!("this node, `{director}`, has no priority for `{group}` and will never hold it");
         log.add(Diagnostic::warning(&place, message));
     }
     mine
+}
+
+/// `{ r1 = 50, r2 = -20 }`: which racks the group prefers. Added to the priority of the directors that stand there.
+fn read_rack_weight(
+    section: &Section<'_>,
+    priority: Option<u8>,
+    director: Option<Director<'_>>,
+    log: &Log,
+) -> Option<u8> {
+    let Some(value) = section.get("rack_weight") else { return priority };
+    let entries = value.table()?.entries();
+    let racks: Vec<_> =
+        entries.into_iter().filter_map(|(rack, v)| Some((rack.value, v.integer(-254..=254)?))).collect();
+    let rack = director?.rack;
+    let (priority, Some((_, weight))) = (priority?, racks.into_iter().find(|(name, _)| name == rack)) else {
+        return priority;
+    };
+    let sum = i16::from(priority) + weight.value;
+    u8::try_from(sum).ok().filter(|sum| *sum > 0).or_else(|| {
+        let message = format!("with the weight of rack `{rack}` this node's priority is {sum}");
+        log.add(Diagnostic::error(&weight.place, message).help("a priority is 1 to 255: change one of the two"));
+        None
+    })
 }
 
 /// `{ pass_file = "..." }` or `{ ah_file = "..." }`: the password itself never stands in a configuration file.

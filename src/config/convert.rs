@@ -119,6 +119,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         virtual_mac,
         routing,
         sync: _,
+        quorum_loss: _,
     } = group;
     let list = |addresses: &[(IpAddr, u8)]| {
         let texts: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();

@@ -69,6 +69,9 @@ pub struct VipGroup {
     pub routing: Routing,
     /// The sync group that it is in: it moves with that one's lease, and not alone.
     pub sync: Option<GroupName>,
+    /// After so long without any member it is served by VRRP alone, and two directors may own it. `None`: without a quorum
+    /// it is dark.
+    pub quorum_loss: Option<Duration>,
 }
 
 impl VipGroup {
@@ -143,6 +146,7 @@ pub(super) struct Draft {
     pub notify: Notify,
     pub routing: Routing,
     pub sync: Option<GroupName>,
+    pub quorum_loss: Option<Located<Duration>>,
 }
 
 impl Draft {
@@ -193,6 +197,7 @@ impl Draft {
             notify: self.notify,
             routing: self.routing,
             sync: self.sync,
+            quorum_loss: self.quorum_loss.map(|after| after.value),
         };
         Some((self.name.value, group))
     }
@@ -232,6 +237,13 @@ pub(super) fn check(drafts: &[Draft], listen: Option<&Located<SocketAddr>>, log:
         check_family(draft, log);
         check_unicast(draft, log);
         check_addresses(draft, earlier, listen, log);
+        if let (Some(after), Some(sync)) = (&draft.quorum_loss, &draft.sync) {
+            let message =
+                format!("`{}` is in `{sync}`, and only a group by itself can go by VRRP alone", draft.name.value);
+            log.add(
+                Diagnostic::error(&after.place, message).help("remove `quorum_loss`, or take it out of the sync group"),
+            );
+        }
     }
 }
 

@@ -196,8 +196,9 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
         cluster_file = Some(ClusterFile { path: file.value.clone(), text: said });
         match text {
             Ok(source) => {
-                let director = draft.name.as_ref().filter(|_| draft.role == Role::Director);
-                if let Some(cluster) = cluster::read(&source, director.map(|name| name.value.as_str()), &log) {
+                let name = draft.name.as_ref().filter(|_| draft.role == Role::Director);
+                let director = name.map(|name| cluster::Director { name: &name.value, rack: &draft.rack });
+                if let Some(cluster) = cluster::read(&source, director, &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
                     (health, scripts, notify) = (cluster.health, cluster.scripts, cluster.notify);
                     (ipvs, syncs, bfd) = (cluster.ipvs, cluster.syncs, cluster.bfd);

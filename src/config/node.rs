@@ -27,6 +27,8 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// Whether the keepalived on this host elects and serves, and only its gate is ours.
     pub guard: bool,
+    /// The kernel's watchdog, fed while the thread that keeps leases turns; it resets the machine otherwise.
+    pub watchdog: Option<PathBuf>,
 }
 
 /// `[admin]`.
@@ -47,8 +49,9 @@ pub(super) struct Draft {
     pub cluster: Option<Located<PathBuf>>,
     pub keepalived: Option<Located<PathBuf>>,
     pub guard: bool,
-    rack: String,
+    pub rack: String,
     data_dir: PathBuf,
+    watchdog: Option<Located<PathBuf>>,
     admin: Admin,
 }
 
@@ -56,7 +59,8 @@ impl Draft {
     /// `None` when a part is missing, which was noted where it was missed.
     pub fn build(self) -> Option<(Node, Admin)> {
         let Self { rack, role, data_dir, guard, .. } = self;
-        let node = Node { name: self.name?.value, rack, role, listen: self.listen?.value, data_dir, guard };
+        let watchdog = self.watchdog.map(|path| path.value);
+        let node = Node { name: self.name?.value, rack, role, listen: self.listen?.value, data_dir, guard, watchdog };
         Some((node, self.admin))
     }
 }
@@ -80,6 +84,7 @@ pub(super) fn read(source: &Arc<Source>, log: &Log) -> Option<Draft> {
         keepalived: path(node.get("keepalived_config")),
         guard: node.get("guard").and_then(Value::boolean).is_some_and(|guard| guard.value),
         rack: node.get("rack").and_then(Value::string).map_or_else(|| "default".to_owned(), |rack| rack.value),
+        watchdog: path(node.get("watchdog")),
         data_dir: path(node.get("data_dir")).map_or_else(|| "/var/lib/hamesh".into(), |dir| dir.value),
         admin,
     };

@@ -22,6 +22,8 @@ pub struct LeaseProfile {
     pub renew: Duration,
     /// Raft's timers.
     pub raft: RaftTiming,
+    /// The longest pause of a director that loses a VIP again and again, before it asks for it; zero: none.
+    pub damping: Duration,
 }
 
 /// Every named profile, the fastest first.
@@ -34,6 +36,9 @@ pub const PROFILES: [(&str, LeaseProfile); 4] = [
 
 /// The longest lease: a crashed holder's addresses are dark for as long.
 pub const LONGEST_TTL: Duration = Duration::from_secs(60);
+
+/// When none is given.
+pub(super) const DEFAULT_DAMPING: Duration = Duration::from_secs(30);
 
 impl Default for LeaseProfile {
     fn default() -> Self {
@@ -48,7 +53,9 @@ impl LeaseProfile {
         let renew = ttl / 5;
         let fits = |raft: &RaftTiming| 2 * raft.election_max + renew <= ttl;
         let calmest = PROFILES.iter().rev().map(|(_, profile)| profile.raft).find(fits);
-        calmest.map(|raft| Self { ttl, renew, raft }).ok_or(2 * PROFILES[0].1.raft.election_max * 5 / 4)
+        calmest
+            .map(|raft| Self { ttl, renew, raft, damping: DEFAULT_DAMPING })
+            .ok_or(2 * PROFILES[0].1.raft.election_max * 5 / 4)
     }
 }
 
@@ -61,6 +68,7 @@ const fn profile(ttl: u64, renew: u64, heartbeat: u64, election_min: u64, electi
             election_min: Duration::from_millis(election_min),
             election_max: Duration::from_millis(election_max),
         },
+        damping: DEFAULT_DAMPING,
     }
 }
 

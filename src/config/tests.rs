@@ -86,6 +86,7 @@ fn the_examples_in_deploy_are_right() {
         notify: crate::config::notify::Notify::default(),
         routing: crate::kernel::routing::Routing::default(),
         sync: None,
+        quorum_loss: None,
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
     assert_eq!(config.warnings, []);

@@ -10,6 +10,7 @@ pub mod routing;
 pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod watchdog;
 
 use futures_util::StreamExt;
 use netlink_packet_core::{ErrorMessage, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};

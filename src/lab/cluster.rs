@@ -73,6 +73,11 @@ pub struct VipStatus {
     pub token: Option<u64>,
     /// The session that the token was given to.
     pub session: Option<u64>,
+    /// Whether the answering node's gate is `open`.
+    pub gate: String,
+    /// Whether it serves the group without a lease.
+    #[serde(default)]
+    pub unfenced: bool,
     /// As granted, or as the answering node has them.
     pub addresses: Vec<String>,
 }
@@ -128,6 +133,7 @@ pub fn cluster_toml(dialect: Dialect, priorities: &[u8]) -> String {
     format!(
         "[lease]
 profile = \"default\"
+damping = \"0s\"
 
 [vip.{GROUP}]
 interface = \"{LAN_NIC}\"

@@ -5,6 +5,7 @@
 
 use super::balance::{Balance, Orders};
 use super::core::{Core, lock};
+use super::director::Silence;
 use super::flight::{Flight, Flights};
 use super::lan::Neighbours;
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
@@ -15,15 +16,16 @@ use super::reload::{reload, say_wishes};
 use super::requests::Request;
 use super::restart::{self, Running};
 use super::roster;
-use super::service::Ear;
+use super::service::{Ear, SILENT};
 use crate::admin;
 use crate::config::Config;
 use crate::health::Health;
-use crate::net::Timing;
+use crate::kernel::watchdog::Watchdog;
 use crate::net::frame::Kind;
 use crate::net::identity::{self, Identity};
 use crate::net::lease::LeasePlane;
 use crate::net::mesh::Mesh;
+use crate::net::{Reach, Timing};
 use crate::track::Tracks;
 use anyhow::{Context, bail};
 use futures_util::future::BoxFuture;
@@ -35,6 +37,7 @@ use hamesh_raft::Store;
 use hamesh_raft::command::{Applicant, Command, NodeId, Role};
 use hamesh_raft::entry::{Noted, What};
 use hamesh_raft::{Observer, Peers, ProposeError, Raft, Standing, Unreachable, View};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -108,6 +111,8 @@ struct LaneParts {
     outputs: mpsc::Sender<(LaneOutput, Option<Flight>)>,
     status: Arc<Mutex<LaneStatus>>,
     incarnation: u64,
+    mesh: watch::Receiver<BTreeMap<NodeId, Reach>>,
+    silence: Silence,
 }
 
 async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
@@ -146,20 +151,21 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
             data_dir.display()
         );
     }
-    let ear = Arc::new(Ear::default());
+    let silence = Silence::default();
+    let ear = Arc::new(Ear::new(silence.clone()));
     let mesh = Mesh::bind(config.node.listen, identity.clone(), incarnation, Timing::MESH, ear.clone())?;
     let first = identity::first_members(&data_dir)?;
     mesh.set_members(first.clone());
     let voter = Arc::new(Mutex::new(Voter::new(me, started)));
-    let grantor = Arc::new(Mutex::new(Grantor::new(started)));
+    let grantor = Arc::new(Mutex::new(Grantor::new(started, config.lease.damping)));
     let raft_timing = hamesh_raft::Timing {
         heartbeat: config.lease.raft.heartbeat,
         election_min: config.lease.raft.election_min,
         election_max: config.lease.raft.election_max,
     };
     let observer = Arc::new(Notes { voter: voter.clone() });
-    let raft = Raft::start(me, store, raft_timing, Arc::new(OverMesh(mesh.clone())), observer).await?;
-    let wire = Arc::new(OverMesh(mesh.clone()));
+    let raft = Raft::start(me, store, raft_timing, Arc::new(OverMesh(mesh.clone(), silence.clone())), observer).await?;
+    let wire = Arc::new(OverMesh(mesh.clone(), silence.clone()));
     let peers = raft.view().borrow().state.members.keys().copied().collect();
     let cluster = identity.record.cluster.to_string();
     let gossip = Gossip::start(me, incarnation, &cluster, peers, wire, hamesh_gossip::INTERVAL).await?;
@@ -177,6 +183,8 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         outputs,
         status: lane_status.clone(),
         incarnation,
+        mesh: mesh.reachable(),
+        silence,
     };
     let authority = Mutex::new(identity.authority.clone());
     let health = Health::new(started, me, config.health, &config.services);
@@ -228,6 +236,14 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     }
     let admin = admin::serve(core.clone())?;
     tokio::spawn(reload_when_told(core.clone(), signals.hup));
+    if let Some(path) = &core.config().node.watchdog {
+        // The last of what may fail: an error after it would cost the machine.
+        let watchdog = Watchdog::open(path).with_context(|| {
+            format!("cannot open {}: is its driver loaded, or does another, such as systemd, feed it?", path.display())
+        })?;
+        tracing::info!(device = %path.display(), "the watchdog runs");
+        core.lane.send(LaneInput::Watch(watchdog)).await.ok();
+    }
     let stop = until_stopped(&core, signals.ends).await;
     if let Ok(Stop::Restart) = stop {
         tracing::info!("restarting in place: the session goes on");
@@ -389,9 +405,22 @@ fn lane_thread(
         };
         prepared.send(Ok(())).ok();
         let Ok(parts) = parts.await else { return Ok(()) };
-        let LaneParts { me, identity, voter, grantor, view, standing, inputs, outputs, status, incarnation } = parts;
+        let LaneParts {
+            me,
+            identity,
+            voter,
+            grantor,
+            view,
+            standing,
+            inputs,
+            outputs,
+            status,
+            incarnation,
+            mesh,
+            silence,
+        } = parts;
         let (plane, datagrams) = LeasePlane::bind(config.node.listen, identity, incarnation, Timing::LEASE)?;
-        let director = director.map(|prepared| prepared.begin(me, incarnation)).transpose()?;
+        let director = director.map(|prepared| prepared.begin(me, incarnation, silence.clone())).transpose()?;
         let heartbeat = config.lease.raft.heartbeat;
         let flights = Flights::default();
         let lane = Lane {
@@ -409,6 +438,9 @@ fn lane_thread(
             status,
             heartbeat,
             looked: None,
+            mesh,
+            silence,
+            watchdog: None,
         };
         lane.run().await;
         Ok(())
@@ -493,8 +525,8 @@ async fn tell_neighbours(core: Arc<Core>) {
     }
 }
 
-/// The mesh as Raft and gossip see it.
-struct OverMesh(Mesh);
+/// The mesh as Raft and gossip see it. In silence nothing is asked, and no answer is heard.
+struct OverMesh(Mesh, Silence);
 
 impl Peers for OverMesh {
     fn call(
@@ -503,9 +535,17 @@ impl Peers for OverMesh {
         request: Vec<u8>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Vec<u8>, Unreachable>> {
-        let mesh = self.0.clone();
+        let (mesh, silence) = (self.0.clone(), self.1.clone());
         Box::pin(async move {
-            mesh.call(to, Kind::Raft, request, deadline).await.map_err(|error| Unreachable(error.to_string()))
+            let silent = || Unreachable(SILENT.to_owned());
+            if silence.is_kept() {
+                return Err(silent());
+            }
+            let answer = mesh.call(to, Kind::Raft, request, deadline).await;
+            if silence.is_kept() {
+                return Err(silent());
+            }
+            answer.map_err(|error| Unreachable(error.to_string()))
         })
     }
 }

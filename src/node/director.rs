@@ -3,10 +3,13 @@
 //! Events wait in one queue; actions are performed in order, and a failed one comes back as an event.
 
 mod alarms;
+mod alone;
 mod guarding;
 mod leases;
 mod telling;
 mod turning;
+
+pub(crate) use alone::Silence;
 
 use super::claim::Hands;
 use super::lan::{FACT, Hears, Neighbours, Place};
@@ -100,10 +103,11 @@ pub(crate) struct Director {
     stopping: bool,
     /// When a guard asked last what keepalived says.
     asked: Option<Moment>,
+    solitude: alone::Solitude,
 }
 
 impl Director {
-    pub(super) fn new(me: NodeId, holder: Holder, site: Site, resumed: &BTreeSet<GroupName>) -> Self {
+    pub(super) fn new(me: NodeId, holder: Holder, site: Site, resumed: &BTreeSet<GroupName>, silence: Silence) -> Self {
         let Site { config, mut groups, lans, hands, tell, occurrences } = site;
         leases::level_all(&mut groups, &config);
         let queue = groups.values().flat_map(|served| started(served, resumed.contains(&served.lease))).collect();
@@ -130,6 +134,7 @@ impl Director {
             places: BTreeMap::new(),
             stopping: false,
             asked: None,
+            solitude: alone::Solitude::new(silence),
         }
     }
 
@@ -159,6 +164,8 @@ impl Director {
 
     /// Something about the lease.
     pub(crate) fn lease(&mut self, event: holder::Event) {
+        // What the cluster says, and the end: a lease begins beside nothing.
+        self.rejoin(Moment::now());
         if let holder::Event::Applied(_, state, _) = &event {
             self.state = state.clone();
         }
@@ -230,6 +237,12 @@ impl Director {
     }
 
     /// The turn of the ears, and of what the holder asks for again.
+    /// Whether the kernel has not shut the gate of a session that is over.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.holder.is_shutting()
+    }
+
+    /// The ears' turn, and the hands' retries.
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();
         self.queue.push_back(Happened::Lease(holder::Event::Tick));
@@ -283,7 +296,10 @@ impl Director {
         let any = !self.queue.is_empty();
         while let Some(happened) = self.queue.pop_front() {
             match happened {
-                Happened::Reloaded(fresh, lans) => self.reload(fresh, lans).await,
+                Happened::Reloaded(fresh, lans) => {
+                    self.rejoin(Moment::now());
+                    self.reload(fresh, lans).await;
+                }
                 Happened::Lease(event) => {
                     let actions = self.holder.handle(Moment::now(), event);
                     self.perform(actions).await;
@@ -313,7 +329,8 @@ impl Director {
         let groups = self.groups.iter().map(|(name, served)| {
             let status = GroupStatus {
                 vrrp: served.router.status(),
-                open: live && self.hands.holds(&served.definition),
+                open: (live || self.solitude.holds(name)) && self.hands.holds(&served.definition),
+                unfenced: self.solitude.holds(name),
                 link_up: served.link_is_up(),
                 discarded: served.discarded.clone(),
                 last_discard: served.last_discard,
@@ -482,11 +499,12 @@ impl Director {
             self.tell_state(group, before, rival);
         }
         let Some(served) = self.groups.get_mut(group) else { return };
-        let mut wants = false;
+        let (mut wants, mut yields) = (false, false);
         for action in actions {
             match action {
                 router::Action::Want => wants = true,
                 router::Action::Refuse | router::Action::Yield => {
+                    yields |= action == router::Action::Yield;
                     self.queue.push_back(Happened::Lease(holder::Event::Refuse(lease.clone())));
                 }
                 router::Action::SendAdvert => self.hands.advert(served, served.priority()),
@@ -498,6 +516,10 @@ impl Director {
         }
         if wants {
             self.want(&lease);
+        }
+        if yields {
+            // Nothing happens where a lease stands behind it: the holder unclaims.
+            self.give_up(group);
         }
     }
 }

@@ -4,10 +4,12 @@
 //! [`Moment::now`] after each thing it was woken by. Its queues are bounded; a full one drops what will be said again.
 
 use super::core::lock;
-use super::director::Director;
+use super::director::{Director, Silence};
 use super::flight::{Flight, Flights};
 use super::lan::Neighbours;
 use super::reload::Fresh;
+use crate::kernel::watchdog::Watchdog;
+use crate::net::Reach;
 use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
 use crate::notify::Notice;
 use crate::track::Effect;
@@ -45,6 +47,8 @@ pub(crate) enum LaneInput {
     Short(GroupName, bool),
     /// What a group tracks says so.
     Weigh(GroupName, Effect),
+    /// Feed this as long as the lane turns.
+    Watch(Watchdog),
     /// Hand over, close, end.
     Stop,
 }
@@ -83,6 +87,8 @@ pub(crate) struct LaneStatus {
 pub(crate) struct GroupStatus {
     pub(crate) vrrp: crate::vrrp::router::Status,
     pub(crate) open: bool,
+    /// Without a lease.
+    pub(crate) unfenced: bool,
     pub(crate) link_up: bool,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
@@ -113,6 +119,10 @@ pub(crate) struct Lane {
     pub(crate) status: Arc<Mutex<LaneStatus>>,
     pub(crate) heartbeat: Duration,
     pub(crate) looked: Option<Moment>,
+    /// The members that the rest of the node is connected to.
+    pub(crate) mesh: watch::Receiver<BTreeMap<NodeId, Reach>>,
+    pub(crate) silence: Silence,
+    pub(crate) watchdog: Option<Watchdog>,
 }
 
 impl Lane {
@@ -149,6 +159,13 @@ impl Lane {
     }
 
     async fn heard(&mut self, from: NodeId, via: &Via, body: &[u8]) {
+        if self.silence.is_kept()
+            && let Some(director) = &mut self.director
+        {
+            // It is said again, and answered when nothing is served without a lease any more.
+            director.alone(false).await;
+            return self.director_work().await;
+        }
         let Ok(message) = codec::decode::<Message>(body, DATAGRAM_LIMIT) else {
             tracing::debug!(%from, "undecodable datagram on the lease plane");
             return;
@@ -211,10 +228,19 @@ impl Lane {
                     self.director_work().await;
                 }
             }
-            LaneInput::Stop => match &self.director {
-                Some(_) => self.holder(holder::Event::Stop).await,
-                None => self.say(LaneOutput::Stopped),
-            },
+            LaneInput::Watch(watchdog) => self.watchdog = Some(watchdog),
+            LaneInput::Stop => {
+                // What is left of a stop needs no reset, unless an address is left answering.
+                if !self.is_stuck()
+                    && let Some(Err(error)) = self.watchdog.take().map(Watchdog::disarm)
+                {
+                    tracing::error!(%error, "the watchdog goes on: it will reset this machine");
+                }
+                match &self.director {
+                    Some(_) => self.holder(holder::Event::Stop).await,
+                    None => self.say(LaneOutput::Stopped),
+                }
+            }
         }
     }
 
@@ -231,6 +257,10 @@ impl Lane {
         if let Some(director) = self.director.as_mut().filter(|_| looks) {
             director.look_around();
         }
+        let alone = self.is_alone();
+        if let Some(director) = &mut self.director {
+            director.alone(alone).await;
+        }
         self.director_work().await;
         if looks {
             self.looked = Some(now);
@@ -240,6 +270,25 @@ impl Lane {
             };
             *lock(&self.status) = fresh;
         }
+        if !self.is_stuck()
+            && let Some(watchdog) = &mut self.watchdog
+        {
+            watchdog.feed(Moment::now());
+        }
+    }
+
+    /// Whether a lease is over and its gate could not be shut: what only a reset helps against.
+    fn is_stuck(&self) -> bool {
+        self.director.as_ref().is_some_and(Director::is_stuck)
+    }
+
+    /// Whether no member is connected in any way.
+    fn is_alone(&self) -> bool {
+        let linked = |reach: &Reach| reach.outgoing.is_some() || reach.incoming.is_some();
+        let nobody = |members: &BTreeMap<NodeId, Reach>| !members.values().any(linked);
+        self.standing.borrow().leading.is_none()
+            && nobody(&self.mesh.borrow())
+            && nobody(&self.plane.reachable().borrow())
     }
 
     async fn holder(&mut self, event: holder::Event) {

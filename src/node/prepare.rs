@@ -6,7 +6,7 @@
 
 use super::balance::{Balance, Orders};
 use super::claim::Hands;
-use super::director::{Director, Occurred, Site};
+use super::director::{Director, Occurred, Silence, Site};
 use super::interfaces::Interfaces;
 use super::lans;
 use super::served::{Outlet, Served};
@@ -137,7 +137,7 @@ impl Prepared {
     ///
     /// # Errors
     /// The system gives no randomness.
-    pub(super) fn begin(self, node: NodeId, incarnation: u64) -> anyhow::Result<Director> {
+    pub(super) fn begin(self, node: NodeId, incarnation: u64, silence: Silence) -> anyhow::Result<Director> {
         let process = u64::from_be_bytes(random()?);
         let me = Identity { node, incarnation, process, gate: self.gate };
         let resumed: BTreeSet<GroupName> =
@@ -149,7 +149,7 @@ impl Prepared {
             }
             None => Holder::new(me, self.terms),
         };
-        Ok(Director::new(node, holder, self.site, &resumed))
+        Ok(Director::new(node, holder, self.site, &resumed, silence))
     }
 }
 

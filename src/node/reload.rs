@@ -117,6 +117,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("node.guard", old.guard != new.guard),
         ("node.listen", old.listen != new.listen),
         ("node.data_dir", old.data_dir != new.data_dir),
+        ("node.watchdog", old.watchdog != new.watchdog),
         ("[admin]", running.admin != fresh.admin),
         ("[lease]", running.lease != fresh.lease),
         ("[health]", running.health != fresh.health),

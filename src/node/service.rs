@@ -1,6 +1,7 @@
 //! What a node does with the messages of others: Raft's to Raft, gossip to gossip, requests to the leader or the lane.
 
 use super::core::{Core, lock};
+use super::director::Silence;
 use super::lane::LaneInput;
 use super::requests::{Reply, Request};
 use crate::net::admit::{self, ClusterFacts, Invitation, Leader, Registrar, Use};
@@ -20,12 +21,19 @@ use std::time::Duration;
 const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The mesh's ear. It exists before the node does, and answers nothing until then.
-#[derive(Default)]
 pub(crate) struct Ear {
     core: OnceLock<Arc<Core>>,
+    silence: Silence,
 }
 
+/// Why one that serves without a lease answers nobody.
+pub(crate) const SILENT: &str = "this node serves without a lease until it hears the others";
+
 impl Ear {
+    pub(crate) fn new(silence: Silence) -> Self {
+        Self { core: OnceLock::new(), silence }
+    }
+
     /// From now on the node answers.
     pub(crate) fn open(&self, core: Arc<Core>) {
         // Set once, by the one task that starts the node.
@@ -38,9 +46,17 @@ impl Service for Ear {
         let Some(core) = self.core.get().cloned() else {
             return Box::pin(async { Err("this node is starting".to_owned()) });
         };
+        let silence = self.silence.clone();
+        if silence.is_kept() {
+            return Box::pin(async { Err(SILENT.to_owned()) });
+        }
         match kind {
             Kind::Raft | Kind::Snapshot => {
-                Box::pin(async move { core.raft.serve(from, body).await.map_err(|error| error.to_string()) })
+                Box::pin(async move {
+                    let answer = core.raft.serve(from, body).await.map_err(|error| error.to_string());
+                    // A vote that was long on its way to the disk is not given any more.
+                    if silence.is_kept() { Err(SILENT.to_owned()) } else { answer }
+                })
             }
             Kind::Request => Box::pin(async move {
                 let request = codec::decode::<Request>(&body, Request::LIMIT).map_err(|error| error.to_string())?;

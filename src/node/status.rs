@@ -118,6 +118,9 @@ pub struct VipPicture {
     pub lease_remaining_ms: Option<u64>,
     /// `open`, `shut`, `off` (unsafe), or `-` where there is none.
     pub gate: String,
+    /// Whether this node serves it without a lease: another director may too (`quorum_loss = "vrrp"`).
+    #[serde(default)]
+    pub unfenced: bool,
     /// The addresses as granted, or as this node has them.
     pub addresses: Vec<String>,
     /// The virtual router's id.
@@ -138,6 +141,12 @@ pub struct CandidatePicture {
     pub priority: u8,
     /// Why it could not be granted the group; absent when it could.
     pub obstacle: Option<String>,
+    /// How often it has lost the group of late, without an order and to no better candidate.
+    #[serde(default)]
+    pub losses: u32,
+    /// How long it is therefore held back from asking a living holder for it; 0 when it is not.
+    #[serde(default)]
+    pub held_back_ms: u64,
 }
 
 /// A token as one number: the log index, with the lineage above it from the second lineage on.
@@ -231,15 +240,24 @@ impl Core {
         // That of a sync group is not this group's.
         let granted = holder.filter(|_| sync.is_none()).map(|holder| &holder.definition);
         let described = granted.or(wish.as_ref());
+        let (now, grantor) = (Moment::now(), lock(&self.grantor));
         let mut candidates: Vec<CandidatePicture> = known
             .candidates
             .iter()
-            .map(|(sid, candidate)| CandidatePicture {
-                node: node_of(*sid),
-                priority: candidate.priority,
-                obstacle: state.obstacle(lease, *sid),
+            .map(|(sid, candidate)| {
+                let session = state.sessions.get(sid);
+                let losses = session.map(|session| grantor.losses(now, lease, session.node));
+                let (losses, held_back) = losses.unwrap_or_default();
+                CandidatePicture {
+                    node: node_of(*sid),
+                    priority: candidate.priority,
+                    obstacle: state.obstacle(lease, *sid),
+                    losses,
+                    held_back_ms: u64::try_from(held_back.as_millis()).unwrap_or(u64::MAX),
+                }
             })
             .collect();
+        drop(grantor);
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
         VipPicture {
             name: group.to_owned(),
@@ -259,6 +277,7 @@ impl Core {
                 (None, _) | (_, None) => "-",
             }
             .to_owned(),
+            unfenced: local.is_some_and(|local| local.unfenced),
             addresses: described.map(|d| d.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
             vrid: described.map(|d| d.vrid),
             track: lock(&self.tracks).status(group),
@@ -347,6 +366,12 @@ impl Core {
         }
         let now = Moment::now();
         for (group, local) in &lane.groups {
+            if local.unfenced {
+                warnings.push(format!(
+                    "vip.{group}: SERVED HERE WITHOUT A LEASE (quorum_loss = \"vrrp\"): a director that does not hear this one \
+                     may serve it too. Bring the other nodes back"
+                ));
+            }
             if !local.link_up {
                 let six = self.config().groups.get(group).is_some_and(|config| config.family == Family::V6);
                 let own = if six { "link-local IPv6 address" } else { "IPv4 address" };

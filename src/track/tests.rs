@@ -28,6 +28,7 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         notify: crate::config::notify::Notify::default(),
         routing: crate::kernel::routing::Routing::default(),
         sync: None,
+        quorum_loss: None,
     };
     BTreeMap::from([("web".to_owned(), group)])
 }

@@ -69,6 +69,14 @@ impl Election {
         }
     }
 
+    /// As [`Router::stand_alone`]; a guard is never asked to.
+    pub fn stand_alone(&mut self, now: Moment, alone: bool) {
+        match self {
+            Self::Ours(router) => router.stand_alone(now, alone),
+            Self::Keepalived(_) => {}
+        }
+    }
+
     /// As [`Router::set_priority`].
     pub fn set_priority(&mut self, priority: u8) {
         match self {

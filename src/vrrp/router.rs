@@ -169,6 +169,8 @@ pub struct Status {
 pub struct Router {
     parameters: Parameters,
     state: State,
+    /// Nothing but VRRP says who may be MASTER here.
+    alone: bool,
     /// The end of the startup delay.
     begins_at: Moment,
     patience: Patience,
@@ -220,7 +222,7 @@ impl Router {
     pub fn new(parameters: Parameters) -> Self {
         let begins_at = Moment::default();
         let (state, patience) = (State::Init, Patience::Unasked);
-        Self { parameters, state, begins_at, patience, sent: 0, heard: 0, strangers: 0, foreign: None }
+        Self { parameters, state, alone: false, begins_at, patience, sent: 0, heard: 0, strangers: 0, foreign: None }
     }
 
     /// The address our adverts come from has changed.
@@ -236,6 +238,22 @@ impl Router {
     /// From now on this is its priority, 1 to 255; what runs is not begun anew.
     pub fn set_priority(&mut self, priority: u8) {
         self.parameters.priority = priority;
+    }
+
+    /// From now on nothing but VRRP says who may be MASTER here, or a lease does again. Whoever else is MASTER keeps the
+    /// addresses then, whatever its priority and whoever it is: it may have a lease. So it listens first, for as long as it takes
+    /// to miss one.
+    pub fn stand_alone(&mut self, now: Moment, alone: bool) {
+        use Stance::{Candidate, Following, Listening};
+        self.alone = alone;
+        if alone
+            && matches!(
+                self.state,
+                State::Claiming | State::Backup { stance: Listening | Following(_) | Candidate, .. }
+            )
+        {
+            self.state = self.behind(now, self.parameters.interval, Candidate);
+        }
     }
 
     /// Decides; touches nothing.
@@ -449,6 +467,7 @@ impl Router {
                 self.heard += 1;
                 let lower = self.is_lower(&advert, source);
                 match (member, advert.priority) {
+                    _ if self.alone => self.weigh_alone(now, &advert, source, member),
                     (true, 0) => Input::MemberResigned(source),
                     (true, 1..) => {
                         self.meet(now, lower);
@@ -466,6 +485,19 @@ impl Router {
         let Parameters { priority, source: own, .. } = self.parameters;
         advert.priority < priority
             || advert.priority == priority && source < own && matches!(self.state, State::Master(_))
+    }
+
+    fn weigh_alone(&mut self, now: Moment, advert: &Advert, source: IpAddr, member: bool) -> Input {
+        match advert.priority {
+            _ if source == self.parameters.source => Input::Stranger,
+            0 => Input::Resigned,
+            priority => {
+                if !member {
+                    self.foreign = Some(Foreign { source, priority, obeyed: true, heard_at: now });
+                }
+                Input::Higher(advert.interval, source)
+            }
+        }
     }
 
     fn weigh_foreign(&mut self, now: Moment, advert: &Advert, source: IpAddr) -> Input {

@@ -1,7 +1,7 @@
 //! The faults. Each makes its fault, proves that it bit, and heals it.
 
 use crate::bench::{BLINK, Bench, Measure, Seen};
-use crate::{disk, network, starved};
+use crate::{alone, disk, network, starved};
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{GROUP, WITNESS, cluster_toml};
 use hamesh::lab::legacy::Dialect;
@@ -20,7 +20,7 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 48] = [
+pub const CATALOGUE: [Fault; 51] = [
     Fault { name: "vip-move", run: vip_move },
     Fault { name: "drain", run: drain },
     Fault { name: "restart", run: restart },
@@ -46,6 +46,7 @@ pub const CATALOGUE: [Fault; 48] = [
     Fault { name: "far-and-wild", run: network::far_and_wild },
     Fault { name: "thin", run: network::thin },
     Fault { name: "switch-forgets", run: network::switch_forgets },
+    Fault { name: "switch-ages", run: network::switch_ages },
     Fault { name: "link-down", run: network::link_down },
     Fault { name: "link-flaps", run: network::link_flaps },
     Fault { name: "stranger", run: network::stranger },
@@ -60,6 +61,8 @@ pub const CATALOGUE: [Fault; 48] = [
     Fault { name: "leader-kill", run: leader_kill },
     Fault { name: "leader-and-holder-kill", run: leader_and_holder_kill },
     Fault { name: "all-killed", run: all_killed },
+    Fault { name: "quorum-lost-vrrp", run: alone::quorum_lost },
+    Fault { name: "mesh-cut-vrrp", run: alone::mesh_cut },
     Fault { name: "disk-slow", run: disk::slow },
     Fault { name: "disk-stall", run: disk::stall },
     Fault { name: "disk-full", run: disk::full },
@@ -186,7 +189,7 @@ fn reload_addresses(bench: &mut Bench, _: u32) -> Result<Seen> {
     Ok(seen(from, Measure::Gap, OTHER_ADDRESSES, format!("{addresses} addresses now")))
 }
 
-fn cluster_text(edited: bool) -> String {
+pub fn cluster_text(edited: bool) -> String {
     let text = cluster_toml(Dialect::V3, &PRIORITIES);
     if edited { text.replace("10.77.0.100/24\"", "10.77.0.100/24\", \"10.77.0.101/24\"") } else { text }
 }
@@ -273,7 +276,7 @@ fn many_vips(bench: &mut Bench, _: u32) -> Result<Seen> {
 }
 
 /// Reloads a cluster.toml on one node after the other.
-fn serve(bench: &mut Bench, text: &str) -> Result<()> {
+pub fn serve(bench: &mut Bench, text: &str) -> Result<()> {
     let holder = bench.holder()?;
     node_by_node(bench, holder, text, |bench, node| bench.cluster.command(node, &["reload"]).map(drop))?;
     sleep(Duration::from_secs(1));

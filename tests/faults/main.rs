@@ -4,6 +4,7 @@
 //! fault was seen to bite, and the VIP is answered after. A control run with the gate off must show two owners,
 //! else all is void.
 
+mod alone;
 mod bench;
 mod catalogue;
 mod cgroup;

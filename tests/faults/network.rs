@@ -59,7 +59,7 @@ pub fn pair_cut(bench: &mut Bench, number: u32) -> Result<Seen> {
     cut(bench, PARTITION, |bench| bench.scene.mesh.cut(&own, &others[turn..=turn], Kind::Any))
 }
 
-fn mesh_sides(bench: &Bench, node: usize) -> (Vec<Port>, Vec<Port>) {
+pub fn mesh_sides(bench: &Bench, node: usize) -> (Vec<Port>, Vec<Port>) {
     (vec![bench.scene.mesh_port(node)], bench.scene.mesh_without(node))
 }
 
@@ -158,6 +158,19 @@ pub fn switch_forgets(bench: &mut Bench, _: u32) -> Result<Seen> {
         sleep(Duration::from_millis(200));
     }
     Ok(seen(from, Measure::Gap, NOTHING, format!("forgot {times} times")))
+}
+
+/// Ports are forgotten sooner than hosts ask who has the VIP: frames to it are flooded until the MASTER is heard again.
+pub fn switch_ages(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let times = if bench.short { 2 } else { 10 };
+    let from = Instant::now();
+    for _ in 0..times {
+        bench.scene.lan.forget();
+        sleep(Duration::from_secs(3));
+    }
+    ensure!(bench.holder()? == holder, "the VIP has moved");
+    Ok(seen(from, Measure::Gap, NOTHING, format!("every port forgotten after 3 s, {times} times")))
 }
 
 pub fn link_down(bench: &mut Bench, _: u32) -> Result<Seen> {

@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// How long a registration may stay without effect before it is made again.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// The longest pause of a director that loses a group again and again; short, as everything is quick here.
+const DAMPING: Duration = Duration::from_secs(4);
 
 /// A machine.
 pub struct Node {
@@ -114,7 +116,7 @@ impl Node {
             gate,
             raft,
             voter: Voter::new(self.id, now),
-            grantor: Grantor::new(now),
+            grantor: Grantor::new(now, DAMPING),
             holder,
             hands: Hands::default(),
             routers,

@@ -1,6 +1,8 @@
 //! Who should hold a group.
 
 use super::Hearing;
+use super::losses::Losses;
+use crate::clock::Moment;
 use crate::message::Known;
 use hamesh_raft::command::{GroupName, NodeId, Sid};
 use hamesh_raft::state::{Candidate, Session, State};
@@ -18,6 +20,7 @@ pub(super) struct Candidates<'a, 's> {
     pub(super) hears: Option<&'a BTreeMap<NodeId, Hearing>>,
     /// Which addresses are held by which group; looked up once for all groups.
     pub(super) taken: &'a OnceCell<BTreeMap<IpAddr, &'s GroupName>>,
+    pub(super) losses: &'a Losses,
 }
 
 impl<'s> Candidates<'_, 's> {
@@ -58,9 +61,9 @@ impl<'s> Candidates<'_, 's> {
         self.fit().into_iter().find(|sid| goes(sid) || (drained && *sid != holder.sid))
     }
 
-    /// A fit candidate of higher priority than the holder's, that may ask for the group and hears the holder. Nobody is
-    /// better than the node that the group was moved to.
-    pub(super) fn better(&self) -> Option<Sid> {
+    /// A fit candidate of higher priority than the holder's, that may ask for the group, hears the holder and has not lost
+    /// the group again and again. Nobody is better than the node that the group was moved to.
+    pub(super) fn better(&self, now: Moment) -> Option<Sid> {
         let holder = self.state.holder(self.group)?;
         let at = self.state.holder_node(self.group)?;
         if self.state.is_pinned(self.group, at) {
@@ -72,6 +75,7 @@ impl<'s> Candidates<'_, 's> {
                 && candidate.priority > priority
                 && candidate.definition == holder.definition
                 && self.hearing(session.node) == Some(Hearing::Holder)
+                && self.losses.of(now, self.group, session.node).1.is_zero()
         };
         let better: BTreeSet<Sid> = self.all().filter(better).map(|(sid, ..)| sid).collect();
         if better.is_empty() {

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 const L: Duration = Duration::from_secs(1);
 const LG: Duration = Duration::from_millis(1013);
+/// The longest pause of one that loses a group again and again.
+const DAMPING_BY: Duration = Duration::from_secs(30);
 const BY: Leadership = Leadership { term: 4, node: NodeId(1) };
 
 fn at(millis: u64) -> Moment {
@@ -37,7 +39,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let mut bench = Self {
-            grantor: Grantor::new(at(0)),
+            grantor: Grantor::new(at(0), DAMPING_BY),
             state: State::default(),
             index: 0,
             sids: Vec::new(),
@@ -231,7 +233,7 @@ fn a_leader_that_has_just_started_lets_lg_pass() {
     let mut bench = Bench::new();
     bench.fence();
     bench.now = at(3000);
-    bench.grantor = Grantor::new(bench.now);
+    bench.grantor = Grantor::new(bench.now, DAMPING_BY);
     bench.applied(&voters(1, &[1, 2, 3]));
     bench.grantor.handle(bench.now, Event::Leads(Some(BY)));
     let old = known(9000, 0, true);
@@ -300,4 +302,103 @@ fn what_a_drained_node_holds_goes_to_the_best_that_can_take_it() {
     bench.log(drain(3));
     bench.grantor.handle(at(200), Event::Replicating(set(&[1, 3])));
     assert_eq!(bench.asked_to_move(2000), None, "nobody can: a drained holder is better than none");
+}
+
+/// The third stands for web with preemption, and hears whoever holds it. `lose` takes web from it, and back to it as soon as
+/// the leader asks for it: how long that takes, or `None` within a minute.
+struct Flapping {
+    bench: Bench,
+    millis: u64,
+}
+
+impl Flapping {
+    fn new() -> Self {
+        let mut bench = Bench::new();
+        let definition = bench.state.holder("web").unwrap().definition.clone();
+        let (sid, group) = (bench.sids[2], "web".to_owned());
+        bench.log(Command::Candidate { sid, group, definition, priority: 200, preempt: true });
+        let hears = BTreeMap::from([(NodeId(3), Hearing::Holder)]);
+        bench.grantor.handle(at(0), Event::Hears(BTreeMap::from([("web".to_owned(), hears)])));
+        let mut flapping = Self { bench, millis: 1000 };
+        flapping.hand_to(2);
+        flapping
+    }
+
+    fn hand_to(&mut self, index: usize) {
+        let bench = &mut self.bench;
+        let (from, to) = (bench.state.holder("web").unwrap().clone(), bench.sids[index]);
+        let was = bench.state.groups["web"].candidates[&from.sid].clone();
+        bench.log(Command::Release { group: "web".to_owned(), token: from.token, to: Some(to) });
+        let (group, definition) = ("web".to_owned(), was.definition);
+        let (priority, preempt) = (was.priority, was.preempt);
+        bench.log(Command::Candidate { sid: from.sid, group, definition, priority, preempt });
+        bench.now = at(self.millis);
+        bench.applied(&voters(1, &[1, 2, 3]));
+    }
+
+    fn back_after(&mut self) -> Option<u64> {
+        let lost = self.millis;
+        while self.millis < lost + 60_000 {
+            self.millis += 100;
+            if let Some((node, to)) = self.bench.asked_to_move(self.millis) {
+                assert_eq!((node, to), (NodeId(1), self.bench.sids[2]));
+                self.hand_to(2);
+                return Some(self.millis - lost);
+            }
+        }
+        None
+    }
+
+    fn held_back(&self) -> (u32, Duration) {
+        self.bench.grantor.losses(at(self.millis), "web", NodeId(3))
+    }
+}
+
+#[test]
+fn one_that_loses_a_group_again_and_again_waits_longer_each_time() {
+    let mut flapping = Flapping::new();
+    for (losses, seconds) in (1..).zip([1, 1, 1, 3, 5, 9, 17, 31, 31]) {
+        flapping.hand_to(0);
+        assert_eq!(flapping.held_back().0, losses);
+        let back = flapping.back_after().unwrap();
+        assert!(back.abs_diff(seconds * 1000) <= 200, "loss {losses}: back after {back} ms");
+        assert_eq!(flapping.held_back(), (losses, Duration::ZERO));
+        flapping.millis += 5000;
+    }
+    flapping.millis += 60_000;
+    assert_eq!(flapping.held_back(), (0, Duration::ZERO), "a minute without a loss is forgiven");
+    flapping.hand_to(0);
+    assert_eq!(flapping.held_back(), (1, Duration::ZERO));
+}
+
+#[test]
+fn what_was_lost_counts_under_the_next_leader_and_frees_no_group_of_its_best() {
+    let mut flapping = Flapping::new();
+    for _ in 0..5 {
+        flapping.hand_to(0);
+        flapping.hand_to(2);
+    }
+    flapping.bench.grantor.handle(at(flapping.millis), Event::Leads(None));
+    flapping.bench.grantor.handle(at(flapping.millis), Event::Leads(Some(BY)));
+    flapping.hand_to(0);
+    assert_eq!(flapping.held_back(), (6, Duration::from_secs(8)));
+    let token = flapping.bench.state.holder("web").unwrap().token;
+    let release = |to| Command::Release { group: "web".to_owned(), token, to };
+    let third = flapping.bench.sids[2];
+    flapping.bench.tick(flapping.millis, &[]);
+    assert_eq!(flapping.bench.grantor.complete(release(None)), release(Some(third)), "a free group is not held back");
+}
+
+#[test]
+fn orders_and_better_candidates_are_no_losses() {
+    let mut flapping = Flapping::new();
+    flapping.bench.log(Command::Pin { group: "web".to_owned(), node: Some(NodeId(1)) });
+    flapping.hand_to(0);
+    assert_eq!(flapping.held_back().0, 0, "moved");
+    flapping.bench.log(Command::Pin { group: "web".to_owned(), node: None });
+    flapping.hand_to(2);
+    assert_eq!(flapping.bench.grantor.losses(at(flapping.millis), "web", NodeId(1)).0, 0, "to a better one");
+    flapping.bench.log(Command::Drain { node: NodeId(3), drained: true });
+    flapping.hand_to(0);
+    assert_eq!(flapping.held_back().0, 0, "drained");
 }

@@ -357,6 +357,7 @@ impl Instance {
             notify: self.notify,
             routing: self.routing,
             sync: None,
+            quorum_loss: None,
             name,
         }
     }

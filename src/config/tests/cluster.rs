@@ -17,7 +17,8 @@ fn group_faults(lines: &str) -> String {
 #[test]
 fn what_is_wrong_with_a_lease() {
     let lease = |lines: &str| cluster_faults(&format!("[lease]\n{lines}\n"));
-    assert_eq!(lease("ttl = \"1s\""), "");
+    assert_eq!(lease("ttl = \"1s\"\ndamping = \"0s\""), "");
+    assert_eq!(lease("damping = \"17m\""), "cluster.toml:2:11: `damping` is longer than 1000s\n");
     assert_eq!(
         lease("ttl = \"400ms\""),
         "cluster.toml:2:7: a lease of 400ms is too short for an election / 2 x the longest election timeout + the \
@@ -238,6 +239,55 @@ fn priorities_are_looked_up_by_node() {
     assert_eq!(load(NODE, "priority = { lb2 = 150 }"), (None, vec![warning]));
     let witness = format!("{NODE}role = \"witness\"\n");
     assert_eq!(load(&witness, "priority = 150"), (None, vec![]));
+}
+
+#[test]
+fn a_rack_adds_to_the_priorities_of_the_directors_in_it() {
+    let priority = |lines: &str| {
+        let node = NODE.replace("name = \"lb1\"", "name = \"lb1\"\nrack = \"r1\"");
+        let cluster = format!("{WEB}{lines}\n");
+        let (loaded, dir) =
+            within(&[("hamesh.toml", &node), ("cluster.toml", &cluster)], |dir| load(&dir.join("hamesh.toml")));
+        loaded.map(|config| config.groups["web"].priority).map_err(|errors| errors.to_string().replace(&dir, ""))
+    };
+    for (weights, sum) in [("r1 = 50, r2 = -20", 150), ("r1 = -99", 1), ("r1 = 155", 255), ("r2 = 20", 100), ("", 100)]
+    {
+        assert_eq!(priority(&format!("priority = 100\nrack_weight = {{ {weights} }}")), Ok(Some(sum)), "{weights}");
+    }
+    assert_eq!(priority("priority = { lb2 = 100 }\nrack_weight = { r1 = 50 }"), Ok(None), "never a candidate");
+    for (weight, sum) in [(156, 256), (-100, 0)] {
+        let error = priority(&format!("priority = 100\nrack_weight = {{ r1 = {weight} }}")).unwrap_err();
+        assert!(error.contains(&format!("with the weight of rack `r1` this node's priority is {sum}")), "{error}");
+    }
+    let error = group_faults("rack_weight = { r1 = 300 }");
+    assert!(error.ends_with("`vip.web.rack_weight.r1` must be between -254 and 254\n"), "{error}");
+}
+
+#[test]
+fn without_a_quorum_a_group_is_dark_unless_it_says_otherwise() {
+    let after = |lines: &str| {
+        let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}\n"))]);
+        config.groups["web"].quorum_loss
+    };
+    assert_eq!(after(""), None);
+    assert_eq!(after("quorum_loss = \"release\""), None);
+    assert_eq!(after("quorum_loss = \"vrrp\""), Some(Duration::from_secs(10)));
+    assert_eq!(after("quorum_loss = \"vrrp\"\nquorum_loss_after = \"3s\""), Some(Duration::from_secs(3)));
+    let cases = [
+        (
+            "quorum_loss = \"vrrp\"\nquorum_loss_after = \"2.9s\"",
+            "the lease may still be another's / use quorum_loss_after = \"3s\"",
+        ),
+        ("quorum_loss = \"vrrp\"\nquorum_loss_after = \"17m\"", "`quorum_loss_after` is longer than 1000s"),
+        ("quorum_loss_after = \"5s\"", "has no effect without a `quorum_loss` / say quorum_loss = \"vrrp\""),
+        ("quorum_loss = \"vrrq\"", "`vip.web.quorum_loss` cannot be \"vrrq\""),
+    ];
+    for (lines, expected) in cases {
+        let said = group_faults(lines);
+        assert!(said.contains(expected), "{lines}: {said}");
+    }
+    let synced = cluster_faults(&format!("{WEB}quorum_loss = \"vrrp\"\n[sync.edge]\nvips = [\"web\"]\n"));
+    assert!(synced.contains("only a group by itself can go by VRRP alone"), "{synced}");
 }
 
 #[test]

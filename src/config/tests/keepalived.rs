@@ -90,6 +90,7 @@ vrrp_instance VI_2 {
         notify: crate::config::notify::Notify::default(),
         routing: crate::kernel::routing::Routing::default(),
         sync: None,
+        quorum_loss: None,
     };
     let second = VipGroup {
         interface: "eth1".into(),
@@ -271,7 +272,7 @@ proptest::proptest! {
             &super::super::keepalived::Setting { id: "lb1".to_owned(), guard: false },
             &log,
         );
-        super::super::cluster::read(&source, Some("lb1"), &log);
+        super::super::cluster::read(&source, Some(super::super::cluster::Director { name: "lb1", rack: "r1" }), &log);
         node::read(&source, &log);
         if let Err(errors) = log.finish(|_| None::<()>) {
             proptest::prop_assert!(errors.iter().all(|error| !error.to_string().is_empty()));

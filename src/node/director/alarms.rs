@@ -63,7 +63,7 @@ mod tests {
         alarms.set(&b, Some(at(0, 20)));
         alarms.set(&a, Some(at(0, 10)));
         assert_eq!(alarms.next(at(0, 4)), Some(Duration::from_millis(6)));
-        assert_eq!(alarms.due(at(0, 10)), [a.clone()]);
+        assert_eq!(alarms.due(at(0, 10)), std::slice::from_ref(&a));
         alarms.set(&a, None);
         assert_eq!((alarms.due(at(0, 19)), alarms.due(at(0, 20))), (vec![], vec![b.clone()]));
         alarms.set(&b, None);

@@ -534,3 +534,46 @@ fn other_parameters_change_no_state_and_no_running_timer() {
     assert_eq!(router.handle(at(11_000), Event::Tick), [SendAdvert]);
     assert_eq!(router.next_deadline(), Some(at(11_500)));
 }
+
+#[test]
+fn without_a_lease_whoever_is_master_keeps_the_addresses() {
+    // Nobody outside the mesh is obeyed: all are, whatever that list says.
+    let nobody = LegacyPeers::Only(vec![]);
+    for state in ["listening", "following", "standby", "claiming"] {
+        let legacy_peers = if state == "listening" || state == "following" { LegacyPeers::Any } else { nobody.clone() };
+        let mut router = router(state, Parameters { legacy_peers, ..parameters() });
+        router.stand_alone(at(10_000), true);
+        assert_eq!(router.next_deadline(), Some(at(13_000) + SECOND * 156 / 256), "{state}: it listens first");
+        assert_eq!(router.handle(at(13_609), Event::Tick), []);
+        assert_eq!(router.handle(at(13_610), Event::Tick), [Want]);
+        assert_eq!(name(&router), "claiming");
+    }
+    let parameters = Parameters { legacy_peers: nobody, ..parameters() };
+    let mut router = router("master", parameters.clone());
+    router.stand_alone(at(10_000), true);
+    assert_eq!(name(&router), "master");
+    assert_eq!(router.handle(at(10_050), heard(255, US, false)), [], "an echo");
+    assert_eq!(router.handle(at(10_100), heard(1, PEER, true)), [Refuse, Yield], "it may have a lease");
+    assert_eq!(name(&router), "following");
+    assert_eq!(router.status().foreign, None, "a member is nobody's stranger");
+    for tick in 1..20 {
+        router.handle(at(10_100 + tick * 1000), heard(1, if tick < 10 { PEER } else { LEGACY }, false));
+        assert_eq!(
+            router.handle(at(10_101 + tick * 1000), Event::Tick),
+            [],
+            "whoever it is, and for as long as it says so"
+        );
+    }
+    assert_eq!(router.status().foreign.map(|foreign| foreign.source), Some(LEGACY));
+    let mut router = self::router("following", Parameters { legacy_peers: LegacyPeers::Any, ..parameters.clone() });
+    router.stand_alone(at(10_000), true);
+    router.handle(at(10_100), heard(1, PEER, true));
+    router.stand_alone(at(11_000), false);
+    assert_eq!(router.handle(at(11_100), heard(1, PEER, true)), [Want], "one of the mesh again");
+    assert_eq!(name(&router), "standby");
+    for state in ["init", "waiting", "falling", "fault"] {
+        let mut router = self::router(state, parameters.clone());
+        router.stand_alone(at(10_000), true);
+        assert_eq!(name(&router), state);
+    }
+}
