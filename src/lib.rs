@@ -7,11 +7,12 @@
 //! | doors | [`cli`], [`admin`] | people and scrapers |
 //! | shell | [`node`] | tokio, tasks, the loop: wires minds to hands |
 //! | hands | [`net`], [`kernel`], [`probe`], [`notify::fifo`], [`notify::mail`], `hamesh_fencing::gate`, `hamesh_raft::store` | sockets, netlink, checks, disk |
-//! | minds | [`vrrp`], [`health`], [`track`], [`notify`], [`ipvs`], [`config`], `hamesh_fencing::{holder, voter, grantor}`, `hamesh_raft::state` | decide |
+//! | minds | [`vrrp`], [`bfd`], [`health`], [`track`], [`notify`], [`ipvs`], [`config`], `hamesh_fencing::{holder, voter, grantor}`, `hamesh_raft::state` | decide |
 //!
 //! Beside them stands [`lab`]: the laboratory in namespaces that the demo and the fault tests run in.
 
 pub mod admin;
+pub mod bfd;
 pub mod cli;
 pub mod config;
 pub mod health;

@@ -70,6 +70,10 @@ async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
                 gauge!("hamesh_server_up", &labels).set(flag(server.state != "down"));
             }
         }
+        for session in &picture.bfd {
+            let labels = [("session", session.name.clone()), ("neighbour", session.neighbour.to_string())];
+            gauge!("hamesh_bfd_up", &labels).set(flag(session.up == Some(true)));
+        }
         counter!("hamesh_ipvs_repaired_total").absolute(core.balance.status().repaired);
         for (group, local) in core.vrrp() {
             counter!("hamesh_vrrp_adverts_sent_total", "vip" => group.clone()).absolute(local.vrrp.sent);

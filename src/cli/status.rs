@@ -71,6 +71,19 @@ fn print(picture: &Picture) {
         ]);
     }
     println!("{vips}");
+    if !picture.bfd.is_empty() {
+        let mut sessions = table(&["BFD", "NEIGHBOUR", "HERE", "DETECTION", ""]);
+        for session in &picture.bfd {
+            sessions.add_row([
+                session.name.clone(),
+                session.neighbour.to_string(),
+                session.state.clone(),
+                format!("{} ms", session.detection_ms),
+                session.why.clone().unwrap_or_default(),
+            ]);
+        }
+        println!("\n{sessions}");
+    }
     if !picture.warnings.is_empty() {
         println!("\nWARNINGS");
         for warning in &picture.warnings {

@@ -6,6 +6,7 @@ mod tls;
 pub use http::{Http, HttpVersion, Pattern};
 pub use tls::{Files, Tls};
 
+use super::bfd::{self, Sessions};
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::reader::{Section, Value};
 use super::track;
@@ -63,6 +64,8 @@ pub enum Probe {
     },
     /// A process of this name that runs here.
     Process(String),
+    /// `[bfd.NAME]` is up on the director. What it says is heard at once, whatever the interval.
+    Bfd(String),
 }
 
 /// What a datagram in answer must be.
@@ -160,22 +163,22 @@ pub struct Loss {
     pub most: u8,
 }
 
-const KINDS: &str = "`tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file` and `process`";
+const KINDS: &str = "`tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file`, `process` and `bfd`";
 
 /// Reads `check` of a service or a server: one, or a list of which all must pass.
-pub(super) fn read(parent: &Section<'_>, log: &Log) -> Option<Vec<Check>> {
+pub(super) fn read(parent: &Section<'_>, sessions: &Sessions, log: &Log) -> Option<Vec<Check>> {
     let value = parent.get("check")?;
     if value.is_table() {
-        return Some(read_one(value.table()?, log).into_iter().collect());
+        return Some(read_one(value.table()?, sessions, log).into_iter().collect());
     }
     if !value.is_list() {
         return value.expected("a table, or a list of tables");
     }
-    let one = |item: Value<'_>| read_one(item.table()?, log);
+    let one = |item: Value<'_>| read_one(item.table()?, sessions, log);
     Some(value.list()?.into_iter().filter_map(one).collect())
 }
 
-fn read_one(section: Section<'_>, log: &Log) -> Option<Check> {
+fn read_one(section: Section<'_>, sessions: &Sessions, log: &Log) -> Option<Check> {
     let table = |key| section.get(key).and_then(Value::table);
     let bare = |key, probe: Probe| {
         table(key).map(|empty| {
@@ -183,6 +186,13 @@ fn read_one(section: Section<'_>, log: &Log) -> Option<Check> {
             Some(probe)
         })
     };
+    let session = section.get("bfd").map(|value| {
+        let name = value.string()?;
+        bfd::is_known(&name, sessions, log);
+        Some(Probe::Bfd(name.value))
+    });
+    // A session has its own patience.
+    let (falls, rises) = if session.is_some() { (1, 1) } else { (3, 2) };
     let asked = [
         bare("tcp", Probe::Tcp),
         table("http").map(|http| http::read(http, false, log).map(Probe::Http)),
@@ -194,6 +204,7 @@ fn read_one(section: Section<'_>, log: &Log) -> Option<Check> {
         table("script").map(|script| read_script(script, log)),
         table("file").map(read_file),
         table("process").map(read_process),
+        session,
     ];
     let mut asked = asked.into_iter().flatten();
     let time = |key| section.get(key).and_then(Value::duration).map(|value| value.value);
@@ -202,7 +213,7 @@ fn read_one(section: Section<'_>, log: &Log) -> Option<Check> {
     let again = time("again").unwrap_or(interval);
     let warmup = time("warmup").unwrap_or(interval);
     let times = |key, default| section.get(key).and_then(|v| v.integer(1..=100)).map_or(default, |v| v.value);
-    let (fall, rise) = (times("fall", 3), times("rise", 2));
+    let (fall, rise) = (times("fall", falls), times("rise", rises));
     if timeout.is_zero() || timeout > interval {
         let error = Diagnostic::error(section.place(), "a check's timeout must be above 0 and not above its interval");
         log.add(error);

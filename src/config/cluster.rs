@@ -1,7 +1,9 @@
 //! `cluster.toml`: what is the same on every node.
 
+use super::bfd;
 use super::diagnostic::{Diagnostic, Located, Log, Source};
 use super::duration;
+use super::fixed::{self, Fixed};
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::ipvs;
 use super::notify::{self, Notifications};
@@ -11,7 +13,7 @@ use super::route;
 use super::service;
 use super::sync;
 use super::timing;
-use super::track::{self, Script};
+use super::track::{self, Script, Things};
 use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
@@ -37,6 +39,10 @@ pub(super) struct Cluster {
     pub health: service::HealthMesh,
     pub ipvs: ipvs::Ipvs,
     pub scripts: BTreeMap<String, Script>,
+    pub bfd: BTreeMap<String, bfd::Settings>,
+    /// Of this node.
+    pub fixed: Fixed,
+    pub delays: BTreeMap<String, track::Delays>,
     pub notify: Notifications,
     pub syncs: Vec<sync::Draft>,
 }
@@ -49,16 +55,26 @@ pub(super) fn read(source: &Arc<Source>, director: Option<Director<'_>>, log: &L
     let sections = |key| root.section(key).map(|section| section.sections()).unwrap_or_default();
     let script = |(name, section): (Located<String>, _)| Some((name.value, track::read_script(section, log)?));
     let scripts = sections("track_script").into_iter().filter_map(script).collect();
-    let group = |(name, section)| read_group(name, section, director, lease, &scripts, log);
+    let session = |(name, section)| bfd::read(name, section, director, log);
+    let things = Things { scripts, bfd: bfd::collect(sections("bfd").into_iter().filter_map(session), log) };
+    let group = |(name, section)| read_group(name, section, director, lease, &things, log);
     let groups = sections("vip").into_iter().map(group).collect();
-    let sync = |(name, section)| sync::read(name, section, &scripts, log);
+    let sync = |(name, section)| sync::read(name, section, &things, log);
     let syncs = sections("sync").into_iter().map(sync).collect();
-    let services = sections("service").into_iter().map(|(name, section)| service::read(name, section, log)).collect();
+    let service = |(name, section)| service::read(name, section, &things.bfd, log);
+    let services = sections("service").into_iter().map(service).collect();
     let health = root.section("health").map(|section| service::read_mesh(section, log)).unwrap_or_default();
     let notify = root.section("notify").map(|section| notify::read(section, log)).unwrap_or_default();
     let ipvs = root.section("ipvs").map(|section| ipvs::read(section, log)).unwrap_or_default();
+    let delays = sections("interface").into_iter();
+    let delays = delays.filter_map(|(name, section)| Some((name.value, track::read_delays(section, log)?))).collect();
+    let fixed = sections("static").into_iter().map(|(node, section)| (node.value, fixed::read(section, log)));
+    let fixed =
+        fixed.collect::<Vec<_>>().into_iter().find(|(node, _)| director.is_some_and(|director| director.name == node));
+    let fixed = fixed.map(|(_, fixed)| fixed).unwrap_or_default();
     root.close();
-    Some(Cluster { lease, groups, services, health, ipvs, scripts, notify, syncs })
+    let Things { scripts, bfd } = things;
+    Some(Cluster { lease, groups, services, health, ipvs, scripts, bfd, fixed, delays, notify, syncs })
 }
 
 fn read_lease(section: Section<'_>, log: &Log) -> LeaseProfile {
@@ -106,7 +122,7 @@ fn read_group(
     section: Section<'_>,
     director: Option<Director<'_>>,
     lease: LeaseProfile,
-    scripts: &BTreeMap<String, Script>,
+    things: &Things,
     log: &Log,
 ) -> group::Draft {
     let version = section.get("version").and_then(|value| value.integer(2..=3u8));
@@ -151,7 +167,7 @@ fn read_group(
         source: section.get("source").and_then(|value| read_source(value, director)),
         unicast: section.get("unicast").and_then(read_unicast),
         timing: timing::read(&section, log),
-        track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
+        track: section.get("track").map(|value| track::read_list(value, things, log)).unwrap_or_default(),
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
         routing: Routing {
             routes: section.get("routes").map(|value| route::read_list(value, route::route, log)).unwrap_or_default(),
@@ -249,7 +265,7 @@ fn read_peers(value: Value<'_>, group: Option<Family>, log: &Log) -> Option<Vec<
 }
 
 /// One address, or one for each node; a node without one takes the interface's.
-fn read_source(value: Value<'_>, director: Option<Director<'_>>) -> Option<Located<IpAddr>> {
+pub(super) fn read_source(value: Value<'_>, director: Option<Director<'_>>) -> Option<Located<IpAddr>> {
     let address = |value: Value<'_>| value.parsed("an address", "10.0.0.11");
     if !value.is_table() {
         return address(value);

@@ -4,11 +4,12 @@
 //! the model has and cluster.toml cannot say is an error. A keepalived.conf is one machine's and a cluster.toml every
 //! machine's: the priority is written for the one machine.
 
+use super::bfd::Settings;
 use super::check::{Check, Http, Probe, RECORDS, Slow, VERSIONS, Way};
 use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
 use super::service::{Notify, Server};
-use super::track::{Script, Track, Tracked};
+use super::track::{Delays, Script, Track, Tracked};
 use super::{Service, SyncGroup, VipGroup, group, keepalived, notify, service, unreadable};
 use crate::ipvs::{Forwarding, Granularity, ServiceKey, Tunnel};
 use crate::vrrp::checksum::Form;
@@ -34,11 +35,13 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     };
     let setting = keepalived::Setting::of_this_machine();
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
-    let (mut groups, services, scripts, (told, ipvs, syncs)) = keepalived::read(&source, &setting, &log);
+    let (mut groups, services, scripts, (told, ipvs, syncs, (bfd, fixed, delays))) =
+        keepalived::read(&source, &setting, &log);
     let syncs = super::sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &told, &log);
     super::ipvs::check(&ipvs, &groups, &log);
+    super::fixed::check(&fixed, &groups, &log);
     let services: BTreeMap<_, _> =
         services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
     let groups: BTreeMap<_, _> = groups.into_iter().filter_map(group::Draft::build).collect();
@@ -61,7 +64,16 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
         groups.iter().for_each(|(name, group)| text += &show_group(name, group, &node));
         syncs.iter().for_each(|(name, sync)| text += &show_sync(name, sync));
         scripts.iter().for_each(|(name, script)| text += &show_script(name, script));
+        bfd.iter().for_each(|(name, session)| text += &show_bfd(name, session));
         services.iter().for_each(|(name, service)| text += &show_service(name, service));
+        for (name, Delays { down, up }) in &delays {
+            let (down, up) = (seconds(*down), seconds(*up));
+            text += &format!("\n[interface.{}]\ndown_delay = {down}\nup_delay = {up}\n", key(name));
+        }
+        if !fixed.is_empty() {
+            text += &format!("\n[static.{}]\n", key(&node));
+            text.extend(super::fixed::show(&fixed, quoted).into_iter().map(|line| line + "\n"));
+        }
         text += &show_ipvs(&ipvs);
         Some(text)
     })
@@ -176,6 +188,7 @@ fn show_track(Track { what, weight, reverse }: &Track) -> String {
         Tracked::Interface(name) => format!("interface = {}", quoted(name)),
         Tracked::Script(name) => format!("script = {}", quoted(name)),
         Tracked::File(path) => format!("file = {}", quoted(path.display())),
+        Tracked::Bfd(name) => format!("bfd = {}", quoted(name)),
     };
     format!("{{ {what}, weight = {weight}, reverse = {reverse} }}")
 }
@@ -190,6 +203,19 @@ fn show_script(name: &str, script: &Script) -> String {
         command.join(", "),
         seconds(*interval),
         seconds(*timeout)
+    )
+}
+
+fn show_bfd(name: &str, settings: &Settings) -> String {
+    let Settings { neighbour, source, min_tx, min_rx, idle_tx, multiplier, passive, ttl, max_hops, multihop } =
+        settings;
+    let source = source.map(|source| format!("source = {}\n", quoted(source))).unwrap_or_default();
+    let (tx, rx, idle) = (seconds(*min_tx), seconds(*min_rx), seconds(*idle_tx));
+    format!(
+        "\n[bfd.{}]\nneighbour = {}\n{source}min_tx = {tx}\nmin_rx = {rx}\nidle_tx = {idle}\nmultiplier = {multiplier}\n\
+         passive = {passive}\nttl = {ttl}\nmax_hops = {max_hops}\nmultihop = {multihop}\n",
+        key(name),
+        quoted(neighbour)
     )
 }
 
@@ -388,6 +414,7 @@ fn show_check(Check { probe, way, interval, again, timeout, warmup, fall, rise, 
             format!("file = {{ path = {}, weight = {weight} }}", quoted(path.display()))
         }
         Probe::Process(name) => format!("process = {{ name = {} }}", quoted(name)),
+        Probe::Bfd(name) => format!("bfd = {}", quoted(name)),
     };
     let mut text = format!("{{ {probe}{}", show_way(way));
     for (key, duration) in [("interval", interval), ("again", again), ("timeout", timeout), ("warmup", warmup)] {

@@ -4,8 +4,10 @@
 //! `hamesh.toml` ([`node`]) describes this node and names `cluster.toml`, the same on every node, or
 //! a `keepalived.conf` (used unmodified), or both. The only I/O is reading the files that are named.
 
+pub mod bfd;
 pub mod check;
 pub mod diagnostic;
+pub mod fixed;
 pub mod group;
 pub mod ipvs;
 pub mod node;
@@ -55,6 +57,12 @@ pub struct Config {
     pub services: BTreeMap<String, Service>,
     /// The scripts that groups track.
     pub scripts: BTreeMap<String, track::Script>,
+    /// The sessions that groups and checks go by.
+    pub bfd: BTreeMap<String, bfd::Settings>,
+    /// How long changes of interfaces must last.
+    pub delays: BTreeMap<String, track::Delays>,
+    /// What is there while hamesh runs.
+    pub fixed: fixed::Fixed,
     /// Who is told of states.
     pub notify: notify::Notifications,
     /// How servers are watched.
@@ -132,17 +140,19 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
         Kind::Cluster => {
             let cluster = cluster::read(&source, None, &log);
             let parts = |cluster: cluster::Cluster| {
-                (cluster.groups, cluster.services, cluster.scripts, (cluster.notify, cluster.ipvs, cluster.syncs))
+                let more = (cluster.notify, cluster.ipvs, cluster.syncs, (cluster.bfd, cluster.fixed, cluster.delays));
+                (cluster.groups, cluster.services, cluster.scripts, more)
             };
             cluster.map(parts).unwrap_or_default()
         }
         Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
     };
-    let (mut groups, services, _, (notify, ipvs, syncs)) = groups;
+    let (mut groups, services, _, (notify, ipvs, syncs, (_, fixed, _))) = groups;
     sync::apply(syncs, &mut groups, &log);
     group::check(&groups, None, &log);
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
+    fixed::check(&fixed, &groups, &log);
     for service in services {
         service::build(service, &groups, &log);
     }
@@ -174,7 +184,8 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
 
     let (mut lease, mut groups, mut services) = (LeaseProfile::default(), Vec::new(), Vec::new());
     let (mut health, mut ipvs) = (HealthMesh::default(), Ipvs::default());
-    let mut scripts = BTreeMap::new();
+    let (mut scripts, mut bfd) = (BTreeMap::new(), BTreeMap::new());
+    let (mut fixed, mut delays) = (fixed::Fixed::default(), BTreeMap::new());
     let mut notify = notify::Notifications::default();
     let mut syncs = Vec::new();
     let mut cluster_file = None;
@@ -190,7 +201,8 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                 if let Some(cluster) = cluster::read(&source, director, &log) {
                     (lease, groups, services) = (cluster.lease, cluster.groups, cluster.services);
                     (health, scripts, notify) = (cluster.health, cluster.scripts, cluster.notify);
-                    (ipvs, syncs) = (cluster.ipvs, cluster.syncs);
+                    (ipvs, syncs, bfd) = (cluster.ipvs, cluster.syncs, cluster.bfd);
+                    (fixed, delays) = (cluster.fixed, cluster.delays);
                 }
             }
             Err(_) if !present && !complete => {}
@@ -208,7 +220,8 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
         match Source::read(&file.value) {
             Ok(source) => {
                 let setting = keepalived::Setting { guard: draft.guard, ..keepalived::Setting::of_this_machine() };
-                let (mut instances, servers, more, (told, global, synced)) = keepalived::read(&source, &setting, &log);
+                let (mut instances, servers, more, (told, global, synced, (sessions, still, later))) =
+                    keepalived::read(&source, &setting, &log);
                 if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {
                     let message = format!("script `{twin}` is in cluster.toml and in keepalived.conf");
                     log.add(Diagnostic::error(&file.place, message).help("give it another name in one of them"));
@@ -217,6 +230,15 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
                     ipvs = global;
                 }
                 scripts.extend(more);
+                if let Some(twin) = sessions.keys().find(|name| bfd.contains_key(*name)) {
+                    let message = format!("bfd session `{twin}` is in cluster.toml and in keepalived.conf");
+                    log.add(Diagnostic::error(&file.place, message).help("give it another name in one of them"));
+                }
+                bfd.extend(sessions);
+                delays.extend(later);
+                if draft.role == Role::Director {
+                    fixed.extend(still);
+                }
                 if notify == notify::Notifications::default() {
                     notify = told;
                 } else if told != notify::Notifications::default() {
@@ -240,6 +262,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     group::check(&groups, draft.listen.as_ref(), &log);
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
+    fixed::check(&fixed, &groups, &log);
     let services = services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
     let groups = groups.into_iter().filter_map(group::Draft::build).collect();
     let parts = draft.build();
@@ -253,6 +276,9 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
             syncs,
             services,
             scripts,
+            bfd,
+            fixed,
+            delays,
             notify,
             health,
             ipvs,

@@ -21,7 +21,11 @@ const RULE: &str = "[not] [from NETWORK] [to NETWORK] [fwmark M[/MASK]] [iif INT
 type Words<'a> = Iter<'a, Located<String>>;
 
 /// Reads `vip.NAME.routes` or `rules`: a list of strings.
-pub(super) fn read_list<T>(value: Value<'_>, read: fn(&[Located<String>], &Log) -> Option<T>, log: &Log) -> Vec<T> {
+pub(super) fn read_list<T>(
+    value: Value<'_>,
+    read: impl Fn(&[Located<String>], &Log) -> Option<T>,
+    log: &Log,
+) -> Vec<T> {
     let line = |item: Value<'_>| {
         let Located { value: text, place } = item.string()?;
         let word = |word: &str| Located { value: word.to_owned(), place: place.clone() };

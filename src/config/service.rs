@@ -1,5 +1,6 @@
 //! `[service.NAME]`: what is to be balanced behind a VIP, and among whom; `[health]`: how many watch them.
 
+use super::bfd::Sessions;
 use super::check::{self, Check};
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
@@ -184,12 +185,12 @@ pub(super) fn read_mesh(section: Section<'_>, log: &Log) -> HealthMesh {
     HealthMesh { observers, agree }
 }
 
-pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Draft {
+pub(super) fn read(name: Located<String>, section: Section<'_>, bfd: &Sessions, log: &Log) -> Draft {
     let schedulers = SCHEDULERS.map(|name| (name, name));
     let truth = |key| section.get(key).and_then(Value::boolean).is_some_and(|v| v.value);
     let common = Common {
         forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
-        checks: check::read(&section, log).unwrap_or_default(),
+        checks: check::read(&section, bfd, log).unwrap_or_default(),
         inhibit_on_failure: truth("inhibit_on_failure"),
         alpha: truth("alpha"),
         notify_up: notify(&section, "notify_up", log),
@@ -220,7 +221,10 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, log: &Log) -> Dr
         slow_start: section.get("slow_start").and_then(Value::duration).map_or(Duration::ZERO, |v| v.value),
         quorum_up: notify(&section, "quorum_up", log),
         quorum_down: notify(&section, "quorum_down", log),
-        servers: section.required("server").and_then(|value| read_servers(value, &common, log)).unwrap_or_default(),
+        servers: section
+            .required("server")
+            .and_then(|value| read_servers(value, &common, bfd, log))
+            .unwrap_or_default(),
         persistence: section.get("persistence").and_then(|value| read_persistence(value, log)),
         sorry_server: sorry_server.and_then(|server| Some((server.value, common.forwarding?))),
         sorry_server_inhibit: truth("sorry_server_inhibit"),
@@ -245,7 +249,7 @@ fn read_listen(section: &Section<'_>, marked: bool) -> Vec<Located<SocketAddr>> 
     }
 }
 
-fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Server>> {
+fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) -> Option<Vec<Server>> {
     let server = |item: Value<'_>| {
         let section = item.table()?;
         let address: Option<Located<SocketAddr>> =
@@ -258,7 +262,7 @@ fn read_servers(value: Value<'_>, common: &Common, log: &Log) -> Option<Vec<Serv
         let inhibit = section.get("inhibit_on_failure").and_then(Value::boolean).map(|v| v.value);
         let limit = |key| section.get(key).and_then(|v| v.integer(0..=1_000_000_000)).map(|v| v.value);
         let (upper, lower) = (limit("upper").unwrap_or(0), limit("lower").unwrap_or(0));
-        let checks = check::read(&section, log).unwrap_or_else(|| common.checks.clone());
+        let checks = check::read(&section, bfd, log).unwrap_or_else(|| common.checks.clone());
         if lower > upper {
             log.add(Diagnostic::error(section.place(), format!("`lower`, {lower}, is above `upper`, {upper}")));
         }

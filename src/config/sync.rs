@@ -4,7 +4,7 @@ use super::diagnostic::{Diagnostic, Located, Log, nearest};
 use super::group;
 use super::notify::{self, Notify};
 use super::reader::{Section, Value};
-use super::track::{self, Script, Track};
+use super::track::{self, Things, Track};
 use hamesh_raft::command::GroupName;
 use std::collections::BTreeMap;
 
@@ -28,17 +28,12 @@ pub(super) struct Draft {
     pub notify: Notify,
 }
 
-/// Reads `[sync.NAME]`; `scripts` are those of the file.
-pub(super) fn read(
-    name: Located<String>,
-    section: Section<'_>,
-    scripts: &BTreeMap<String, Script>,
-    log: &Log,
-) -> Draft {
+/// Reads `[sync.NAME]`.
+pub(super) fn read(name: Located<String>, section: Section<'_>, things: &Things, log: &Log) -> Draft {
     let vips = section.required("vips").and_then(Value::list).unwrap_or_default();
     let draft = Draft {
         vips: vips.into_iter().filter_map(Value::string).collect(),
-        track: section.get("track").map(|value| track::read_list(value, scripts, log)).unwrap_or_default(),
+        track: section.get("track").map(|value| track::read_list(value, things, log)).unwrap_or_default(),
         weights: true,
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
         name,

@@ -312,8 +312,10 @@ fn files_are_told_apart_by_their_content() {
     }
 }
 
+mod bfd;
 mod cluster;
 mod convert;
+mod fixed;
 mod guard;
 mod keepalived;
 mod notify;

@@ -1,5 +1,6 @@
 //! What a VIP group's priority depends on beside its servers: `[track_script.NAME]`, and `vip.NAME.track`.
 
+use super::bfd;
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::reader::{Section, Value};
 use std::collections::BTreeMap;
@@ -51,6 +52,41 @@ pub enum Tracked {
     Script(String),
     /// A file that holds a number. One that is not there, or holds none, counts as 0.
     File(PathBuf),
+    /// `[bfd.NAME]`: its neighbour is heard.
+    Bfd(String),
+}
+
+/// How long a change of an interface must last to count; at most 255 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delays {
+    /// Of one that loses its carrier, or is set down.
+    pub down: Duration,
+    /// Of one that comes back.
+    pub up: Duration,
+}
+
+/// The longest; keepalived's.
+pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(255);
+
+/// Reads `[interface.NAME]`.
+pub(super) fn read_delays(section: Section<'_>, log: &Log) -> Option<Delays> {
+    let delay = |value: Value<'_>| {
+        let delay = value.duration()?;
+        if delay.value > LONGEST_DELAY {
+            log.add(Diagnostic::error(&delay.place, "a delay of an interface is at most 255s"));
+        }
+        Some(delay.value)
+    };
+    let down = section.required("down_delay").and_then(delay);
+    let up = section.get("up_delay").and_then(delay);
+    section.close();
+    Some(Delays { down: down?, up: up.or(down)? })
+}
+
+/// What the file names to be tracked.
+pub(super) struct Things {
+    pub scripts: BTreeMap<String, Script>,
+    pub bfd: BTreeMap<String, bfd::Settings>,
 }
 
 /// Reads `[track_script.NAME]`.
@@ -88,12 +124,12 @@ pub(super) fn read_command(value: Value<'_>, log: &Log) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// Reads `vip.NAME.track`; `scripts` are those of the file.
-pub(super) fn read_list(value: Value<'_>, scripts: &BTreeMap<String, Script>, log: &Log) -> Vec<Track> {
+/// Reads `vip.NAME.track`.
+pub(super) fn read_list(value: Value<'_>, things: &Things, log: &Log) -> Vec<Track> {
     let mut tracks: Vec<Track> = Vec::new();
     for item in value.list().unwrap_or_default() {
         let place = item.place.clone();
-        let Some(track) = item.table().and_then(|section| read_one(section, scripts, log)) else { continue };
+        let Some(track) = item.table().and_then(|section| read_one(section, things, log)) else { continue };
         if tracks.iter().any(|earlier| earlier.what == track.what) {
             log.add(Diagnostic::error(&place, "this is tracked twice"));
         }
@@ -102,12 +138,13 @@ pub(super) fn read_list(value: Value<'_>, scripts: &BTreeMap<String, Script>, lo
     tracks
 }
 
-fn read_one(section: Section<'_>, scripts: &BTreeMap<String, Script>, log: &Log) -> Option<Track> {
+fn read_one(section: Section<'_>, things: &Things, log: &Log) -> Option<Track> {
     let place = section.place().clone();
     let weight = section.get("weight").and_then(|value| value.integer(-HEAVIEST..=HEAVIEST));
     let reverse = section.get("reverse").and_then(Value::boolean).is_some_and(|value| value.value);
     let interface = section.get("interface").and_then(Value::string).map(|name| Tracked::Interface(name.value));
     let script = section.get("script").and_then(Value::string);
+    let scripts = &things.scripts;
     let unknown = script.as_ref().filter(|name| !scripts.contains_key(&name.value));
     if let Some(Located { value: name, place }) = unknown {
         let error = Diagnostic::error(place, format!("there is no section [track_script.{name}]"));
@@ -116,13 +153,20 @@ fn read_one(section: Section<'_>, scripts: &BTreeMap<String, Script>, log: &Log)
     let script = script.map(|name| Tracked::Script(name.value));
     let file = section.get("file").and_then(Value::string);
     let file = file.map(|file| Tracked::File(file.place.source.resolve(&file.value)));
+    let session = section.get("bfd").and_then(Value::string);
+    if let Some(name) = &session {
+        bfd::is_known(name, &things.bfd, log);
+    }
+    let session = session.map(|name| Tracked::Bfd(name.value));
     section.close();
     // keepalived's defaults.
     let default = i16::from(file.is_some());
-    let mut named = [interface, script, file].into_iter().flatten();
+    let mut named = [interface, script, file, session].into_iter().flatten();
     let (Some(what), None) = (named.next(), named.next()) else {
         let error = Diagnostic::error(&place, "an entry of `track` names one thing");
-        log.add(error.help("{ interface = \"eth1\" }, { script = \"NAME\" } or { file = \"/run/maintenance\" }"));
+        log.add(error.help(
+            "{ interface = \"eth1\" }, { script = \"NAME\" }, { bfd = \"NAME\" } or { file = \"/run/maintenance\" }",
+        ));
         return None;
     };
     Some(Track { what, weight: weight.map_or(default, |weight| weight.value), reverse })

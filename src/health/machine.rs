@@ -2,9 +2,9 @@
 
 use super::policy::{Conclusion, Look, Policy};
 use super::verdict::{Tally, Verdict, verdict};
-use super::watch::Watch;
-use super::{Answer, Names, ServerStatus, ServiceStatus, Share, word};
-use crate::config::check::{Check, Probe};
+use super::watch::{Target, Watch};
+use super::{Answer, Names, Said, ServerStatus, ServiceStatus, Share, word};
+use crate::config::check::Probe;
 use crate::config::service::{Notify, Server};
 use crate::config::{HealthMesh, Service};
 use crate::ipvs::{MAX_WEIGHT, ServiceKey, Table};
@@ -28,15 +28,6 @@ const PACE: Duration = Duration::from_millis(100);
 /// First questions are spread over the interval in so many steps, so that a thousand checks do not begin at once.
 const SPREAD: u32 = 64;
 
-/// What is asked, and how often.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Who is asked.
-    pub address: SocketAddr,
-    /// What, and what makes it up and down.
-    pub check: Check,
-}
-
 /// The table of every VIP group that has services.
 pub type Wanted = BTreeMap<GroupName, Table>;
 
@@ -55,6 +46,8 @@ pub enum Event {
     Holds(Holdings),
     /// What people have ordered of servers.
     Orders(Orders),
+    /// A BFD session is up, or not and why.
+    Session(String, Result<(), String>),
     /// hamesh stops: what is told of it is all that comes of it.
     Stop,
     /// What came of [`Action::Ask`].
@@ -89,6 +82,8 @@ pub struct Health {
     /// When which target is to be asked, since the start. An entry whose target thinks otherwise is outdated.
     agenda: BTreeSet<(Duration, TargetId)>,
     peers: BTreeMap<NodeId, Peer>,
+    /// What BFD sessions say.
+    sessions: BTreeMap<String, Said>,
     holds: Holdings,
     orders: Orders,
     /// When time alone changes what IPVS is to have.
@@ -134,31 +129,6 @@ struct Peer {
     seen: BTreeMap<TargetId, Seen>,
 }
 
-impl Target {
-    /// What is asked of a server.
-    fn of(server: &Server) -> impl Iterator<Item = Self> {
-        let to = |check: &Check| {
-            let way = &check.way;
-            let (ip, port) = (way.address.unwrap_or(server.address.ip()), way.port.unwrap_or(server.address.port()));
-            SocketAddr::new(ip, port)
-        };
-        server.checks.iter().map(move |check| Self { address: to(check), check: check.clone() })
-    }
-
-    /// The same on every node that asks the same, wherefrom it may ask.
-    pub fn id(&self) -> TargetId {
-        let Check { probe, way, interval, again, timeout, warmup: _, fall, rise, slow, loss } = &self.check;
-        let way = (&way.interface, &way.mark);
-        let times = (interval, again, timeout, fall, rise, slow, loss);
-        TargetId::of(&format!("{} {probe:?} {way:?} {times:?}", self.address))
-    }
-
-    /// What is asked of this machine is true here alone: others cannot tell, and it is no path that is bad.
-    fn is_local(&self) -> bool {
-        matches!(self.check.probe, Probe::File { .. } | Probe::Process(_))
-    }
-}
-
 impl Health {
     /// Of the director `me`, whose configuration has these services.
     pub fn new(now: Moment, me: NodeId, mesh: HealthMesh, services: &BTreeMap<String, Service>) -> Self {
@@ -190,6 +160,7 @@ impl Health {
             targets,
             agenda: BTreeSet::new(),
             peers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             holds: Holdings::new(),
             orders: Orders::new(),
             next_turn: None,
@@ -221,6 +192,7 @@ impl Health {
                 self.agenda.extend(changed.and_then(|(_, next)| Some((next?, target))));
                 changed.is_some_and(|(changed, _)| changed)
             }
+            Event::Session(name, result) => self.told(now, &name, result),
             Event::Orders(orders) => std::mem::replace(&mut self.orders, orders.clone()) != orders,
             Event::Stop => false,
             Event::Tick => self.forget(now) | self.next_turn.is_some_and(|turn| now >= turn),
@@ -342,7 +314,7 @@ impl Health {
         }
         for (step, (id, watched)) in (0..SPREAD).cycle().zip(&mut self.targets) {
             let held = watched.groups.iter().any(|group| self.holds.contains(group));
-            let own = held || watched.target.is_local() && !watched.suspends;
+            let own = held || watched.target.is_everybodys() && !watched.suspends;
             let observes = || observers(*id, &directors, self.mesh.observers).contains(&self.me);
             if !own && (watched.suspends || !observes()) {
                 watched.watch = None;
@@ -420,6 +392,26 @@ impl Health {
         self.said = facts;
     }
 
+    /// A session says what it sees, without being asked.
+    fn told(&mut self, now: Duration, name: &str, result: Result<(), String>) -> bool {
+        let said = result.map_or_else(Said::Down, |()| Said::Up(Share::Configured));
+        let answer = Answer { said: said.clone(), took: Duration::ZERO };
+        if self.sessions.insert(name.to_owned(), said.clone()) == Some(said) {
+            return false;
+        }
+        let mut changed = false;
+        for (id, watched) in &mut self.targets {
+            if let (Probe::Bfd(of), Some(watch)) = (&watched.target.check.probe, &mut watched.watch)
+                && of == name
+            {
+                watch.ask(now);
+                changed |= watch.answered(now, answer.clone());
+                self.agenda.extend(watch.next().map(|next| (next, *id)));
+            }
+        }
+        changed
+    }
+
     fn ask(&mut self, now: Duration, actions: &mut Vec<Action>) {
         while let Some((due, id)) = self.agenda.pop_first() {
             if due > now {
@@ -429,7 +421,14 @@ impl Health {
             let Some(watched) = self.targets.get_mut(&id) else { continue };
             if let Some(watch) = watched.watch.as_mut().filter(|watch| watch.next() == Some(due)) {
                 watch.ask(now);
-                actions.push(Action::Ask(id, watched.target.clone()));
+                let Probe::Bfd(name) = &watched.target.check.probe else {
+                    actions.push(Action::Ask(id, watched.target.clone()));
+                    continue;
+                };
+                let unknown = || Said::Unasked("its BFD session has only begun".to_owned());
+                let said = self.sessions.get(name).cloned().unwrap_or_else(unknown);
+                self.unsettled |= watch.answered(now, Answer { said, took: Duration::ZERO });
+                self.agenda.extend(watch.next().map(|next| (next, id)));
             }
         }
     }

@@ -9,7 +9,8 @@ mod policy;
 mod verdict;
 mod watch;
 
-pub use machine::{Action, Event, Health, Holdings, Orders, Target, Wanted};
+pub use machine::{Action, Event, Health, Holdings, Orders, Wanted};
+pub use watch::Target;
 
 use hamesh_gossip::observation::Seen;
 use hamesh_raft::command::NodeId;

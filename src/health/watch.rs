@@ -1,9 +1,50 @@
 //! One target, as this director sees it: answers in, an observation out. Times are those since the machine's start.
 
 use super::{Answer, Said, Share};
-use crate::config::check::{Check, Loss, Slow};
-use hamesh_gossip::observation::Seen;
+use crate::config::check::{Check, Loss, Probe, Slow};
+use crate::config::service::Server;
+use hamesh_gossip::observation::{Seen, TargetId};
+use std::net::SocketAddr;
 use std::time::Duration;
+
+/// What is asked, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Who is asked.
+    pub address: SocketAddr,
+    /// What, and what makes it up and down.
+    pub check: Check,
+}
+
+impl Target {
+    /// What is asked of a server.
+    pub(super) fn of(server: &Server) -> impl Iterator<Item = Self> {
+        let to = |check: &Check| {
+            let way = &check.way;
+            let (ip, port) = (way.address.unwrap_or(server.address.ip()), way.port.unwrap_or(server.address.port()));
+            SocketAddr::new(ip, port)
+        };
+        server.checks.iter().map(move |check| Self { address: to(check), check: check.clone() })
+    }
+
+    /// The same on every node that asks the same, wherefrom it may ask.
+    pub fn id(&self) -> TargetId {
+        let Check { probe, way, interval, again, timeout, warmup: _, fall, rise, slow, loss } = &self.check;
+        let way = (&way.interface, &way.mark);
+        let times = (interval, again, timeout, fall, rise, slow, loss);
+        TargetId::of(&format!("{} {probe:?} {way:?} {times:?}", self.address))
+    }
+
+    /// Whether it is never left to others: what is asked of this machine costs nothing.
+    pub(super) fn is_everybodys(&self) -> bool {
+        self.is_local() || matches!(self.check.probe, Probe::Bfd(_))
+    }
+
+    /// What is asked of this machine is true here alone: others cannot tell, and it is no path that is bad.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.check.probe, Probe::File { .. } | Probe::Process(_))
+    }
+}
 
 /// A target that is asked every so often.
 #[derive(Clone, Debug)]
@@ -156,7 +197,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::check::{Probe, Way};
+    use crate::config::check::Way;
 
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)

@@ -6,7 +6,7 @@
 use super::{KernelError, answer, request};
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// `IFA_PROTO` of our addresses, shown by `ip address` as `proto 0x70`: VRRP's own number. Kernels before 5.18 ignore it.
 const PROTOCOL: u8 = 112;
+/// The same of those that stay while hamesh runs: they may be an interface's own.
+const FIXED: u8 = 113;
 
 /// A VIP as it is on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +112,40 @@ impl Addresses {
             }
         }
         Ok(())
+    }
+
+    /// Adds what of `addresses` is not there, without an end.
+    ///
+    /// # Errors
+    /// The first refusal, after all have been tried.
+    pub async fn keep(&self, interface: &Interface, addresses: &[Vip]) -> Result<(), KernelError> {
+        let present: Vec<Vip> = self.list(interface).await?.into_iter().map(|present| present.vip).collect();
+        let mut result = Ok(());
+        for vip in addresses.iter().filter(|vip| !present.contains(vip)) {
+            let mut message = message(interface.index, *vip);
+            message.header.flags = AddressHeaderFlags::empty();
+            message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(FIXED)));
+            let (message, what) =
+                (RouteNetlinkMessage::NewAddress(message), format!("add {vip} to {}", interface.name));
+            result = result.and(request(&self.0, message, NLM_F_CREATE | NLM_F_EXCL, what).await);
+        }
+        result
+    }
+
+    /// Takes off what [`Addresses::keep`] has added. Kernels before 5.18 do not tell what that is: there it stays.
+    ///
+    /// # Errors
+    /// The kernel could not be asked, or its first refusal.
+    pub async fn release(&self, interface: &Interface, addresses: &[Vip]) -> Result<(), KernelError> {
+        let answers = self.0.address().get().set_link_index_filter(interface.index).execute();
+        let messages: Vec<_> = answers.try_collect().await.map_err(|error| {
+            KernelError::new(format_args!("list the addresses of {}", interface.name), answer(error))
+        })?;
+        let kept = |message: &&AddressMessage| {
+            message.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::Other(FIXED)))
+        };
+        let ours = messages.iter().filter(kept).filter_map(present).map(|present| present.vip);
+        self.remove(interface, &ours.filter(|vip| addresses.contains(vip)).collect::<Vec<_>>()).await
     }
 
     /// What is on the interface, in the kernel's order.

@@ -305,3 +305,25 @@ fn routes_and_rules_come_and_go_and_those_of_others_stay() {
         assert_eq!(["route", "-6 route", "rule", "-6 rule"].map(listed), before);
     });
 }
+
+/// Kernels before 5.18 keep no mark: this one is newer.
+#[test]
+fn what_is_static_is_kept_and_of_it_only_our_own_is_taken_away() {
+    on_a_cable(async |_cable| {
+        let (links, addresses, interface) = eth0().await;
+        ip("addr add 10.9.0.8/24 dev eth0");
+        let wanted = [vip(7), vip(8)];
+        for _ in 0..2 {
+            addresses.keep(&interface, &wanted).await.unwrap();
+        }
+        assert!(present(&addresses, &interface).await.contains(&vip(7)));
+        let own = links.get("eth0", &[]).await.unwrap().own;
+        assert!(own.contains(&vip(7).address), "it may be the interface's own: {own:?}");
+        ip("addr del 10.9.0.7/24 dev eth0");
+        addresses.keep(&interface, &wanted).await.unwrap();
+        assert!(present(&addresses, &interface).await.contains(&vip(7)), "put back");
+        addresses.release(&interface, &wanted).await.unwrap();
+        let left = present(&addresses, &interface).await;
+        assert!(left.contains(&vip(8)) && !left.contains(&vip(7)), "{left:?}");
+    });
+}

@@ -11,11 +11,12 @@
 //! invitation  the join string      join   the joiner's side      admit   the member's side
 //! ```
 //!
-//! The LAN: [`vrrp`] and [`neighbour`], on raw sockets, with the bytes of [`arp`] and [`ndp`]; [`sys`] holds what is
+//! The LAN: [`bfd`] on UDP; [`vrrp`] and [`neighbour`], on raw sockets, with the bytes of [`arp`] and [`ndp`]; [`sys`] holds what is
 //! unsafe about them.
 pub mod admit;
 pub mod arp;
 pub mod authority;
+pub mod bfd;
 pub mod frame;
 pub mod hello;
 pub mod identity;

@@ -1,6 +1,7 @@
 //! What every task of a running node shares, and the way of a command into the log.
 
 use super::balance::Balance;
+use super::bfd::Board;
 use super::lane::{LaneInput, LaneStatus};
 use super::notify::Notices;
 use super::requests::{Reply, Request};
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) lane_status: Arc<Mutex<LaneStatus>>,
     pub(crate) health: Mutex<Health>,
     pub(crate) tracks: Mutex<Tracks>,
+    pub(crate) bfd: Board,
     pub(crate) notices: Notices,
     pub(crate) balance: Balance,
     /// The CA, once this node has its key.

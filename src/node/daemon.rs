@@ -190,6 +190,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let health = Health::new(started, me, config.health, &config.services);
     let notices = Notices::start(&config)?;
     let tracks = Tracks::new(started, &config.groups, &config.scripts);
+    let bfd = super::bfd::start(&config)?;
     let core = Arc::new(Core {
         me,
         incarnation,
@@ -205,6 +206,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         lane_status,
         health: Mutex::new(health),
         tracks: Mutex::new(tracks),
+        bfd,
         notices,
         balance,
         authority,
@@ -226,10 +228,11 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     tokio::spawn(members::welcome_back(core.clone()));
     tokio::spawn(members::keep(core.clone()));
     tokio::spawn(tell_neighbours(core.clone()));
-    let mut checks = None;
+    let (mut checks, mut still) = (None, None);
     if core.config().node.role == Role::Director {
         checks = super::health::start(core.clone())?;
         super::track::start(core.clone())?;
+        still = Some(tokio::spawn(super::fixed::keep(core.config().fixed.clone())));
     }
     let admin = admin::serve(core.clone())?;
     tokio::spawn(reload_when_told(core.clone(), signals.hup));
@@ -262,6 +265,10 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         }
     };
     tokio::join!(core.notices.finish(true), unwatched);
+    if let Some(still) = still {
+        still.abort();
+        super::fixed::remove(&core.config().fixed).await;
+    }
     members::leave_leadership(&core).await;
     admin.close();
     core.mesh.close().await;

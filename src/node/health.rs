@@ -3,6 +3,7 @@
 use super::balance::Order;
 use super::core::{Core, lock};
 use super::lane::LaneInput;
+use crate::bfd::SessionStatus;
 use crate::config::service::Notify;
 use crate::health::{Action, Event, Holdings};
 use crate::probe;
@@ -60,6 +61,8 @@ async fn run(core: Arc<Core>, mut stops: mpsc::Receiver<oneshot::Sender<()>>) {
     let mut pending = lock(&core.health).handle(Moment::now(), Event::Orders(view.borrow().state.servers.clone()));
     let (tell, told) = mpsc::unbounded_channel();
     tokio::spawn(notify(told));
+    let (mut board, mut deaf) = (core.bfd.clone(), false);
+    board.mark_changed();
     let mut stopped = None;
     let mut event = Event::Holds(holdings(&core, &view.borrow_and_update()));
     loop {
@@ -117,6 +120,15 @@ async fn run(core: Arc<Core>, mut stops: mpsc::Receiver<oneshot::Sender<()>>) {
                 }
                 None => Event::Tick,
             },
+            changed = board.changed(), if !deaf => {
+                deaf = changed.is_err();
+                let verdict = |session: &SessionStatus| Some(Event::Session(session.name.clone(), session.verdict()?));
+                let verdicts: Vec<Event> = board.borrow_and_update().iter().filter_map(verdict).collect();
+                for event in verdicts {
+                    pending.extend(lock(&core.health).handle(Moment::now(), event));
+                }
+                Event::Tick
+            }
             () = sleep(pause) => Event::Tick,
         };
     }

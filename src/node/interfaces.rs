@@ -5,10 +5,12 @@
 //! wait. Orders keep their order, so no refresh comes after the removal that follows it.
 
 use super::director::Occurred;
+use crate::config::track::Delays;
 use crate::kernel::address::{Addresses, Interface, Vip};
-use crate::kernel::link::{self, Change, Links, Watch};
+use crate::kernel::link::{self, Change, Link, Links, Watch};
 use crate::kernel::routing::{Routes, Routing};
 use crate::kernel::{KernelError, realtime};
+use crate::track::debounce::Debounce;
 use anyhow::Context;
 use futures_util::FutureExt;
 use hamesh_fencing::clock::Moment;
@@ -51,9 +53,11 @@ impl Interfaces {
     pub(crate) async fn start(
         names: Vec<String>,
         vips: Vec<IpAddr>,
+        delays: &BTreeMap<String, Delays>,
         tell: mpsc::Sender<Occurred>,
     ) -> anyhow::Result<Self> {
         let (orders, queue) = mpsc::channel(QUEUE);
+        let debounce = Debounce::new(delays);
         let (begun, beginning) = oneshot::channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("interfaces".to_owned());
@@ -69,7 +73,7 @@ impl Interfaces {
                 };
                 begun.send(Ok(())).ok();
                 let (looked_at, look) = watch::channel((names, vips));
-                tokio::spawn(watch_links(watch, watched, look, tell));
+                tokio::spawn(watch_links(watch, watched, debounce, look, tell));
                 obey(queue, addresses, links, looked_at).await;
             });
         })?;
@@ -201,6 +205,7 @@ async fn restore(addresses: &Addresses, interface: &Interface, vips: &[Vip], ttl
 async fn watch_links(
     mut watch: Watch,
     links: Links,
+    mut debounce: Debounce,
     mut look: watch::Receiver<(Vec<String>, Vec<IpAddr>)>,
     tell: mpsc::Sender<Occurred>,
 ) {
@@ -220,11 +225,13 @@ async fn watch_links(
             let occurred = match links.get(name, &vips).await {
                 Ok(link) => {
                     indices.insert(name.clone(), link.interface.index);
-                    Occurred::Link(link)
+                    let up = debounce.see(Moment::now(), name, link.up);
+                    Occurred::Link(Link { up, ..link })
                 }
                 Err(error) => {
                     tracing::warn!(%error, "interface not seen");
                     indices.remove(name);
+                    debounce.gone(name);
                     Occurred::LinkGone(name.clone())
                 }
             };
@@ -235,6 +242,7 @@ async fn watch_links(
         let told = tokio::select! {
             change = watch.next() => change,
             changed = look.changed() => changed.ok().map(|()| Change::Everything),
+            () = turning(&debounce) => Some(Change::Everything),
         };
         let Some(change) = told else { return tracing::error!("interfaces are not watched any more") };
         let mut changes = vec![change];
@@ -247,6 +255,14 @@ async fn watch_links(
             Change::Link(_) | Change::Routing | Change::Everything => None,
         };
         only = changes.into_iter().map(address).collect();
+    }
+}
+
+/// Waits until something counts that has only been seen yet.
+pub(super) async fn turning(debounce: &Debounce) {
+    match debounce.next_deadline() {
+        Some(due) => sleep(Moment::now().until(due)).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,10 +11,12 @@
 
 mod announce;
 mod balance;
+mod bfd;
 mod claim;
 mod core;
 mod daemon;
 mod director;
+mod fixed;
 mod flight;
 mod health;
 mod interfaces;

@@ -14,7 +14,7 @@ use crate::config::{Config, VipGroup};
 use crate::ipvs::{Scope, ServiceKey};
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Link, Links};
-use crate::kernel::routing::{Routes, Routing};
+use crate::kernel::routing::Routes;
 use crate::kernel::sysctl::{answer_for_own_addresses, ask_for_own_addresses};
 use crate::net::arp::Mac;
 use crate::net::authority::random;
@@ -61,6 +61,8 @@ impl Prepared {
         let record_file = RecordFile::in_directory(directory);
         let record = record_file.read().context("cannot read the may-act record")?;
         let (links, addresses) = link::connect()?;
+        // First: an interface may have no other address of its own. What is missing yet is said by who keeps it up.
+        super::fixed::put(&config.fixed, &links, &addresses).await;
         let mut found = BTreeMap::new();
         for interface in &names {
             found.insert(interface.clone(), links.get(interface, &all).await?);
@@ -97,7 +99,7 @@ impl Prepared {
                 remove_leftovers(&addresses, name, group, place).await?;
             }
         }
-        let mut kept = Routing::default();
+        let mut kept = config.fixed.routing.clone();
         for (_, group) in config.groups.iter().filter(|(name, _)| keeps(name)) {
             kept.routes.extend(group.routing.routes.iter().cloned());
             kept.rules.extend(group.routing.rules.iter().cloned());
@@ -124,7 +126,7 @@ impl Prepared {
             served.unseen = served.fault;
             groups.insert(name.clone(), served);
         }
-        let interfaces = Interfaces::start(names, all, tell.clone()).await?;
+        let interfaces = Interfaces::start(names, all, &config.delays, tell.clone()).await?;
         let made = made.into_values().map(|device| device.name).collect();
         let hands = Hands::new(gate, guard, balance, interfaces, made, record_file, ttl);
         let site = Site { config, groups, lans, hands, tell, occurrences };

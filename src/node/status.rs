@@ -6,6 +6,7 @@
 use super::core::{Core, lock};
 use super::daemon::RAFT_STOPPED;
 use super::lane::LaneStatus;
+use crate::bfd::SessionStatus;
 use crate::health::ServiceStatus;
 use crate::track::TrackStatus;
 use hamesh_fencing::clock::Moment;
@@ -38,6 +39,9 @@ pub struct Picture {
     pub vips: Vec<VipPicture>,
     /// Its services, as this node's configuration has them and this director sees them.
     pub services: Vec<ServiceStatus>,
+    /// Its BFD sessions.
+    #[serde(default)]
+    pub bfd: Vec<SessionStatus>,
     /// What is wrong, and what to do next.
     pub warnings: Vec<String>,
 }
@@ -213,6 +217,7 @@ impl Core {
             nodes: nodes.collect(),
             vips: vips.collect(),
             services: self.services(state),
+            bfd: self.bfd.borrow().clone(),
             warnings: self.warnings(state, &lane, &reachable, &voting, quorum),
         }
     }

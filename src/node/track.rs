@@ -1,9 +1,13 @@
-//! The tracks' thread: runs scripts, reads files, watches interfaces, and tells the lane what follows for each group.
+//! The tracks' thread: runs scripts, reads files, watches interfaces and BFD sessions, and tells the lane what follows for each group.
 
+use super::bfd::Board;
 use super::core::{Core, lock};
+use super::interfaces::turning;
 use super::lane::LaneInput;
+use crate::bfd::SessionStatus;
 use crate::kernel::link::{self, Watch};
 use crate::probe::script;
+use crate::track::debounce::Debounce;
 use crate::track::{Action, Event};
 use hamesh_fencing::clock::Moment;
 use std::io::ErrorKind;
@@ -39,8 +43,10 @@ async fn run(core: Arc<Core>) {
     let (seen_in, mut seen) = mpsc::channel(64);
     let interfaces = lock(&core.tracks).interfaces();
     if !interfaces.is_empty() {
-        tokio::spawn(watch(interfaces.into_iter().collect(), seen_in.clone()));
+        let debounce = Debounce::new(&core.config().delays);
+        tokio::spawn(watch(interfaces.into_iter().collect(), debounce, seen_in.clone()));
     }
+    tokio::spawn(follow(core.bfd.clone(), seen_in.clone()));
     let mut looks = JoinSet::new();
     let mut event = Event::Tick;
     loop {
@@ -105,10 +111,26 @@ async fn regular(path: &Path) -> std::io::Result<File> {
     File::open(path).await
 }
 
-/// Says of each interface whether it can carry anything, again after every change.
-async fn watch(names: Vec<String>, tell: mpsc::Sender<Event>) {
+/// Says of each BFD session whether it is up, once that is known, and again after every change.
+async fn follow(mut board: Board, tell: mpsc::Sender<Event>) {
     loop {
-        if let Err(error) = watch_on(&names, &tell).await {
+        let verdict = |session: &SessionStatus| Some(Event::Bfd(session.name.clone(), session.verdict()?));
+        let verdicts: Vec<Event> = board.borrow_and_update().iter().filter_map(verdict).collect();
+        for event in verdicts {
+            if tell.send(event).await.is_err() {
+                return;
+            }
+        }
+        if board.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says of each interface whether it can carry anything, again after every change.
+async fn watch(names: Vec<String>, mut debounce: Debounce, tell: mpsc::Sender<Event>) {
+    loop {
+        if let Err(error) = watch_on(&names, &mut debounce, &tell).await {
             tracing::error!(%error, "tracked interfaces are not watched; trying again");
         }
         if tell.is_closed() {
@@ -118,19 +140,28 @@ async fn watch(names: Vec<String>, tell: mpsc::Sender<Event>) {
     }
 }
 
-async fn watch_on(names: &[String], tell: &mpsc::Sender<Event>) -> std::io::Result<()> {
+async fn watch_on(names: &[String], debounce: &mut Debounce, tell: &mpsc::Sender<Event>) -> std::io::Result<()> {
     let mut watch = Watch::start()?;
     let (links, _) = link::connect()?;
     loop {
         for name in names {
-            // One that is not there is down.
-            let up = links.get(name, &[]).await.is_ok_and(|link| link.up);
+            let up = match links.get(name, &[]).await {
+                Ok(link) => debounce.see(Moment::now(), name, link.up),
+                // One that is not there is down.
+                Err(_) => {
+                    debounce.gone(name);
+                    false
+                }
+            };
             if tell.send(Event::Interface(name.clone(), up)).await.is_err() {
                 return Ok(());
             }
         }
-        if watch.next().await.is_none() {
-            return Err(ErrorKind::BrokenPipe.into());
+        tokio::select! {
+            change = watch.next() => if change.is_none() {
+                return Err(ErrorKind::BrokenPipe.into());
+            },
+            () = turning(debounce) => {}
         }
     }
 }

@@ -49,6 +49,7 @@ pub async fn ask(address: SocketAddr, check: &Check) -> Answer {
             }
             Probe::File { path, weight } => return local::file(path, *weight).await,
             Probe::Process(name) => local::process(name).await?,
+            Probe::Bfd(_) => return Err(Trouble::Here("a session is not asked, it tells".to_owned())),
         }
         Ok(Share::Configured)
     };

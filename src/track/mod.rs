@@ -1,7 +1,9 @@
-//! What a VIP group's priority depends on beside its servers: interfaces, scripts and files, with keepalived's weights.
+//! What a VIP group's priority depends on beside its servers: interfaces, scripts, files and BFD sessions, with keepalived's weights.
 //!
 //! [`Tracks`] says what to run and to read, hears what came of it, and says what each group's priority is then, or that the
 //! group is in FAULT.
+
+pub mod debounce;
 
 use crate::config::VipGroup;
 use crate::config::track::{Script, Track, Tracked};
@@ -37,6 +39,8 @@ pub enum Event {
     Read(PathBuf, Result<i64, String>),
     /// An interface is up and has carrier, or not.
     Interface(String, bool),
+    /// A BFD session is up, or not and why.
+    Bfd(String, Result<(), String>),
     /// [`Tracks::next_deadline`] has come.
     Tick,
 }
@@ -117,7 +121,7 @@ impl Tracks {
         for what in tracked {
             let mut state = State::default();
             match what {
-                Tracked::Interface(_) => {}
+                Tracked::Interface(_) | Tracked::Bfd(_) => {}
                 Tracked::File(_) => next_look = Some(Duration::ZERO),
                 Tracked::Script(name) => {
                     let Some(script) = scripts.get(name) else { continue };
@@ -137,7 +141,7 @@ impl Tracks {
     pub fn interfaces(&self) -> BTreeSet<String> {
         let name = |what: &Tracked| match what {
             Tracked::Interface(name) => Some(name.clone()),
-            Tracked::Script(_) | Tracked::File(_) => None,
+            Tracked::Script(_) | Tracked::File(_) | Tracked::Bfd(_) => None,
         };
         self.states.keys().filter_map(name).collect()
     }
@@ -163,6 +167,10 @@ impl Tracks {
                 let why = (!up).then(|| "it is down or has no carrier".to_owned());
                 self.states.insert(Tracked::Interface(name), State { number: Some(i64::from(up)), why });
             }
+            Event::Bfd(name, result) => {
+                let number = Some(i64::from(result.is_ok()));
+                self.states.insert(Tracked::Bfd(name), State { number, why: result.err() });
+            }
             Event::Tick => {}
         }
         let mut actions = self.conclude();
@@ -187,12 +195,13 @@ impl Tracks {
                     Tracked::Interface(name) => format!("interface {name}"),
                     Tracked::Script(name) => format!("script {name}"),
                     Tracked::File(path) => format!("file {}", path.display()),
+                    Tracked::Bfd(name) => format!("bfd {name}"),
                 },
                 state: match (&track.what, number) {
                     (_, None) => "unknown".to_owned(),
                     (Tracked::File(_), Some(number)) => number.to_string(),
-                    (Tracked::Interface(_) | Tracked::Script(_), Some(0)) => "down".to_owned(),
-                    (Tracked::Interface(_) | Tracked::Script(_), Some(_)) => "up".to_owned(),
+                    (Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_), Some(0)) => "down".to_owned(),
+                    (Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_), Some(_)) => "up".to_owned(),
                 },
                 adds: weighed.flatten().unwrap_or(0),
                 fault: weighed == Some(None),
@@ -281,7 +290,7 @@ impl Track {
                 let added = number.saturating_mul(weight).saturating_mul(sign);
                 (added >= -MOST).then_some(added.min(MOST))
             }
-            Tracked::Interface(_) | Tracked::Script(_) => {
+            Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_) => {
                 let up = number != 0;
                 match weight {
                     0 => (up != self.reverse).then_some(0),

@@ -86,6 +86,8 @@ fn weights_are_keepaliveds() {
     for (weight, reverse, up, down) in table {
         let track = tracked(Tracked::Interface("eth1".to_owned()), weight, reverse);
         assert_eq!((track.weigh(1), track.weigh(0)), (up, down), "weight {weight}, reverse {reverse}");
+        let session = tracked(Tracked::Bfd("peer".to_owned()), weight, reverse);
+        assert_eq!((session.weigh(1), session.weigh(0)), (up, down), "bfd, weight {weight}, reverse {reverse}");
     }
 }
 
@@ -156,6 +158,20 @@ fn a_script_that_still_runs_is_not_started_again() {
     assert!(after.iter().any(|action| matches!(action, Action::Run(..))), "it is overdue: {after:?}");
     tracks.handle(late, ended(true));
     assert_eq!(tracks.next_deadline(), Some(late + Duration::from_secs(1)), "what was missed is not caught up");
+}
+
+#[test]
+fn a_session_that_goes_down_is_fault_and_says_why() {
+    let session = vec![tracked(Tracked::Bfd("peer".to_owned()), 0, false)];
+    let mut tracks = Tracks::new(start(), &group(100, session), &script(1, 1, false));
+    assert_eq!(told(&tracks.handle(start(), Event::Tick)), None, "not known yet");
+    let session = |result| Event::Bfd("peer".to_owned(), result);
+    assert_eq!(told(&tracks.handle(start(), session(Ok(())))), Some(Effect::Priority(100)));
+    let down = session(Err("control detection time expired".to_owned()));
+    assert_eq!(told(&tracks.handle(start(), down)), Some(Effect::Fault));
+    let status = &tracks.status("web")[0];
+    assert_eq!((status.what.as_str(), status.state.as_str(), status.fault), ("bfd peer", "down", true));
+    assert_eq!(status.why.as_deref(), Some("control detection time expired"));
 }
 
 #[test]

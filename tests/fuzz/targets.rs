@@ -1,5 +1,6 @@
 //! What is fuzzed: each reader with inputs to begin with, and how it answers.
 
+use hamesh::bfd::packet as bfd;
 use hamesh::config;
 use hamesh::net::hello::Hello;
 use hamesh::net::invitation::JoinString;
@@ -99,6 +100,12 @@ pub fn all() -> Vec<Target> {
         advert("advert v2 pass", Version::V2, Family::V4, Auth::Pass(Password::cut("secret"))),
         advert("advert v3", Version::V3, Family::V4, Auth::None),
         advert("advert v3 IPv6", Version::V3, Family::V6, Auth::None),
+        target("bfd", vec![bfd(bfd::State::Down, 0), bfd(bfd::State::Up, 7)], |packet| {
+            match bfd::Packet::parse(packet) {
+                Ok(packet) => vec![format!("{:?} {}", packet.state, packet.poll)],
+                Err(why) => vec![format!("{why:?}")],
+            }
+        }),
         target("arp, ndp", frames, |frame| {
             vec![format!("{} {}", arp::parse(frame).is_some(), ndp::parse(frame).is_some())]
         }),
@@ -140,6 +147,15 @@ pub fn all() -> Vec<Target> {
             )
         },
     ]
+}
+
+fn bfd(state: bfd::State, yours: u32) -> Vec<u8> {
+    let interval = Duration::from_millis(300);
+    let (diagnostic, poll, is_final, demand) = (bfd::Diagnostic::NONE, yours != 0, false, false);
+    let (min_tx, min_rx) = (interval, interval);
+    bfd::Packet { diagnostic, state, poll, is_final, demand, multiplier: 3, mine: 9, yours, min_tx, min_rx }
+        .to_bytes()
+        .to_vec()
 }
 
 const SOURCE: [IpAddr; 2] =

@@ -1,5 +1,7 @@
-//! What a VIP group tracks, on three real directors: a script, a file and an interface that go bad move the VIP away, and back
-//! when they are well again. The wire says who has it.
+//! What a VIP group tracks, on three real directors: a script, a file, an interface and a BFD session that go bad move the VIP away,
+//! and back when they are well again. The wire says who has it.
+
+mod bfd;
 
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{Cluster, cluster_toml};
@@ -8,6 +10,7 @@ use hamesh::lab::scene::{PRIORITIES, Scene, tell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -15,8 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const STEADY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    tell("track", "a script, a file, an interface and a hung script", story)
+    tell("track", "a script, a file, an interface, a hung script and a router", |dir| {
+        let within = |name: &str| fs::create_dir(dir.join(name)).map(|()| dir.join(name));
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
+        Ok(story(&within("things")?, &program)? + bfd::story(&within("router")?, &program)?)
+    })
 }
+
+/// Shorter than `down_delay`.
+const FLAP: Duration = Duration::from_millis(300);
+/// lb1 has it by its configuration.
+const STILL: &str = "10.88.0.1";
+const BEYOND: &str = "10.89.0.0/16";
 
 /// The cable of an interface that nothing but the tracking needs, and its other end.
 const CABLE: [&str; 2] = ["uplink", "provider"];
@@ -41,7 +54,7 @@ fn status(cluster: &Cluster) -> Result<(String, String)> {
     Ok((warnings, state))
 }
 
-fn story(dir: &Path) -> Result<u32> {
+fn story(dir: &Path, program: &Path) -> Result<u32> {
     let scene = Scene::set(dir, 1)?;
     // The file is the same for all hosts here; what is in it says whom it is about.
     let (sick, hung) = (dir.join("sick"), dir.join("hung"));
@@ -58,14 +71,17 @@ fall = 2
 rise = 2
 ",
             CABLE[0]
+        )
+        + &format!(
+            "[static.lb1]\naddresses = [\"{STILL}/24 dev {0}\"]\nroutes = [\"{BEYOND} via 10.88.0.2 dev {0}\"]\n[interface.{0}]\ndown_delay = \"1s\"\nup_delay = \"0s\"\n",
+            CABLE[0]
         );
     for director in 0..scene.directors.len() {
         ip(&scene, director, &["link", "add", CABLE[0], "type", "veth", "peer", "name", CABLE[1]])?;
         ip(&scene, director, &["link", "set", CABLE[0], "up"])?;
         ip(&scene, director, &["link", "set", CABLE[1], "up"])?;
     }
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
-    let cluster = Cluster::form(&scene, &program, &text, |command| println!("{command}"))?;
+    let mut cluster = Cluster::form(&scene, program, &text, |command| println!("{command}"))?;
     let began = Instant::now();
     moves_to(&scene, "lb1")?;
 
@@ -86,6 +102,13 @@ rise = 2
     fs::remove_file(&burden)?;
     moves_to(&scene, "lb1")?;
 
+    let flap = Instant::now();
+    ip(&scene, 0, &["link", "set", CABLE[1], "down"])?;
+    sleep(FLAP);
+    ip(&scene, 0, &["link", "set", CABLE[1], "up"])?;
+    sleep(STEADY);
+    let moved = scene.observer.first_answer(flap, |name| name != "lb1");
+    ensure!(moved.is_none(), "an interface that flaps has moved the VIP");
     ip(&scene, 0, &["link", "set", CABLE[1], "down"])?;
     println!("an interface without carrier moved it after {} ms", moves_to(&scene, "lb2")?.as_millis());
     let (said, _) = status(&cluster)?;
@@ -99,5 +122,21 @@ rise = 2
     ensure!(said.contains("killed: it took longer than 1s"), "status says why: {said}");
     let two = scene.observer.two_owners(began, Instant::now(), |_| true);
     ensure!(two.is_zero(), "two owners for {two:?}");
-    Ok(4)
+
+    let there = |scene: &Scene| {
+        let show = |words: &[&str]| scene.directors[0].host.output(Path::new("/sbin/ip"), words, PATIENCE);
+        Ok::<_, anyhow::Error>([show(&["address"])?.contains(STILL), show(&["route"])?.contains(BEYOND)])
+    };
+    ensure!(there(&scene)? == [true; 2], "what is static is not there");
+    ip(&scene, 0, &["route", "del", BEYOND])?;
+    ip(&scene, 0, &["address", "flush", "dev", CABLE[0]])?;
+    let taken = Instant::now();
+    while there(&scene)? != [true; 2] {
+        ensure!(taken.elapsed() < PATIENCE, "what is static is not put back: {:?}", there(&scene)?);
+        sleep(Duration::from_millis(50));
+    }
+    println!("what is static was put back after {} ms", taken.elapsed().as_millis());
+    cluster.stop(0)?;
+    ensure!(there(&scene)? == [false; 2], "a stop has left what is static");
+    Ok(5)
 }

@@ -9,7 +9,7 @@ use super::super::check::{self, Check, Files, Http, HttpVersion, Pattern, Probe,
 use super::super::service::Mark;
 use super::lvs::{choice, count, number, positive, seconds};
 use super::syntax::{Statement, Word};
-use super::{argument, block, check_leaf, duration, track, unknown};
+use super::{argument, bfd, block, check_leaf, duration, track, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The checkers, by their keywords.
-pub(super) const CHECKERS: [&str; 9] = [
+pub(super) const CHECKERS: [&str; 10] = [
     "TCP_CHECK",
     "HTTP_GET",
     "SSL_GET",
@@ -28,6 +28,7 @@ pub(super) const CHECKERS: [&str; 9] = [
     "UDP_CHECK",
     "PING_CHECK",
     "FILE_CHECK",
+    "BFD_CHECK",
 ];
 
 /// What checkers take from elsewhere in the file.
@@ -38,6 +39,8 @@ pub(super) struct Elsewhere<'a> {
     pub own: Option<(PathBuf, PathBuf)>,
     /// `track_file NAME`: the file and its weight.
     pub files: BTreeMap<String, (PathBuf, i32)>,
+    /// `bfd_instance NAME`.
+    pub bfd: BTreeMap<String, bfd::Known>,
     /// `virtual_server_group NAME`.
     pub ranges: BTreeMap<String, Entrances>,
 }
@@ -157,6 +160,12 @@ pub(super) fn read(
         "DNS_CHECK" => one(dns_check(statement, asking, log)),
         "UDP_CHECK" => one(udp_check(statement, asking, log)),
         "MISC_CHECK" => one(misc_check(statement, asking, elsewhere.user, log)),
+        "BFD_CHECK" => {
+            // The session says at once what it sees: nothing is repeated.
+            let asking = Asking { retry: Some(0), connect: asking.delay_loop, way: Way::default(), ..asking };
+            let name = bfd::check(statement, &elsewhere.bfd, log);
+            one(name.map(|name| asking.check(Probe::Bfd(name), Duration::from_secs(1), &statement.keyword.place, log)))
+        }
         "FILE_CHECK" => one(file_check(statement, asking, elsewhere, log)),
         _ => http_get(statement, asking, host, elsewhere, log),
     }

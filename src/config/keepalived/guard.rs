@@ -7,14 +7,13 @@ use super::{timing, unicast};
 use hamesh_raft::command::Family;
 
 /// Of `global_defs`, beside its defaults for announcements.
-const GLOBAL: [&str; 6] = [
+const GLOBAL: [&str; 5] = [
     "vrrp_version",
     "v3_checksum_as_v2",
     "vrrp_check_unicast_src",
     // What would have it elsewhere than we look: these are refused.
     "net_namespace",
     "vmac_prefix",
-    "default_interface",
 ];
 
 /// Of `vrrp_instance`, beside its announcements and its unicast.

@@ -32,11 +32,9 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (OwnWay, "timer_expired_backup thread_timer_expired", "a MASTER that is late has lost its lease, and the gate is shut"),
     (OwnWay, "native_ipv6 debug hashed use_symlink_paths umask iproute_usr_dir iproute_etc_dir log_unknown_vrids random_seed lvs_flush_onstop", "it means nothing to hamesh"),
     (Missing, "net_namespace net_namespace_ipvs namespace_with_ipsets", "start hamesh in the namespace: `NetworkNamespacePath=` in hamesh.service"),
-    (Missing, "interface_up_down_delays", "an interface counts as it is: let the bond or the switch wait"),
     (Missing, "garp_group vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute, at `vrrp_garp_interval`: remove it"),
-    (Missing, "static_ipaddress static_routes static_rules track_group default_interface", "what does not move belongs into the network configuration of the machine"),
+    (Missing, "track_group", "what is static is put back within a second, and no instance depends on it"),
     (Missing, "vrrp_track_process track_process", "use a `vrrp_script` that runs `pgrep -x NAME`"),
-    (Missing, "bfd_instance track_bfd BFD_CHECK", "there is no BFD: use a `vrrp_script`, or a check of another kind"),
     (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
     (Missing, "vrrp_mcast_group4 vrrp_mcast_group6 mcast_dst_ip", "adverts go to the group of RFC 9568"),
     (Missing, "old_unicast_checksum", "adverts have the checksums of keepalived 1.3.7 and later"),
@@ -106,6 +104,10 @@ mod tests {
         (
             "vrrp_sync_group G",
             "group track_interface track_script track_file track_process track_bfd notify notify_master notify_backup notify_fault notify_stop notify_deleted notify_priority_changes smtp_alert sync_group_tracking_weight global_tracking",
+        ),
+        (
+            "bfd_instance B",
+            "neighbor_ip neighbour_ip source_ip min_rx min_tx idle_tx multiplier passive ttl hoplimit max_hops multihop weight vrrp checker",
         ),
         ("vrrp_script S", "script interval timeout weight rise fall user init_fail"),
     ];

@@ -8,6 +8,7 @@
 //! `virtual_server IP PORT` the service IP:PORT/protocol.
 
 mod authentication;
+mod bfd;
 mod checks;
 mod expand;
 mod guard;
@@ -24,12 +25,14 @@ mod track;
 mod unicast;
 
 use super::Ipvs;
+use super::bfd::{Sessions, collect};
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
+use super::fixed::Fixed;
 use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
 use super::notify::{Notifications, Notify};
 use super::service;
-use super::track::{Script, Track};
+use super::track::{Delays, Script, Track};
 use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Version};
@@ -41,13 +44,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use syntax::{Statement, Word};
 
-/// Groups, services, the scripts that groups track, and who is told of states, what IPVS does beside, and what moves together.
-pub(super) type Parts =
-    (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, (Notifications, Ipvs, Vec<super::sync::Draft>));
+/// Groups, services, the scripts that groups track, and [`More`].
+pub(super) type Parts = (Vec<group::Draft>, Vec<service::Draft>, BTreeMap<String, Script>, More);
+/// Who is told of states, what IPVS does beside, what moves together, the sessions with neighbours, what does not move, and interfaces that flap.
+pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, (Sessions, Fixed, BTreeMap<String, Delays>));
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 9] = [
+    const KNOWN: [&str; 14] = [
+        "interface_up_down_delays",
+        "static_ipaddress",
+        "static_routes",
+        "static_rules",
+        "bfd_instance",
         "virtual_server_group",
         "vrrp_sync_group",
         "global_defs",
@@ -68,7 +77,10 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let named = |word: &'static str| file.iter().filter(move |statement| statement.keyword.text == word);
     let user = globals.script_user.as_deref();
     let files = named("track_file").chain(named("vrrp_track_file"));
+    let read: Vec<_> = named("bfd_instance").filter_map(|statement| bfd::read(statement, log)).collect();
+    let sessions = collect(read.iter().map(|(name, known)| (name.clone(), known.settings.clone())), log);
     let things = track::Things {
+        bfd: read.into_iter().map(|(name, known)| (name.value, known)).collect(),
         scripts: named("vrrp_script").filter_map(|statement| track::script(statement, user, log)).collect(),
         files: files.filter_map(|statement| checks::track_file(statement, log)).collect(),
     };
@@ -77,6 +89,11 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     for statement in &file {
         match statement.keyword.text.as_str() {
             "global_defs"
+            | "bfd_instance"
+            | "interface_up_down_delays"
+            | "static_ipaddress"
+            | "static_routes"
+            | "static_rules"
             | "vrrp_script"
             | "virtual_server"
             | "virtual_server_group"
@@ -95,17 +112,24 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let services = named("virtual_server");
     let own = named("SSL").filter_map(|statement| checks::ssl(statement, log)).last();
     let ranges = named("virtual_server_group").filter_map(|statement| lvs::server_group(statement, log)).collect();
-    let track::Things { scripts, files } = things;
-    let elsewhere = checks::Elsewhere { user, own, files, ranges };
+    let track::Things { scripts, files, bfd } = things;
+    let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
+    let delays = named("interface_up_down_delays").flat_map(|statement| track::delays(statement, log)).collect();
+    let mut fixed = Fixed::default();
+    for statement in file.iter().filter(|statement| statement.keyword.text.starts_with("static_")) {
+        routing::fixed(statement, &globals.default_interface, &mut fixed, log);
+    }
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
-    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs))
+    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, (sessions, fixed, delays)))
 }
 
 struct Globals {
     version: Version,
     checksum: Form,
     script_user: Option<String>,
+    /// Of static addresses without one.
+    default_interface: String,
     notify: notify::Globals,
     timing: timing::Given,
     check_source: bool,
@@ -119,6 +143,7 @@ impl Default for Globals {
             version: Version::V2,
             checksum: Form::Pseudo,
             script_user: None,
+            default_interface: "eth0".to_owned(),
             notify,
             timing,
             check_source: false,
@@ -129,7 +154,8 @@ impl Default for Globals {
 
 impl Globals {
     fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 6] = [
+        const KNOWN: [&str; 7] = [
+            "default_interface",
             "vrrp_check_unicast_src",
             "vrrp_version",
             "v3_checksum_as_v2",
@@ -141,6 +167,9 @@ impl Globals {
             match line.keyword.text.as_str() {
                 "vrrp_version" => self.version = version(line, log).unwrap_or(self.version),
                 "v3_checksum_as_v2" => self.checksum = checksum(line, log),
+                "default_interface" => {
+                    self.default_interface = argument(line, log).map_or_else(String::new, |name| name.value);
+                }
                 "script_user" => self.script_user = track::read_user(line, log),
                 // What we do anyway: a list other than ours is never dropped, and what others can
                 // change is never run as root.
@@ -187,12 +216,13 @@ struct Instance {
 
 impl Instance {
     /// Blocks that add up.
-    const LISTS: [&str; 7] = [
+    const LISTS: [&str; 8] = [
         "virtual_ipaddress",
         "virtual_ipaddress_excluded",
         "track_interface",
         "track_script",
         "track_file",
+        "track_bfd",
         "virtual_routes",
         "virtual_rules",
     ];
@@ -236,15 +266,13 @@ impl Instance {
                 "version" | "vrrp_version" => instance.version = version(line, log),
                 "authentication" => instance.auth = authentication::read(line, log),
                 "virtual_ipaddress" | "virtual_ipaddress_excluded" => instance.read_addresses(line, log),
-                "track_interface" | "track_script" | "track_file" => {
-                    track::list(line, things, &mut instance.track, log);
-                }
                 "virtual_routes" | "virtual_rules" => routing::read(line, &mut instance.routing, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
                 "use_vmac" => instance.virtual_mac = virtual_mac(line, log),
                 "skip_check_adv_addr" => {}
+                _ if track::LISTS.contains(&keyword) => track::list(line, things, &mut instance.track, log),
                 _ if unicast::KNOWN.contains(&keyword) => instance.unicast.read(line, log),
                 _ if timing::INSTANCE.contains(&keyword) => instance.timing.read(line, log),
                 _ if notify::INSTANCE.contains(&keyword) => notify::read(line, &mut instance.notify, user, log),

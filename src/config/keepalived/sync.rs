@@ -5,8 +5,7 @@ use super::syntax::Statement;
 use super::{Globals, argument, block, check_leaf, flag, notify, track, unknown};
 use crate::config::diagnostic::{Located, Log};
 
-const KNOWN: [&str; 6] =
-    ["group", "track_interface", "track_script", "track_file", "sync_group_tracking_weight", "global_tracking"];
+const KNOWN: [&str; 3] = ["group", "sync_group_tracking_weight", "global_tracking"];
 /// Those of instances, but for what only an instance hears.
 const TOLD: [&str; 8] = [
     "notify",
@@ -40,16 +39,16 @@ pub(super) fn read(statement: &Statement, globals: &Globals, things: &track::Thi
                     check_leaf(line, &[&line.keyword.text], log);
                 }
             }
-            "track_interface" | "track_script" | "track_file" => track::list(line, things, &mut draft.track, log),
+            keyword if track::LISTS.contains(&keyword) => track::list(line, things, &mut draft.track, log),
             // The older of the two says the same.
             "sync_group_tracking_weight" | "global_tracking" => draft.weights = flag(line, log),
             keyword if TOLD.contains(&keyword) => {
                 notify::read(line, &mut draft.notify, globals.script_user.as_deref(), log);
             }
-            _ => unknown(&line.keyword, &[&KNOWN[..], &TOLD].concat(), log),
+            _ => unknown(&line.keyword, &[&KNOWN[..], &track::LISTS, &TOLD].concat(), log),
         }
         check_leaf(line, &TOLD, log);
-        check_leaf(line, &KNOWN[4..], log);
+        check_leaf(line, &KNOWN[1..], log);
     }
     Some(draft)
 }

@@ -1,11 +1,12 @@
-//! `vrrp_script`, and what an instance tracks: `track_script` and `track_interface`, with keepalived's defaults.
+//! `vrrp_script`, and what an instance tracks: `track_script`, `track_interface`, `track_file` and `track_bfd`, with keepalived's
+//! defaults.
 //!
 //! Two things differ. A script that cannot be run has failed, and is none that is well; and there is no shell.
 
 use super::super::duration;
-use super::super::track::{Script, Track, Tracked};
+use super::super::track::{Delays, LONGEST_DELAY, Script, Track, Tracked};
 use super::syntax::{Statement, Word};
-use super::{argument, block, check_leaf, unknown};
+use super::{argument, bfd, block, check_leaf, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 /// What a weight changes at most, either way.
 const HEAVIEST: i16 = 253;
+
+/// The blocks that name what is tracked.
+pub(super) const LISTS: [&str; 4] = ["track_interface", "track_script", "track_file", "track_bfd"];
 
 /// What only a shell understands.
 const SHELL: [char; 9] = ['|', '&', ';', '<', '>', '$', '`', '*', '('];
@@ -29,6 +33,7 @@ pub(super) struct Things {
     pub scripts: BTreeMap<String, Known>,
     /// Of each `track_file` its path and weight.
     pub files: BTreeMap<String, (PathBuf, i32)>,
+    pub bfd: BTreeMap<String, bfd::Known>,
 }
 
 /// Reads `vrrp_script NAME { ... }`. `user` is the `script_user` of the file.
@@ -91,7 +96,7 @@ pub(super) fn read_user(line: &Statement, log: &Log) -> Option<String> {
     Some(name.text.clone())
 }
 
-/// Reads `track_interface`, `track_script` or `track_file` of an instance or a sync group.
+/// Reads one of [`LISTS`] of an instance or a sync group.
 pub(super) fn list(statement: &Statement, things: &Things, tracks: &mut Vec<Track>, log: &Log) {
     for line in block(statement, log) {
         let Some((what, inherited)) = tracked(&statement.keyword.text, &line.keyword, things, log) else { continue };
@@ -127,6 +132,15 @@ fn tracked(list: &str, name: &Word, things: &Things, log: &Log) -> Option<(Track
             Some(known) => Some((Tracked::Script(name.text.clone()), (known.weight, known.reverse))),
             None => missing("vrrp_script", things.scripts.keys().map(String::as_str).collect()),
         },
+        "track_bfd" => match things.bfd.get(&name.text) {
+            Some(known) if known.vrrp => Some((Tracked::Bfd(name.text.clone()), known.weight)),
+            Some(_) => {
+                let message = format!("`bfd_instance {}` is for checkers only", name.text);
+                log.add(Diagnostic::error(&name.place, message).help("add `vrrp` to it, or take `checker` out"));
+                None
+            }
+            None => missing("bfd_instance", things.bfd.keys().map(String::as_str).collect()),
+        },
         _ => match things.files.get(&name.text) {
             Some((path, weight)) => match i16::try_from(*weight).ok().filter(|w| (-HEAVIEST..=HEAVIEST).contains(w)) {
                 Some(weight) => Some((Tracked::File(path.clone()), (weight, false))),
@@ -142,7 +156,7 @@ fn tracked(list: &str, name: &Word, things: &Things, log: &Log) -> Option<(Track
 }
 
 /// `W [reverse|noreverse]`.
-fn weight(keyword: &Word, words: &[Word], log: &Log) -> Option<(i16, bool)> {
+pub(super) fn weight(keyword: &Word, words: &[Word], log: &Log) -> Option<(i16, bool)> {
     let (number, reverse) = match words {
         [number] => (number, false),
         [number, word] if word.text == "reverse" => (number, true),
@@ -172,6 +186,32 @@ fn time(line: &Statement, log: &Log) -> Option<Duration> {
     };
     log.add(Diagnostic::error(&place, format!("`{}` {fault}", line.keyword.text)));
     None
+}
+
+/// Reads `interface_up_down_delays { NAME DOWN [UP] }`, in seconds.
+pub(super) fn delays(statement: &Statement, log: &Log) -> Vec<(String, Delays)> {
+    let delay = |word: &Word| match duration::seconds(&word.text) {
+        Ok(delay) if delay <= LONGEST_DELAY => Some(delay),
+        Ok(_) | Err(_) => {
+            log.add(Diagnostic::error(&word.place, "a delay of an interface is a number of seconds up to 255"));
+            None
+        }
+    };
+    let mut all = Vec::new();
+    for line in block(statement, log) {
+        match &line.arguments[..] {
+            [down] => all.extend(delay(down).map(|down| (line.keyword.text.clone(), Delays { down, up: down }))),
+            [down, up] => {
+                let delays = delay(down).zip(delay(up)).map(|(down, up)| Delays { down, up });
+                all.extend(delays.map(|delays| (line.keyword.text.clone(), delays)));
+            }
+            _ => log.add(Diagnostic::error(&line.keyword.place, "an interface has one delay down, and perhaps one up")),
+        }
+        if line.block.is_some() {
+            log.add(Diagnostic::error(&line.keyword.place, "an interface has no block"));
+        }
+    }
+    all
 }
 
 /// One quoted string, or several words; a string's words may be quoted in turn.

@@ -433,7 +433,7 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
     let check = format!("{fine}check = {{ interval = \"2s\" }}");
     assert_eq!(
         service(&check),
-        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file` and `process`\n"
+        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file`, `process` and `bfd`\n"
     );
     let asked = |asked: &str| service(&format!("{fine}check = {{ {asked} }}"));
     assert_eq!(asked("dns = { name = \"example.org\", type = \"AAAA\" }"), "");
@@ -460,6 +460,6 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
     );
     assert_eq!(
         asked("smtp = {}, tcp = {}"),
-        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file` and `process`\n"
+        "cluster.toml:10:9: a check needs one of `tcp`, `http`, `https`, `udp`, `dns`, `smtp`, `ping`, `script`, `file`, `process` and `bfd`\n"
     );
 }

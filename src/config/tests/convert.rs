@@ -77,12 +77,22 @@ const EXAMPLES: &[&str] = &[
      vrrp_sync_group pair { group {\n a\n b\n }\n track_file { busy\n }\n notify_master \"/bin/up 1\" nobody\n }\n\
      vrrp_instance b { interface eth0\n virtual_router_id 1\n track_interface { eth5\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      vrrp_instance a { interface eth1\n virtual_router_id 1\n virtual_ipaddress { 10.1.0.1/24 } }\n",
+    // Sessions with neighbours, and who goes by them.
+    "bfd_instance up.1 { neighbour_ip 10.0.0.254\n source_ip 10.0.0.11\n min_rx 3.312\n min_tx 50\n idle_tx 1500\n multiplier 4\n passive\n \
+     max_hops 2\n weight -30 reverse\n }\n\
+     bfd_instance six { neighbor_ip 2001:db8::1\n multihop\n max_hops -1\n }\nbfd_instance pool { neighbor_ip 10.1.0.1\n ttl 200\n checker\n }\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n track_bfd { up.1\n six weight 9\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     virtual_server 10.0.0.1 80 {\n real_server 10.1.0.1 80 { BFD_CHECK { name pool\n alpha\n } }\n real_server 10.1.0.2 80 { BFD_CHECK { name six\n } } }\n",
     // Routes and rules.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n virtual_routes {\n \
      default via 10.0.0.254 src 10.0.0.1 table 100\n 10.5.0.0/16 dev eth5 metric 7 scope link\n to 10.6.0.9 via 10.0.0.2 onlink\n \
      blackhole 10.7.1.9/16\n 2001:db8:5::/48 via inet6 fe80::1 dev eth0\n }\n virtual_rules {\n \
      from 10.0.0.0/24 lookup 100 priority 500\n not to 10.8.0.0/16 fwmark 0x10/0xff iif eth0 oif eth1 priority 501 prohibit\n \
      inet6 from all lookup main order 502\n } }\n",
+    // What does not move.
+    "interface_up_down_delays {\n eth0 1.5\n eth5 2 0\n }\nglobal_defs {\n default_interface eth3\n }\nstatic_ipaddress {\n 10.5.0.1/24\n 2001:db8:5::1/64 dev eth4 scope global\n }\n\
+     static_routes {\n 10.6.0.0/16 via 10.5.0.254 dev eth3\n }\nstatic_rules {\n from 10.5.0.0/24 lookup 100 priority 500\n }\n\
+     vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \
      virtual_ipaddress { 10.0.${N}.1 } \\\n }\n~SEQ(N,1,9) $VI\n",
@@ -106,6 +116,9 @@ fn what_is_converted_means_the_same() {
         assert_eq!(old.syncs, new.syncs, "{converted}");
         assert_eq!(old.services, new.services, "{converted}");
         assert_eq!(old.scripts, new.scripts, "{converted}");
+        assert_eq!(old.bfd, new.bfd, "{converted}");
+        assert_eq!(old.delays, new.delays, "{converted}");
+        assert_eq!(old.fixed, new.fixed, "{converted}");
         assert_eq!(old.notify, new.notify, "{converted}");
         assert_eq!(old.ipvs, new.ipvs, "{converted}");
         assert!(!old.groups.is_empty());

@@ -186,7 +186,7 @@ vrrp_instance VI_1 {
          k.conf:8:33: `virtual_server_group` takes one value\n\
          k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\
          k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
-         k.conf:18:5: `track_bfd` is not supported by this version\n\
+         k.conf:19:9: there is no `bfd_instance chk`\n\
          k.conf:22:27: an address on another interface than its instance's is not supported by this version\n\
          k.conf:22:32: `brd` is not supported by this version\n\
          k.conf:23:23: unknown keyword `lable` / did you mean `label`?\n\

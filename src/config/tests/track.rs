@@ -56,3 +56,25 @@ fn what_is_wrong_with_it() {
     }
     assert_eq!(track_faults(SCRIPT, "{ script = \"check\" }"), "");
 }
+
+#[test]
+fn an_interface_may_flap() {
+    use crate::config::track::Delays;
+    let text = format!(
+        "{WEB}[interface.eth0]\ndown_delay = \"500ms\"\n[interface.eth1]\ndown_delay = \"0s\"\nup_delay = \"3s\"\n"
+    );
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &text)]);
+    let half = Duration::from_millis(500);
+    assert_eq!(config.delays["eth0"], Delays { down: half, up: half });
+    assert_eq!(config.delays["eth1"], Delays { down: Duration::ZERO, up: Duration::from_secs(3) });
+    let found = faults(&[("cluster.toml", &format!("{WEB}[interface.eth0]\ndown_delay = \"256s\"\n"))]);
+    assert!(found.contains("a delay of an interface is at most 255s"), "{found}");
+    for (line, fault) in [
+        ("eth0 256", "k.conf:2:6: a delay of an interface is a number of seconds up to 255"),
+        ("eth0 1 2 3", "k.conf:2:1: an interface has one delay down, and perhaps one up"),
+        ("eth0", "k.conf:2:1: an interface has one delay down"),
+    ] {
+        let found = faults(&[("k.conf", &format!("interface_up_down_delays {{\n{line}\n}}\n"))]);
+        assert!(found.contains(fault), "{line}: {found}");
+    }
+}

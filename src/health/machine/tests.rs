@@ -1,8 +1,7 @@
 //! Several directors' minds with a gossip between them that loses nothing, and servers that do as they are told.
 
-use super::super::Said;
 use super::*;
-use crate::config::check::{Slow, Way};
+use crate::config::check::{Check, Slow, Way};
 use crate::ipvs::{Forwarding, Protocol, SchedulerFlags};
 
 const STEP: Duration = Duration::from_millis(50);
@@ -283,4 +282,38 @@ fn status_says_who_sees_what_and_why() {
     assert_eq!((server.state.as_str(), server.why.as_deref()), ("down", Some("refused")));
     let seen = [("lb1", "down"), ("lb2", "up"), ("n3", "up")].map(|(node, seen)| (node.to_owned(), seen.to_owned()));
     assert_eq!(server.observers, seen.into());
+}
+
+/// It is never left to others, is not asked, and is heard at once.
+#[test]
+fn a_session_tells_without_being_asked() {
+    let mut services = services(2, 0);
+    for (server, name) in services.get_mut("web").unwrap().servers.iter_mut().zip(["one", "two"]) {
+        server.checks[0].probe = Probe::Bfd(name.to_owned());
+        (server.checks[0].fall, server.checks[0].rise) = (1, 1);
+    }
+    let mut health = Health::new(Moment::default(), NodeId(9), HealthMesh::default(), &services);
+    let at = |millis| Moment::default() + Duration::from_millis(millis);
+    let mut served = 0;
+    let mut hear = |health: &mut Health, millis, event| {
+        for action in health.handle(at(millis), event) {
+            match action {
+                Action::Want(wanted) => served = wanted["web"].values().map(|table| table.servers.len()).sum(),
+                Action::Ask(..) => panic!("a session was asked"),
+                Action::Say(..) | Action::Tell(_) | Action::Short(..) => {}
+            }
+        }
+        served
+    };
+    let session = |name: &str, up| Event::Session(name.to_owned(), if up { Ok(()) } else { Err("expired".to_owned()) });
+    assert_eq!(hear(&mut health, 0, Event::Holds(BTreeSet::new())), 2, "nothing is known");
+    hear(&mut health, 10, session("one", true));
+    assert_eq!(hear(&mut health, 500, session("two", false)), 1);
+    let status = &health.status(&Names::new())[0].servers;
+    assert_eq!((status[0].state.as_str(), status[1].state.as_str()), ("up", "down"));
+    assert_eq!(status[1].why.as_deref(), Some("expired"));
+    for step in 1..20 {
+        assert_eq!(hear(&mut health, 500 + step * 400, Event::Tick), 1, "it stays so");
+    }
+    assert_eq!(hear(&mut health, 9000, session("two", true)), 2);
 }

@@ -13,7 +13,7 @@ fn vips(count: u32) -> Vec<Vip> {
 
 async fn eth0() -> (Interfaces, Interface, Addresses, mpsc::Receiver<Occurred>) {
     let (tell, told) = mpsc::channel(8);
-    let interfaces = Interfaces::start(vec!["eth0".to_owned()], Vec::new(), tell).await.unwrap();
+    let interfaces = Interfaces::start(vec!["eth0".to_owned()], Vec::new(), &BTreeMap::new(), tell).await.unwrap();
     let (links, addresses) = link::connect().unwrap();
     (interfaces, links.get("eth0", &[]).await.unwrap().interface, addresses, told)
 }

@@ -1,0 +1,98 @@
+//! `[static.NODE]`, and `static_ipaddress`, `static_routes` and `static_rules` of keepalived.conf: what is there while hamesh runs, and
+//! moves with nothing.
+
+use super::diagnostic::{Diagnostic, Located, Log};
+use super::group;
+use super::reader::Section;
+use super::route;
+use crate::kernel::address::Vip;
+use crate::kernel::routing::Routing;
+use std::collections::BTreeMap;
+
+/// What a node adds at its start and removes at its stop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fixed {
+    /// Addresses, by their interfaces.
+    pub addresses: BTreeMap<String, Vec<Vip>>,
+    /// Routes and rules.
+    pub routing: Routing,
+}
+
+impl Fixed {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.routing.is_empty()
+    }
+
+    /// This, and the other.
+    pub(super) fn extend(&mut self, other: Self) {
+        for (interface, more) in other.addresses {
+            self.addresses.entry(interface).or_default().extend(more);
+        }
+        self.routing.routes.extend(other.routing.routes);
+        self.routing.rules.extend(other.routing.rules);
+    }
+}
+
+/// Reads `[static.NODE]`.
+pub(super) fn read(section: Section<'_>, log: &Log) -> Fixed {
+    let one = |words: &[Located<String>], log: &Log| address(words, None, log);
+    let mut addresses: BTreeMap<String, Vec<Vip>> = BTreeMap::new();
+    for (interface, vip) in section.get("addresses").map(|value| route::read_list(value, one, log)).unwrap_or_default()
+    {
+        addresses.entry(interface).or_default().push(vip);
+    }
+    let routing = Routing {
+        routes: section.get("routes").map(|value| route::read_list(value, route::route, log)).unwrap_or_default(),
+        rules: section.get("rules").map(|value| route::read_list(value, route::rule, log)).unwrap_or_default(),
+    };
+    section.close();
+    Fixed { addresses, routing }
+}
+
+/// `IP[/LENGTH] dev IF [scope S] [label L]`; the last two only name the address for `ip addr`. `usual` is the interface without `dev`.
+pub(super) fn address(words: &[Located<String>], usual: Option<&str>, log: &Log) -> Option<(String, Vip)> {
+    let (first, mut rest) = (words.first()?, words[1..].iter());
+    let fault = |word: &Located<String>, message: String| {
+        log.add(Diagnostic::error(&word.place, message).help("for example `10.0.5.1/24 dev eth1`"));
+        None
+    };
+    let mut interface = usual.map(str::to_owned);
+    while let Some(word) = rest.next() {
+        let value = match word.value.as_str() {
+            "dev" | "scope" | "label" => rest.next(),
+            other => return fault(word, format!("`{other}` of an address is not supported by this version")),
+        };
+        match value {
+            Some(value) if word.value == "dev" => interface = Some(value.value.clone()),
+            Some(_) => {}
+            None => return fault(word, format!("`{}` needs a value", word.value)),
+        }
+    }
+    match (group::address(&first.value), interface) {
+        (Ok((address, prefix)), Some(interface)) => Some((interface, Vip { address, prefix })),
+        (Ok(_), None) => fault(first, format!("`{}` needs an interface", first.value)),
+        (Err(why), _) => fault(first, why),
+    }
+}
+
+/// A VIP is nobody's own address.
+pub(super) fn check(fixed: &Fixed, groups: &[group::Draft], log: &Log) {
+    for vip in fixed.addresses.values().flatten() {
+        let twin = groups.iter().flat_map(|group| group.addresses.iter().chain(&group.excluded));
+        if let Some(twin) = twin.into_iter().find(|other| other.value.0 == vip.address) {
+            let message = format!("`{}` is a static address, and cannot be a VIP as well", vip.address);
+            log.add(Diagnostic::error(&twin.place, message));
+        }
+    }
+}
+
+/// The lines of `[static.NODE]` that say this.
+pub(super) fn show(Fixed { addresses, routing }: &Fixed, quoted: fn(String) -> String) -> Vec<String> {
+    let of = |(interface, vips): (&String, &Vec<Vip>)| {
+        vips.iter().map(|vip| quoted(format!("{vip} dev {interface}"))).collect::<Vec<_>>()
+    };
+    let all: Vec<String> = addresses.iter().flat_map(of).collect();
+    let first = (!all.is_empty()).then(|| format!("addresses = [{}]", all.join(", ")));
+    first.into_iter().chain(route::show(routing, quoted)).collect()
+}

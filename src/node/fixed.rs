@@ -1,0 +1,70 @@
+//! What is static: put there before anything else, put back when somebody takes it away, and removed by a stop.
+
+use crate::config::fixed::Fixed;
+use crate::kernel::KernelError;
+use crate::kernel::address::Addresses;
+use crate::kernel::link::{self, Links};
+use crate::kernel::routing::Routes;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Adds what is not there. Returns what could not be added, in words: an interface may come later.
+pub(super) async fn put(fixed: &Fixed, links: &Links, addresses: &Addresses) -> Vec<String> {
+    let mut trouble = Vec::new();
+    let mut note = |result: Result<(), KernelError>| trouble.extend(result.err().map(|error| error.to_string()));
+    for (name, vips) in &fixed.addresses {
+        match links.get(name, &[]).await {
+            Ok(link) => note(addresses.keep(&link.interface, vips).await),
+            Err(error) => note(Err(error)),
+        }
+    }
+    note(Routes::new(links.clone()).set(&fixed.routing).await);
+    trouble
+}
+
+/// Keeps it there, until it is dropped.
+pub(super) async fn keep(fixed: Fixed) {
+    if fixed.is_empty() {
+        return;
+    }
+    let (links, addresses) = match link::connect() {
+        Ok(both) => both,
+        Err(error) => return tracing::error!(%error, "what is static is not kept up"),
+    };
+    let mut said = Vec::new();
+    loop {
+        let trouble = put(&fixed, &links, &addresses).await;
+        // Once, and again when it has changed.
+        if trouble != said {
+            for why in &trouble {
+                tracing::warn!(why, "static");
+            }
+            said = trouble;
+        }
+        sleep(EVERY).await;
+    }
+}
+
+/// Takes it away again; what was there before stays.
+pub(super) async fn remove(fixed: &Fixed) {
+    if fixed.is_empty() {
+        return;
+    }
+    let (links, addresses) = match link::connect() {
+        Ok(both) => both,
+        Err(error) => return tracing::error!(%error, "what is static is not removed"),
+    };
+    let mut results = vec![Routes::new(links.clone()).remove(&fixed.routing).await];
+    for (name, vips) in &fixed.addresses {
+        // An interface that is gone has taken them along.
+        if let Ok(link) = links.get(name, &[]).await {
+            results.push(addresses.release(&link.interface, vips).await);
+        }
+    }
+    for error in results.into_iter().filter_map(Result::err) {
+        tracing::error!(%error, "what is static is not all removed");
+    }
+}
