@@ -74,6 +74,12 @@ impl Moment {
         passed(self.with_sleep, earlier.with_sleep).min(passed(self.raw, earlier.raw))
     }
 
+    /// For whoever waits: what is left until [`Self::since`] says that `deadline` has come, by the clock that counts less.
+    pub fn wait(&self, deadline: Self) -> Duration {
+        let left = |end: Duration, now: Duration| end.saturating_sub(now);
+        left(deadline.with_sleep, self.with_sleep).max(left(deadline.raw, self.raw))
+    }
+
     /// The later of two readings, clock by clock.
     pub fn later(self, other: Self) -> Self {
         Self { with_sleep: self.with_sleep.max(other.with_sleep), raw: self.raw.max(other.raw) }
@@ -122,6 +128,10 @@ mod tests {
         assert!(resumed.reached(start + S));
         assert_eq!(resumed.since(start), Duration::ZERO);
         assert_eq!(resumed.until(start + S), Duration::ZERO);
+        // Who goes by `since` and slept for `until` would not sleep again.
+        assert_eq!(resumed.wait(start + S), S);
+        let later = Moment::at(21 * S, 11 * S);
+        assert_eq!((later.wait(start + S), later.since(start)), (Duration::ZERO, S));
     }
 
     #[test]

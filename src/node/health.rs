@@ -87,7 +87,7 @@ async fn run(core: Arc<Core>, mut stops: mpsc::Receiver<oneshot::Sender<()>>) {
         if let Some(done) = stopped.take() {
             drop(tell.send(Told::Finished(done)));
         }
-        let pause = Moment::now().until(lock(&core.health).next_deadline());
+        let pause = Moment::now().wait(lock(&core.health).next_deadline());
         event = tokio::select! {
             Some(done) = asked.join_next(), if !asked.is_empty() => match done {
                 Ok((id, answer)) => Event::Answered(id, answer),

@@ -72,7 +72,7 @@ async fn run(core: Arc<Core>) {
             }
         }
         let now = Moment::now();
-        let pause = lock(&core.tracks).next_deadline().map_or(PAUSE, |deadline| now.until(deadline));
+        let pause = lock(&core.tracks).next_deadline().map_or(PAUSE, |deadline| now.wait(deadline));
         event = tokio::select! {
             Some(done) = looks.join_next(), if !looks.is_empty() => match done {
                 Ok(event) => event,
