@@ -61,6 +61,8 @@ impl Fault {
 pub enum Harm {
     /// So many are lost.
     Lose(u16),
+    /// All that are longer than so many bytes, with their Ethernet header, are lost, and nobody is told.
+    LoseLonger(usize),
     /// So many arrive twice.
     Repeat(u16),
     /// So many arrive with one bit turned, behind the addresses.
@@ -392,6 +394,13 @@ impl State {
                 Harm::Lose(permille) if chance(permille) => {
                     copies.clear();
                     true
+                }
+                Harm::LoseLonger(longest) => {
+                    let long = frame.len() > longest;
+                    if long {
+                        copies.clear();
+                    }
+                    long
                 }
                 Harm::Repeat(permille) if chance(permille) => {
                     copies.extend(copies.clone());

@@ -45,6 +45,7 @@ pub const CATALOGUE: [Fault; 51] = [
     Fault { name: "loss-10-percent", run: network::loss_10 },
     Fault { name: "far-and-wild", run: network::far_and_wild },
     Fault { name: "thin", run: network::thin },
+    Fault { name: "long-frames-lost", run: network::long_lost },
     Fault { name: "switch-forgets", run: network::switch_forgets },
     Fault { name: "switch-ages", run: network::switch_ages },
     Fault { name: "link-down", run: network::link_down },

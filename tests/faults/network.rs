@@ -133,6 +133,9 @@ pub fn far_and_wild(bench: &mut Bench, _: u32) -> Result<Seen> {
     })
 }
 
+/// The least MTU of IPv6, 1280, and Ethernet's header.
+const NARROW: usize = 1294;
+
 /// Every node has a thin line.
 pub fn thin(bench: &mut Bench, _: u32) -> Result<Seen> {
     let lasting = bench.lasting(40);
@@ -145,6 +148,24 @@ pub fn thin(bench: &mut Bench, _: u32) -> Result<Seen> {
     drop(lines);
     let bite = format!("{} kbit/s a node, {lost} frames lost in the queues", THIN * 8 / 1000);
     Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, bite))
+}
+
+/// The mesh's way is narrower than its ends know, and nobody tells them: for what runs, and for a node that starts.
+pub fn long_lost(bench: &mut Bench, _: u32) -> Result<Seen> {
+    unmoved(bench, |bench| {
+        let backup = (bench.holder()? + 1) % 3;
+        let ports = bench.scene.mesh_ports();
+        let from = Instant::now();
+        let way = bench.scene.mesh.harm(&ports, &ports, Kind::Any, Harm::LoseLonger(NARROW));
+        bench.cluster.kill(backup)?;
+        bench.cluster.start(backup, &[])?;
+        sleep(bench.lasting(20));
+        let (lost, end) = (way.harmed(), Instant::now());
+        ensure!(bench.cluster.status(backup)?.cluster.quorum, "the node that was started is not back");
+        drop(way);
+        ensure!(lost > 0, "no frame was too long");
+        Ok(healed(from, end, Measure::Gap, NOTHING, format!("{lost} frames lost, all longer than {NARROW} bytes")))
+    })
 }
 
 /// The LAN's switch forgets who is where, again and again.
