@@ -286,10 +286,14 @@ impl Cluster {
 
     /// Whether a director answers for the VIP to somebody who goes to it past ARP.
     pub fn answers_by_mac(&self, number: usize, vip: &str) -> Result<bool> {
-        let mac = sh(self.host(number), "cat /sys/class/net/eth0/address")?;
+        // /sys is the machine's, not the host's.
+        let mac = sh(self.host(number), "ip -o link show dev eth0 | sed 's/.*ether //; s/ .*//'")?;
         let router = &self.stage.router;
         sh(router, &format!("ip neigh replace {} lladdr {} dev br0 nud permanent", vip, mac.trim()))?;
+        // A host without the VIP would forward to whoever has it.
+        sh(self.host(number), "sysctl -qw net.ipv4.ip_forward=0")?;
         let answer = self.stage.ask(SocketAddr::new(vip.parse()?, 80), SHORTLY);
+        sh(self.host(number), "sysctl -qw net.ipv4.ip_forward=1")?;
         sh(router, &format!("ip neigh del {vip} dev br0"))?;
         Ok(answer.is_ok())
     }
