@@ -52,7 +52,7 @@ impl Moment {
         Self { with_sleep, raw }
     }
 
-    /// The two, as [`Self::at`] takes them: for a test that tells another process a deadline.
+    /// The two, as [`Self::at`] takes them: to put deadlines in order, and to tell another process one.
     pub const fn both(self) -> (Duration, Duration) {
         (self.with_sleep, self.raw)
     }

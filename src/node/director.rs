@@ -236,13 +236,12 @@ impl Director {
         }
     }
 
-    /// The turn of the ears, and of what the holder asks for again.
     /// Whether the kernel has not shut the gate of a session that is over.
     pub(crate) fn is_stuck(&self) -> bool {
         self.holder.is_shutting()
     }
 
-    /// The ears' turn, and the hands' retries.
+    /// The turn of the ears, and of what the holder asks for again.
     pub(crate) fn look_around(&mut self) {
         let now = Moment::now();
         self.queue.push_back(Happened::Lease(holder::Event::Tick));
