@@ -6,13 +6,12 @@
 //! an answer is not waited for beyond the next check.
 
 use super::super::check::{self, Check, Files, Http, HttpVersion, Pattern, Probe, Record, Reply, Tls, Way};
-use super::super::service::Mark;
+use super::entrances::Entrances;
 use super::lvs::{choice, count, number, positive, seconds};
 use super::syntax::{Statement, Word};
 use super::{argument, bfd, block, check_leaf, duration, track, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,13 +42,6 @@ pub(super) struct Elsewhere<'a> {
     pub bfd: BTreeMap<String, bfd::Known>,
     /// `virtual_server_group NAME`.
     pub ranges: BTreeMap<String, Entrances>,
-}
-
-/// What a `virtual_server` takes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Entrances {
-    pub listen: Vec<Located<SocketAddr>>,
-    pub mark: Vec<Located<Mark>>,
 }
 
 /// When and which way is asked: servers inherit it from their service, and checks from their server.

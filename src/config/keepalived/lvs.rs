@@ -2,16 +2,15 @@
 
 use super::super::ipvs::{Ipvs, Sync, Timeouts};
 use super::super::service::{self, Notify, Server};
-use super::checks::{self, Asking, CHECKERS, Elsewhere, Entrances, TIMES};
-use super::syntax::{Statement, Word};
+use super::checks::{self, Asking, CHECKERS, Elsewhere, TIMES};
+use super::entrances::{FAMILIES, behind, entrances};
+use super::syntax::Statement;
 use super::{argument, block, check_leaf, track, unknown};
-use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
+use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
 use crate::config::duration;
 use crate::config::group;
 use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
-use hamesh_raft::command::Family;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -144,142 +143,6 @@ pub(super) fn virtual_server(
         hysteresis,
         min_up: 0,
     })
-}
-
-/// The VIP group with the addresses: hamesh balances only what it holds. Marked packets are for the one group there is.
-fn behind(entrances: &Entrances, place: &Place, groups: &[group::Draft], log: &Log) -> Option<Located<String>> {
-    let with = |ip: IpAddr| groups.iter().find(|group| group.all().any(|address| address.value.0 == ip));
-    let Some(first) = entrances.listen.first() else {
-        let [only] = groups else {
-            let message = "which vrrp_instance marked packets go with is not clear: there is not just one";
-            let help = "cluster.toml has `mark` and `vip` of a service";
-            log.add(Diagnostic::error(place, message).help(help));
-            return None;
-        };
-        return Some(only.name.clone());
-    };
-    let group = with(first.value.ip());
-    for at in &entrances.listen {
-        match with(at.value.ip()) {
-            None => {
-                let message = format!("`{}` is no virtual_ipaddress of a vrrp_instance", at.value.ip());
-                let help = "hamesh balances only behind an address that it holds: give it to a vrrp_instance";
-                log.add(Diagnostic::error(&at.place, message).help(help));
-            }
-            Some(other) if group.is_some_and(|group| group.name.value != other.name.value) => {
-                let message = format!("`{}` and `{}` move apart", first.value.ip(), at.value.ip());
-                let help = "give the addresses of one virtual server to one vrrp_instance";
-                log.add(Diagnostic::error(&at.place, message).help(help));
-            }
-            Some(_) => {}
-        }
-    }
-    group.map(|group| group.name.clone())
-}
-
-/// `IP [PORT]`, `fwmark N` or `group NAME`, and what it is called.
-fn entrances(statement: &Statement, elsewhere: &Elsewhere<'_>, log: &Log) -> Option<(Located<String>, Entrances)> {
-    let named = |value: String, place: &Place| Located { value, place: place.clone() };
-    match statement.arguments.as_slice() {
-        [kind, name] if kind.text == "group" => {
-            let Some(found) = elsewhere.ranges.get(&name.text) else {
-                let error = Diagnostic::error(&name.place, format!("there is no `virtual_server_group {}`", name.text));
-                log.add(error.did_you_mean(nearest(&name.text, elsewhere.ranges.keys().map(String::as_str))));
-                return None;
-            };
-            Some((named(name.text.clone(), &name.place), found.clone()))
-        }
-        [kind, number] if kind.text == "fwmark" => {
-            let mark = mark(number, None, log)?;
-            let name = named(format!("fwmark {}", mark.value.0), &number.place);
-            Some((name, Entrances { listen: Vec::new(), mark: vec![mark] }))
-        }
-        _ => {
-            let at = endpoint(statement, log)?;
-            let name = named(at.value.to_string(), &at.place);
-            Some((name, Entrances { listen: vec![at], mark: Vec::new() }))
-        }
-    }
-}
-
-const FAMILIES: [(&str, Family); 2] = [("inet", Family::V4), ("inet6", Family::V6)];
-
-fn mark(word: &Word, family: Option<Family>, log: &Log) -> Option<Located<service::Mark>> {
-    let number = word.text.parse::<NonZeroU32>().ok();
-    if number.is_none() {
-        log.add(Diagnostic::error(&word.place, format!("`{}` is not a mark", word.text)));
-    }
-    Some(Located { value: (number?, family), place: word.place.clone() })
-}
-
-/// The most addresses of one range.
-const LONGEST_RANGE: u128 = 4096;
-
-/// Reads `virtual_server_group NAME { ... }`: addresses, ranges of them, marks.
-pub(super) fn server_group(statement: &Statement, log: &Log) -> Option<(String, Entrances)> {
-    let name = argument(statement, log)?;
-    let mut all = Entrances::default();
-    for line in block(statement, log) {
-        let port = |word: Option<&Word>| word.map_or(Some(0), |word| word.text.parse::<u16>().ok());
-        match (line.keyword.text.as_str(), line.arguments.as_slice()) {
-            ("fwmark", [number]) => all.mark.extend(mark(number, None, log)),
-            ("fwmark", [number, family]) => {
-                let known = FAMILIES.iter().find(|(name, _)| *name == family.text).map(|(_, family)| *family);
-                if known.is_none() {
-                    log.add(Diagnostic::error(&family.place, "the family is inet or inet6"));
-                }
-                all.mark.extend(mark(number, known, log));
-            }
-            (range, arguments @ ([] | [_])) if port(arguments.first()).is_some() => {
-                let port = port(arguments.first()).unwrap_or_default();
-                match addresses(range) {
-                    Some(found) => {
-                        let at = |ip| Located { value: SocketAddr::new(ip, port), place: line.keyword.place.clone() };
-                        all.listen.extend(found.into_iter().map(at));
-                    }
-                    None => {
-                        let message = format!("`{range}` is neither an address nor a range of up to {LONGEST_RANGE}");
-                        log.add(Diagnostic::error(&line.keyword.place, message).help("for example 10.0.0.3-10"));
-                    }
-                }
-            }
-            _ => log
-                .add(Diagnostic::error(&line.keyword.place, "a line is `IP[-LAST] [PORT]` or `fwmark N [inet|inet6]`")),
-        }
-        check_leaf(line, &[line.keyword.text.as_str()], log);
-    }
-    Some((name.value, all))
-}
-
-/// `10.0.0.3`, `10.0.0.3-10`, `2001:db8::2-9`, or two whole addresses.
-fn addresses(range: &str) -> Option<Vec<IpAddr>> {
-    let Some((first, last)) = range.split_once('-') else { return Some(vec![range.parse().ok()?]) };
-    let first: IpAddr = first.parse().ok()?;
-    let last: IpAddr = match (first, last.parse()) {
-        (_, Ok(last)) => last,
-        (IpAddr::V4(first), Err(_)) => {
-            let [a, b, c, _] = first.octets();
-            [a, b, c, last.parse().ok()?].into()
-        }
-        (IpAddr::V6(first), Err(_)) => {
-            let mut parts = first.segments();
-            parts[7] = u16::from_str_radix(last, 16).ok()?;
-            parts.into()
-        }
-    };
-    let fits = |first: u128, last: u128| (first..=last).contains(&last) && last - first < LONGEST_RANGE;
-    match (first, last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => {
-            let (first, last) = (first.to_bits(), last.to_bits());
-            fits(first.into(), last.into())
-                .then(|| (first..=last).map(|bits| Ipv4Addr::from_bits(bits).into()).collect())
-        }
-        (IpAddr::V6(first), IpAddr::V6(last)) => {
-            let (first, last) = (first.to_bits(), last.to_bits());
-            fits(first, last).then(|| (first..=last).map(|bits| Ipv6Addr::from_bits(bits).into()).collect())
-        }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
-    }
 }
 
 /// Of `global_defs`.
@@ -465,7 +328,7 @@ fn method(statement: &Statement, log: &Log) -> Option<Forwarding> {
 }
 
 /// `IP [PORT]`.
-fn endpoint(statement: &Statement, log: &Log) -> Option<Located<SocketAddr>> {
+pub(super) fn endpoint(statement: &Statement, log: &Log) -> Option<Located<SocketAddr>> {
     let keyword = &statement.keyword;
     match statement.arguments.as_slice() {
         // Every port of a persistent service, or that of the packet.

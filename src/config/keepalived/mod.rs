@@ -10,6 +10,7 @@
 mod authentication;
 mod bfd;
 mod checks;
+mod entrances;
 mod expand;
 mod guard;
 mod include;
@@ -111,7 +112,8 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     // Wherever they stand: they are behind the addresses of the instances.
     let services = named("virtual_server");
     let own = named("SSL").filter_map(|statement| checks::ssl(statement, log)).last();
-    let ranges = named("virtual_server_group").filter_map(|statement| lvs::server_group(statement, log)).collect();
+    let ranges =
+        named("virtual_server_group").filter_map(|statement| entrances::server_group(statement, log)).collect();
     let track::Things { scripts, files, bfd } = things;
     let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();

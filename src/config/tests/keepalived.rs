@@ -400,9 +400,14 @@ fn what_is_wrong_with_a_virtual_server() {
          hamesh balances only behind an address that it holds: give it to a vrrp_instance\n"
     );
     assert_eq!(
-        faults("virtual_server group x {\n}\nvirtual_server_group y {\n 10.0.0.9-3 80\n}\n"),
+        faults(
+            "virtual_server group x {\n}\nvirtual_server_group y {\n 10.0.0.9-3 80\n 10.0.0.9/29 80\n 10.0.0.0/19\n 10.0.0.0/33\n}\n"
+        ),
         "k.conf:8:22: there is no `virtual_server_group x` / did you mean `y`?\n\
-         k.conf:11:2: `10.0.0.9-3` is neither an address nor a range of up to 4096 / for example 10.0.0.3-10\n"
+         k.conf:11:2: `10.0.0.9-3` is no address, and no range or network of up to 4096 / for example 10.0.0.3-10, or 10.0.0.8/29, the network's own address\n\
+         k.conf:12:2: `10.0.0.9/29` is no address, and no range or network of up to 4096 / for example 10.0.0.3-10, or 10.0.0.8/29, the network's own address\n\
+         k.conf:13:2: `10.0.0.0/19` is no address, and no range or network of up to 4096 / for example 10.0.0.3-10, or 10.0.0.8/29, the network's own address\n\
+         k.conf:14:2: `10.0.0.0/33` is no address, and no range or network of up to 4096 / for example 10.0.0.3-10, or 10.0.0.8/29, the network's own address\n"
     );
     assert_eq!(
         faults(
