@@ -6,12 +6,12 @@
 
 use super::bfd::Settings;
 use super::check::{Check, Http, Probe, RECORDS, Slow, VERSIONS, Way};
-use super::diagnostic::{Diagnostic, Errors, Log, Place, Severity, Source};
+use super::diagnostic::{Errors, Log, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
 use super::service::{Notify, Server};
 use super::track::{Delays, Script, Track, Tracked};
-use super::{Service, SyncGroup, VipGroup, group, keepalived, notify, service, unreadable};
-use crate::ipvs::{Forwarding, Granularity, ServiceKey, Tunnel};
+use super::{Service, SyncGroup, VipGroup, forwarding, group, keepalived, notify, service, unreadable};
+use crate::ipvs::{Forwarding, Granularity, ServiceKey};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
 use crate::vrrp::{Auth, Version};
@@ -45,14 +45,6 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     let services: BTreeMap<_, _> =
         services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
     let groups: BTreeMap<_, _> = groups.into_iter().filter_map(group::Draft::build).collect();
-    for (name, service) in &services {
-        let forwardings = service.servers.iter().map(|server| server.forwarding);
-        if forwardings.chain(service.sorry_server.map(|sorry| sorry.1)).any(|way| forwarding(way).is_none()) {
-            let message = format!("cluster.toml has no gue or gre tunnels, which `{name}` uses");
-            let error = Diagnostic::error(&Place::file(&source), message);
-            log.add(error.help("name the file as `keepalived_config` in hamesh.toml instead"));
-        }
-    }
     log.finish(|notes| {
         let mut text = format!("# From {}.\n", path.display());
         for note in notes.iter().filter(|note| note.severity == Severity::Warning) {
@@ -219,15 +211,6 @@ fn show_bfd(name: &str, settings: &Settings) -> String {
     )
 }
 
-fn forwarding(forwarding: Forwarding) -> Option<&'static str> {
-    match forwarding {
-        Forwarding::Nat => Some("nat"),
-        Forwarding::Direct => Some("direct"),
-        Forwarding::Tunnel(Tunnel::Ipip) => Some("tunnel"),
-        Forwarding::Tunnel(Tunnel::Gue { .. } | Tunnel::Gre { .. }) | Forwarding::Other(_) => None,
-    }
-}
-
 fn show_service(name: &str, service: &Service) -> String {
     let Service {
         vip, listen, protocol, scheduler, flags, one_packet, servers, persistence, granularity, engine, ..
@@ -258,7 +241,7 @@ fn show_service(name: &str, service: &Service) -> String {
     }
     line(format!("protocol = {}", quoted(protocol.to_string().to_lowercase())));
     line(format!("scheduler = {}", quoted(scheduler)));
-    line(format!("forwarding = {}", quoted(forwarding(common).unwrap_or_default())));
+    line(format!("forwarding = {}", forwarding::show(common)));
     if let Some(persistence) = persistence {
         line(format!("persistence = {}", seconds(*persistence)));
     }
@@ -322,7 +305,7 @@ fn show_server(server: &Server, common: Forwarding, same_checks: bool) -> String
     let mut text = format!("{{ address = {}, weight = {weight}", quoted(address));
     let mut part = |part: String| text += &format!(", {part}");
     if *way != common {
-        part(format!("forwarding = {}", quoted(forwarding(*way).unwrap_or_default())));
+        part(format!("forwarding = {}", forwarding::show(*way)));
     }
     if !checks.is_empty() && !same_checks {
         part(format!("check = {}", show_checks(checks)));

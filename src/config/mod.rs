@@ -20,6 +20,7 @@ pub mod track;
 mod cluster;
 mod convert;
 mod duration;
+mod forwarding;
 mod keepalived;
 mod reader;
 mod route;

@@ -3,10 +3,11 @@
 use super::bfd::Sessions;
 use super::check::{self, Check};
 use super::diagnostic::{Diagnostic, Located, Log};
+use super::forwarding;
 use super::group;
 use super::reader::{Section, Value};
 use super::track;
-use crate::ipvs::{Forwarding, Granularity, Protocol, SCHEDULERS, SchedulerFlags, ServiceKey, Tunnel};
+use crate::ipvs::{Forwarding, Granularity, Protocol, SCHEDULERS, SchedulerFlags, ServiceKey};
 use hamesh_raft::command::Family;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -166,8 +167,6 @@ pub(super) const FLAGS: [(&str, Flag); 7] = [
 pub(super) const ENGINES: [(&str, &str); 1] = [("sip", "sip")];
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
-const FORWARDINGS: [(&str, Forwarding); 3] =
-    [("nat", Forwarding::Nat), ("direct", Forwarding::Direct), ("tunnel", Forwarding::Tunnel(Tunnel::Ipip))];
 
 /// Reads `[health]`.
 pub(super) fn read_mesh(section: Section<'_>, log: &Log) -> HealthMesh {
@@ -189,7 +188,7 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, bfd: &Sessions, 
     let schedulers = SCHEDULERS.map(|name| (name, name));
     let truth = |key| section.get(key).and_then(Value::boolean).is_some_and(|v| v.value);
     let common = Common {
-        forwarding: section.required("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value),
+        forwarding: section.required("forwarding").and_then(|v| forwarding::read(v, log)),
         checks: check::read(&section, bfd, log).unwrap_or_default(),
         inhibit_on_failure: truth("inhibit_on_failure"),
         alpha: truth("alpha"),
@@ -258,7 +257,7 @@ fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) ->
         let alpha = section.get("alpha").and_then(Value::boolean).map(|v| v.value);
         let notify_up = notify(&section, "notify_up", log).or_else(|| common.notify_up.clone());
         let notify_down = notify(&section, "notify_down", log).or_else(|| common.notify_down.clone());
-        let forwarding = section.get("forwarding").and_then(|v| v.choice(&FORWARDINGS)).map(|v| v.value);
+        let forwarding = section.get("forwarding").and_then(|v| forwarding::read(v, log));
         let inhibit = section.get("inhibit_on_failure").and_then(Value::boolean).map(|v| v.value);
         let limit = |key| section.get(key).and_then(|v| v.integer(0..=1_000_000_000)).map(|v| v.value);
         let (upper, lower) = (limit("upper").unwrap_or(0), limit("lower").unwrap_or(0));

@@ -426,6 +426,19 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
          cluster.toml:13:16: `service.s.sorry_server` is not an address and port / for example \"10.0.5.99:80\"\n\
          cluster.toml:14:10: `service.s.min_up` must be between 0 and 65535\n"
     );
+    let by = |way: &str| service(&fine.replace("\"nat\"", way));
+    assert_eq!(by("{ gue = { port = 6080, checksum = \"remote\" } }"), "");
+    assert_eq!(by("{ gre = {} }"), "");
+    assert_eq!(by("{ gue = {} }"), "cluster.toml:8:22: `service.s.forwarding.gue` needs `port`\n");
+    assert_eq!(
+        by("{}"),
+        "cluster.toml:8:14: a tunnel is one of `gue` and `gre` / for example { gue = { port = 6080 } }; IP in IP is \"tunnel\"\n"
+    );
+    assert_eq!(
+        by("{ gre = { checksum = \"remote\", port = 1 } }"),
+        "cluster.toml:8:35: `service.s.forwarding.gre.checksum` cannot be \"remote\"\n\
+         cluster.toml:8:45: unknown key `service.s.forwarding.gre.port`\n"
+    );
     let mesh = "[health]\nobservers = 1\nagree = 2\n";
     assert_eq!(cluster_faults(&format!("{WEB}{mesh}")), "cluster.toml:5:2: 2 of 1 observers cannot agree\n");
     let elsewhere = fine.replace("203.0.113.10:80", "203.0.113.11:80");
