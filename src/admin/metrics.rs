@@ -65,9 +65,23 @@ async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
         }
         for service in &picture.services {
             gauge!("hamesh_service_quorum", "service" => service.name.clone()).set(flag(service.quorum));
+            // The kernel counts from when the service was put in: these begin anew, with 0, where it is served again.
+            let traffic = service.traffic.unwrap_or_default();
+            for (name, count) in [
+                ("hamesh_service_connections", traffic.connections),
+                ("hamesh_service_packets_in", traffic.packets_in),
+                ("hamesh_service_packets_out", traffic.packets_out),
+                ("hamesh_service_bytes_in", traffic.bytes_in),
+                ("hamesh_service_bytes_out", traffic.bytes_out),
+            ] {
+                gauge!(name, "service" => service.name.clone()).set(count as f64);
+            }
             for server in &service.servers {
                 let labels = [("service", service.name.clone()), ("server", server.address.to_string())];
                 gauge!("hamesh_server_up", &labels).set(flag(server.state != "down"));
+                let connections = server.connections.unwrap_or_default();
+                gauge!("hamesh_server_active_connections", &labels).set(connections.active);
+                gauge!("hamesh_server_inactive_connections", &labels).set(connections.inactive);
             }
         }
         for session in &picture.bfd {

@@ -4,6 +4,7 @@ use super::client::Client;
 use super::status::{table, yes};
 use super::{Exit, Failure};
 use crate::health::{ServerStatus, ServiceStatus};
+use crate::ipvs::{Connections, Traffic};
 
 /// Prints every service in a line.
 pub(super) fn list(client: &Client, json: bool) -> Result<Exit, Failure> {
@@ -46,20 +47,38 @@ pub(super) fn show(client: &Client, name: &str, json: bool) -> Result<Exit, Fail
 }
 
 fn print(service: &ServiceStatus) {
-    let ServiceStatus { name, vip, listen, protocol, scheduler, quorum, servers } = service;
+    let ServiceStatus { name, vip, listen, protocol, scheduler, quorum, traffic, servers } = service;
     let serves = if *quorum { "has its quorum" } else { "HAS LOST ITS QUORUM" };
-    println!("service {name}   {protocol} {listen}   vip {vip}   {scheduler}   {serves}\n");
-    let mut lines = table(&["SERVER", "WEIGHT", "STATE", "ANSWERS IN", "SEEN", "WHY"]);
-    for ServerStatus { address, weight, state, why, order, response_ms, observers } in servers {
+    println!("service {name}   {protocol} {listen}   vip {vip}   {scheduler}   {serves}");
+    match traffic {
+        Some(traffic) => println!("served here, so far {}\n", counted(traffic)),
+        None => println!("not served here\n"),
+    }
+    let mut lines = table(&["SERVER", "WEIGHT", "STATE", "ACTIVE", "INACTIVE", "ANSWERS IN", "SEEN", "WHY"]);
+    for server in servers {
+        let ServerStatus { address, weight, state, why, order, connections, response_ms, observers, .. } = server;
+        let now = |count: fn(&Connections) -> u32| connections.as_ref().map(|all| count(all).to_string());
         let seen: Vec<String> = observers.iter().map(|(node, seen)| format!("{node} {seen}")).collect();
         lines.add_row([
             address.to_string(),
             weight.to_string(),
             order.as_ref().map_or_else(|| state.clone(), |order| format!("{state}, {order}")),
+            now(|connections| connections.active).unwrap_or_default(),
+            now(|connections| connections.inactive).unwrap_or_default(),
             response_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default(),
             seen.join(", "),
             why.clone().unwrap_or_default(),
         ]);
     }
     println!("{lines}");
+}
+
+/// In words: with direct and tunnel the answers do not come by, and there is nothing to say of them.
+fn counted(traffic: &Traffic) -> String {
+    let Traffic { connections, packets_in, packets_out, bytes_in, bytes_out } = traffic;
+    let mut text = format!("{connections} connections, {packets_in} packets with {bytes_in} bytes from clients");
+    if *packets_out > 0 {
+        text += &format!(", {packets_out} with {bytes_out} to them");
+    }
+    text
 }

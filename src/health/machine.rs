@@ -240,6 +240,8 @@ impl Health {
                 }),
                 state: word(look.seen),
                 why: own.iter().find_map(|watch| watch.why()).map(str::to_owned),
+                connections: None,
+                traffic: None,
                 response_ms: own.iter().filter_map(|watch| watch.took()).max().map(|took| took.as_secs_f64() * 1000.0),
                 observers: observers.into_iter().map(|(node, seen)| (name(node), word(together(seen)))).collect(),
             }
@@ -251,6 +253,7 @@ impl Health {
             protocol: service.protocol.to_string().to_lowercase(),
             scheduler: service.scheduler.to_owned(),
             quorum: policy.has_quorum(),
+            traffic: None,
             servers: service.servers.iter().zip(targets).map(|one| server(name, one)).collect(),
         };
         self.services.iter().map(service).collect()

@@ -12,6 +12,7 @@ mod watch;
 pub use machine::{Action, Event, Health, Holdings, Orders, Wanted};
 pub use watch::Target;
 
+use crate::ipvs::{Connections, Count, Traffic};
 use hamesh_gossip::observation::Seen;
 use hamesh_raft::command::NodeId;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,8 @@ pub struct ServiceStatus {
     pub scheduler: String,
     /// Whether enough of it is up to serve.
     pub quorum: bool,
+    /// What the kernel has counted since it was put in here; none where it is not served.
+    pub traffic: Option<Traffic>,
     /// Its servers.
     pub servers: Vec<ServerStatus>,
 }
@@ -85,8 +88,25 @@ pub struct ServerStatus {
     pub why: Option<String>,
     /// How long its last good answer took; of several checks the slowest.
     pub response_ms: Option<f64>,
+    /// What it has now; none where it is not served.
+    pub connections: Option<Connections>,
+    /// What the kernel has counted for it since it was put in here.
+    pub traffic: Option<Traffic>,
     /// What each director that watches it sees, by its name.
     pub observers: BTreeMap<String, String>,
+}
+
+impl ServiceStatus {
+    /// Adds what the kernel has counted where the service is found, one of its addresses or marks.
+    pub fn add(&mut self, count: &Count) {
+        *self.traffic.get_or_insert_default() += count.traffic;
+        for server in &mut self.servers {
+            if let Some((connections, traffic)) = count.servers.get(&server.address.into()) {
+                *server.connections.get_or_insert_default() += *connections;
+                *server.traffic.get_or_insert_default() += *traffic;
+            }
+        }
+    }
 }
 
 /// What is seen, in a word.

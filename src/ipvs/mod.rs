@@ -12,10 +12,12 @@ pub(crate) mod tests;
 pub use plan::{Change, Scope, plan};
 
 use hamesh_raft::command::Family;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 /// The schedulers that Linux has, each a module `ip_vs_NAME`.
@@ -169,8 +171,8 @@ pub enum Checksum {
     Remote,
 }
 
-/// What the kernel has counted for a service or a server, up to two seconds ago.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the kernel has counted since the service, or the server, was put in, up to two seconds ago.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Connections begun.
     pub connections: u64,
@@ -185,7 +187,7 @@ pub struct Traffic {
 }
 
 /// The connections that a server has now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Established.
     pub active: u32,
@@ -193,6 +195,36 @@ pub struct Connections {
     pub inactive: u32,
     /// Clients bound to it by persistence.
     pub persistent: u32,
+}
+
+/// What the kernel has counted for every service of a table.
+pub type Counts = BTreeMap<ServiceKey, Count>;
+
+/// What the kernel has counted for a service and each of its servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Of all its servers, those that have left included.
+    pub traffic: Traffic,
+    /// Of each that is there now.
+    pub servers: BTreeMap<Endpoint, (Connections, Traffic)>,
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, more: Self) {
+        self.connections += more.connections;
+        self.packets_in += more.packets_in;
+        self.packets_out += more.packets_out;
+        self.bytes_in += more.bytes_in;
+        self.bytes_out += more.bytes_out;
+    }
+}
+
+impl AddAssign for Connections {
+    fn add_assign(&mut self, more: Self) {
+        self.active += more.active;
+        self.inactive += more.inactive;
+        self.persistent += more.persistent;
+    }
 }
 
 impl ServiceKey {

@@ -6,7 +6,7 @@
 
 use crate::config::{self, ipvs::Sync};
 use crate::health::Wanted;
-use crate::ipvs::{Scope, Table, plan};
+use crate::ipvs::{Counts, Scope, Table, plan};
 use crate::kernel::KernelError;
 use crate::kernel::ipvs::{BATCH, Ipvs, SyncDaemon, SyncRole, Timeouts};
 use anyhow::Context;
@@ -50,6 +50,8 @@ pub(crate) struct BalanceStatus {
     pub(crate) trouble: Option<String>,
     /// Changes that somebody else had made and that were undone.
     pub(crate) repaired: u64,
+    /// What is served here, and how much, as of the last look.
+    pub(crate) counts: Arc<Counts>,
 }
 
 /// The near end.
@@ -296,8 +298,11 @@ impl Balancer {
 
     /// What the kernel really has.
     fn read(&mut self) {
-        match self.ipvs.table(&self.scope) {
-            Ok(table) => self.present = table,
+        match self.ipvs.counted(&self.scope) {
+            Ok((table, counts)) => {
+                self.present = table;
+                lock(&self.status).counts = Arc::new(counts);
+            }
             Err(error) => lock(&self.status).trouble = Some(error.to_string()),
         }
     }

@@ -224,7 +224,13 @@ impl Core {
 
     fn services(&self, state: &State) -> Vec<ServiceStatus> {
         let names = state.members.iter().map(|(node, member)| (*node, member.name.clone())).collect();
-        lock(&self.health).status(&names)
+        let mut services = lock(&self.health).status(&names);
+        let (counts, config) = (self.balance.status().counts, self.config());
+        for service in &mut services {
+            let found = config.services.get(&service.name).into_iter().flat_map(|service| &service.listen);
+            found.filter_map(|key| counts.get(key)).for_each(|count| service.add(count));
+        }
+        services
     }
 
     fn vip(&self, group: &str, state: &State, lane: &LaneStatus, name: &dyn Fn(NodeId) -> String) -> VipPicture {

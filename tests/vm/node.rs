@@ -2,10 +2,12 @@
 
 use crate::stage::{NAMES, PATIENCE, SERVERS, Stage, VIP, sh};
 use anyhow::{Context, Result, ensure};
+use hamesh::health::ServiceStatus;
 use hamesh::ipvs::Scope;
 use hamesh::kernel::ipvs::Ipvs;
 use hamesh::lab::host::{Host, Process};
 use nix::sys::signal::Signal;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -120,6 +122,16 @@ impl Director {
         Ok(true)
     }
 
+    /// The connections that it shows, of a service and of the servers it has.
+    fn counted(&self) -> Result<(u64, u64)> {
+        let dir = self.host().dir().join("run/hamesh.sock");
+        let args = ["service", "show", "web", "--json", "--socket"].map(OsStr::new);
+        let shown = self.host().output(Path::new(HAMESH), &[&args[..], &[dir.as_os_str()]].concat(), PATIENCE)?;
+        let shown: ServiceStatus = serde_json::from_str(&shown).with_context(|| shown.clone())?;
+        let of_servers = shown.servers.iter().filter_map(|server| server.traffic).map(|traffic| traffic.connections);
+        Ok((shown.traffic.unwrap_or_default().connections, of_servers.sum()))
+    }
+
     /// Whether it answers for the VIP to somebody who goes to it past ARP.
     fn answers_by_mac(&self) -> Result<bool> {
         let mac = sh(self.host(), r"ip -o link show eth0 | sed -n 's|.*link/ether \([^ ]*\).*|\1|p'")?;
@@ -135,6 +147,8 @@ pub fn serves_under_the_lease_and_only_then(_: &mut ()) -> Result<String> {
     let (all, none) = ((2, 4), (0, 0));
     director.until("the first service", |d| d.served())?;
     ensure!(director.programmed()? == all, "the holder has {:?}", director.programmed()?);
+    // One by each server.
+    director.until("two connections that are shown", |d| Ok(d.counted()? == (2, 2)))?;
 
     // What somebody else does to it is put right.
     sh(director.host(), "ipvsadm -C")?;

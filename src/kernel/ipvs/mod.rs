@@ -9,10 +9,13 @@ mod genetlink;
 mod tests;
 
 use super::KernelError;
-use crate::ipvs::{Change, Connections, Endpoint, Scope, Server, Service, ServiceKey, Settings, Table, Traffic};
+use crate::ipvs::{
+    Change, Connections, Count, Counts, Endpoint, Scope, Server, Service, ServiceKey, Settings, Table, Traffic,
+};
 use attribute::{Attributes, Writer};
 use codec::{attribute as attributes, command};
 use genetlink::Family;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -101,12 +104,26 @@ impl Ipvs {
     /// # Errors
     /// The kernel's refusal, or an answer that was not understood.
     pub fn table(&mut self, scope: &Scope) -> Result<Table, KernelError> {
-        let mut table = Table::new();
-        for (key, settings, _) in self.services()?.into_iter().filter(|(key, ..)| scope.contains(key)) {
-            let servers = self.servers(&key)?.into_iter().map(|(at, server, ..)| (at, server)).collect();
-            table.insert(key, Service { settings, servers });
+        self.counted(scope).map(|(table, _)| table)
+    }
+
+    /// The same, and what it has done.
+    ///
+    /// # Errors
+    /// Those of [`Self::table`].
+    pub fn counted(&mut self, scope: &Scope) -> Result<(Table, Counts), KernelError> {
+        let (mut table, mut counts) = (Table::new(), Counts::new());
+        for (key, settings, traffic) in self.services()?.into_iter().filter(|(key, ..)| scope.contains(key)) {
+            let mut service = Service { settings, servers: BTreeMap::new() };
+            let mut count = Count { traffic, servers: BTreeMap::new() };
+            for (at, server, connections, traffic) in self.servers(&key)? {
+                service.servers.insert(at, server);
+                count.servers.insert(at, (connections, traffic));
+            }
+            table.insert(key, service);
+            counts.insert(key, count);
         }
-        Ok(table)
+        Ok((table, counts))
     }
 
     /// Makes changes in their order, and returns those that the kernel refused. What comes after a refusal is done all
