@@ -1,4 +1,4 @@
-//! Checks against servers that Debian has, configured as an operator would: nginx with TLS, dnsmasq, opensmtpd.
+//! Checks against servers that Debian has, configured as an operator would: nginx and haproxy with TLS, bind, dnsmasq, opensmtpd.
 
 use anyhow::{Context, Result, ensure};
 use hamesh::config;
@@ -28,6 +28,46 @@ http {
   server { listen 127.0.0.1:8444 ssl; ssl_certificate DIR/cert.pem; ssl_certificate_key DIR/key.pem; root DIR/www;
     ssl_client_certificate DIR/cert.pem; ssl_verify_client on; }
 }
+"#;
+
+/// What it serves is nginx's, but a page of its own and a backend that is not there.
+const HAPROXY: &str = r#"defaults
+  mode http
+  timeout connect 1s
+  timeout client 5s
+  timeout server 5s
+frontend web
+  bind 127.0.0.1:8090
+  bind 127.0.0.1:8490 ssl crt DIR/both.pem alpn h2,http/1.1 strict-sni
+  monitor-uri /alive
+  http-request return status 200 content-type text/plain string "here I am" if { path /own }
+  http-request deny deny_status 429 if { path /often }
+  use_backend none if { path /none }
+  default_backend nginx
+backend nginx
+  server nginx 127.0.0.1:8080
+backend none
+  server none 127.0.0.1:8081
+"#;
+
+const NAMED: &str = r#"options {
+  directory "DIR"; listen-on port 5310 { 127.0.0.1; }; listen-on-v6 port 5310 { ::1; };
+  recursion no; pid-file none; session-keyfile none; lock-file none; dnssec-validation no;
+};
+controls {};
+zone "example.org" { type primary; file "zone"; };
+"#;
+
+const ZONE: &str = r#"$TTL 60
+@ IN SOA ns hostmaster 1 3600 600 86400 60
+@ NS ns
+@ MX 10 mail
+@ TXT "of a test"
+ns A 127.0.0.1
+mail A 127.0.0.1
+www A 10.77.0.100
+www AAAA 2001:db8::100
+web CNAME www
 "#;
 
 const SMTPD: &str = "listen on 127.0.0.1 port 2525\naction none relay\nmatch for domain none.invalid action none\n";
@@ -60,6 +100,23 @@ const CHECKS: &[(&str, &str, &str)] = &[
     ("127.0.0.1:8443", r#"http = { path = "/page" }"#, "HTTP status 400"),
     ("127.0.0.1:8444", r#"https = { path = "/page" }"#, "HTTP status 400"),
     ("127.0.0.1:8444", r#"https = { path = "/page", certificate = "DIR/cert.pem", key = "DIR/key.pem" }"#, ""),
+    ("127.0.0.1:8090", r#"http = { path = "/alive" }"#, ""),
+    ("127.0.0.1:8090", r#"http = { path = "/own", regex = "^here I am$" }"#, ""),
+    ("127.0.0.1:8090", r#"http = { path = "/page", digest = "DIGEST" }"#, ""),
+    ("127.0.0.1:8090", r#"http = { path = "/page", version = "1.0", digest = "DIGEST" }"#, ""),
+    ("127.0.0.1:8090", r#"http = { path = "/often" }"#, "HTTP status 429"),
+    ("127.0.0.1:8090", r#"http = { path = "/none" }"#, "HTTP status 503"),
+    ("127.0.0.1:8490", r#"https = { path = "/own", host = "www.example.org", ca = "DIR/cert.pem" }"#, ""),
+    ("127.0.0.1:8490", r#"https = { path = "/own", host = "www.example.org", sni = "" }"#, "TLS: "),
+    ("127.0.0.1:5310", r#"dns = { name = "www.example.org", type = "A" }"#, ""),
+    ("[::1]:5310", r#"dns = { name = "www.example.org", type = "AAAA" }"#, ""),
+    ("127.0.0.1:5310", r#"dns = { name = "web.example.org", type = "CNAME" }"#, ""),
+    ("127.0.0.1:5310", r#"dns = { name = "example.org", type = "SOA" }"#, ""),
+    ("127.0.0.1:5310", r#"dns = { name = "example.org", type = "NS" }"#, ""),
+    ("127.0.0.1:5310", r#"dns = { name = "example.org", type = "MX" }"#, ""),
+    ("127.0.0.1:5310", r#"dns = { name = "example.org", type = "TXT" }"#, ""),
+    ("127.0.0.1:5310", r#"dns = { name = "nobody.example.org", type = "A" }"#, "DNS says NXDOMAIN"),
+    ("127.0.0.1:5310", r#"dns = { name = "elsewhere.example.net", type = "A" }"#, "DNS says REFUSED"),
     ("127.0.0.1:5300", r#"dns = { name = "www.example.org", type = "A" }"#, ""),
     ("127.0.0.1:5300", r#"dns = { name = "mail.example.org", type = "MX" }"#, "DNS says NXDOMAIN"),
     ("127.0.0.1:5301", "dns = {}", "port unreachable"),
@@ -95,7 +152,7 @@ pub fn against_real_servers(dir: &Path) -> Result<u32> {
         ensure!(fits, "{address} {asked}: {answer:?}, wanted {expected:?}");
     }
     println!(
-        "{} checks of nginx, dnsmasq and opensmtpd answer as they should; genhash has the same digest",
+        "{} checks of nginx, haproxy, bind, dnsmasq and opensmtpd answer as they should; genhash has the same digest",
         CHECKS.len()
     );
     Ok(u32::try_from(CHECKS.len())?)
@@ -138,8 +195,18 @@ fn serve(host: &Host) -> Result<Vec<Process>> {
         let made = openssl.arg("-out").arg(dir.join(format!("{certificate}.pem"))).output().context("openssl")?;
         ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
     }
-    fs::write(dir.join("nginx.conf"), NGINX.replace("DIR", &dir.display().to_string()))?;
-    fs::write(dir.join("smtpd.conf"), SMTPD)?;
+    let both = ["cert.pem", "key.pem"].map(|name| fs::read_to_string(dir.join(name)));
+    let both = both.into_iter().collect::<Result<String, _>>()?;
+    for (name, text) in [
+        ("both.pem", both.as_str()),
+        ("nginx.conf", NGINX),
+        ("haproxy.cfg", HAPROXY),
+        ("named.conf", NAMED),
+        ("zone", ZONE),
+        ("smtpd.conf", SMTPD),
+    ] {
+        fs::write(dir.join(name), text.replace("DIR", &dir.display().to_string()))?;
+    }
     let start = |program: &str, args: &[&str]| {
         let args: Vec<OsString> =
             args.iter().map(|arg| arg.replace("DIR", &dir.display().to_string()).into()).collect();
@@ -156,9 +223,13 @@ fn serve(host: &Host) -> Result<Vec<Process>> {
                 .collect::<Vec<_>>(),
         )?,
         start("smtpd", &["-d", "-f", "DIR/smtpd.conf"])?,
+        start("haproxy", &["-db", "-f", "DIR/haproxy.cfg"])?,
+        start("named", &["-g", "-n", "1", "-c", "DIR/named.conf"])?,
     ];
     let began = Instant::now();
-    for (port, udp) in [(8080, false), (8444, false), (5300, true), (2525, false)] {
+    for (port, udp) in
+        [(8080, false), (8444, false), (8090, false), (8490, false), (5300, true), (5310, true), (2525, false)]
+    {
         let listens = || {
             host.netns().run(|| {
                 let table =
