@@ -138,7 +138,7 @@ async fn measure(rate: u32, probe: Probe, seconds: u64) -> Figure {
     }
 }
 
-fn cpu() -> Duration {
+pub fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
