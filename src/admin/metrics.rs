@@ -92,6 +92,8 @@ async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
         for (group, local) in core.vrrp() {
             counter!("hamesh_vrrp_adverts_sent_total", "vip" => group.clone()).absolute(local.vrrp.sent);
             counter!("hamesh_vrrp_adverts_heard_total", "vip" => group.clone()).absolute(local.vrrp.heard);
+            let conflicts = local.conflict.map_or(0, |conflict| conflict.times);
+            counter!("hamesh_vip_conflicts_total", "vip" => group.clone()).absolute(conflicts);
             for (reason, count) in local.discarded {
                 let labels = [("vip", group.clone()), ("reason", reason.to_owned())];
                 counter!("hamesh_vrrp_discarded_total", &labels).absolute(count);

@@ -51,5 +51,6 @@ pub fn parse(frame: &[u8]) -> Option<Heard> {
     let frame = frame.get(..FRAME)?;
     let is_arp = frame[12..14] == ETHERTYPE.to_be_bytes() && frame[14..20] == KIND;
     let ip = <[u8; 4]>::try_from(&frame[28..32]).ok()?;
-    is_arp.then_some(Heard { ip: IpAddr::V4(ip.into()), mac: frame[22..28].try_into().ok()? })
+    let ip = IpAddr::V4(ip.into());
+    is_arp.then_some(Heard { ip, claimed: ip, mac: frame[22..28].try_into().ok()? })
 }

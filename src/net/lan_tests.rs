@@ -49,7 +49,7 @@ fn an_announcement_is_that_of_keepalived() {
 #[test]
 fn only_whole_arp_frames_of_ipv4_over_ethernet_are_read() {
     let frame = arp::gratuitous(MAC, VIP);
-    let heard = Some(Heard { ip: IpAddr::V4(VIP), mac: MAC });
+    let heard = Some(Heard { ip: IpAddr::V4(VIP), claimed: IpAddr::V4(VIP), mac: MAC });
     assert_eq!(arp::parse(&frame), heard);
     assert_eq!(arp::parse(&[&frame[..], &[0; 18]].concat()), heard, "padded");
     for length in 0..frame.len() {
@@ -64,9 +64,9 @@ fn only_whole_arp_frames_of_ipv4_over_ethernet_are_read() {
 
 #[test]
 fn only_whole_neighbour_discovery_that_nobody_forwarded_is_read() {
-    let own = "fe80::1".parse().unwrap();
+    let own: Ipv6Addr = "fe80::1".parse().unwrap();
     for (frame, ip) in [(ndp::announcement(MAC, VIP6, true), VIP6), (ndp::probe(MAC, own, VIP6), own)] {
-        assert_eq!(ndp::parse(&frame), Some(Heard { ip: ip.into(), mac: MAC }));
+        assert_eq!(ndp::parse(&frame), Some(Heard { ip: ip.into(), claimed: ip.into(), mac: MAC }));
         for length in 0..78 {
             assert_eq!(ndp::parse(&frame[..length]), None);
         }
@@ -77,6 +77,10 @@ fn only_whole_neighbour_discovery_that_nobody_forwarded_is_read() {
         }
     }
     assert_eq!(ndp::parse(&ndp::probe(MAC, Ipv6Addr::UNSPECIFIED, VIP6)), None, "the sender has no address yet");
+    let mut thief = ndp::announcement(MAC, VIP6, false);
+    thief[22..38].copy_from_slice(&own.octets());
+    let heard = Heard { ip: own.into(), claimed: VIP6.into(), mac: MAC };
+    assert_eq!(ndp::parse(&thief), Some(heard), "what it advertises is not where it speaks from");
 }
 
 #[test]
@@ -87,8 +91,8 @@ fn what_is_announced_and_asked_is_heard_on_the_other_side_and_not_on_this() {
         let there = cable.there(|| NeighbourSocket::open("eth0", Family::V4)).unwrap();
         here.announce(MAC, VIP.into(), false).unwrap();
         here.probe(MAC, HERE.into(), THERE.into()).unwrap();
-        assert_eq!(there.heard().await.unwrap(), Heard { ip: VIP.into(), mac: MAC });
-        assert_eq!(there.heard().await.unwrap(), Heard { ip: HERE.into(), mac: MAC });
+        assert_eq!(there.heard().await.unwrap(), Heard { ip: VIP.into(), claimed: VIP.into(), mac: MAC });
+        assert_eq!(there.heard().await.unwrap(), Heard { ip: HERE.into(), claimed: HERE.into(), mac: MAC });
         assert_eq!(here.heard().await.unwrap().ip, THERE, "the neighbour's answer comes first: nothing own is heard");
         let error = NeighbourSocket::open("eth9", Family::V4).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
@@ -108,8 +112,8 @@ fn over_ipv6_the_neighbour_is_heard_and_other_packets_are_not() {
         let mac = eth0().await.mac.unwrap();
         here.announce(mac, VIP6.into(), false).unwrap();
         here.probe(mac, own.into(), neighbour.into()).unwrap();
-        assert_eq!(there.heard().await.unwrap(), Heard { ip: VIP6.into(), mac });
-        assert_eq!(there.heard().await.unwrap(), Heard { ip: own.into(), mac });
+        assert_eq!(there.heard().await.unwrap(), Heard { ip: VIP6.into(), claimed: VIP6.into(), mac });
+        assert_eq!(there.heard().await.unwrap(), Heard { ip: own.into(), claimed: own.into(), mac });
         assert_eq!(
             here.heard().await.unwrap().ip,
             neighbour,

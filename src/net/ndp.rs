@@ -75,6 +75,8 @@ pub fn parse(frame: &[u8]) -> Option<Heard> {
         && (whole[20], whole[21]) == (PROTOCOL, HOPS)
         && matches!(whole[MESSAGE], SOLICITATION | ADVERTISEMENT);
     let source = Ipv6Addr::from(<[u8; 16]>::try_from(&whole[22..38]).ok()?);
+    let target = Ipv6Addr::from(<[u8; 16]>::try_from(&whole[MESSAGE + 8..]).ok()?);
+    let claimed = IpAddr::V6(if whole[MESSAGE] == ADVERTISEMENT { target } else { source });
     let mac = whole[6..12].try_into().ok()?;
-    (is_discovery && !source.is_unspecified()).then_some(Heard { ip: IpAddr::V6(source), mac })
+    (is_discovery && !source.is_unspecified()).then_some(Heard { ip: IpAddr::V6(source), claimed, mac })
 }

@@ -4,7 +4,7 @@ use super::arp::Mac;
 use super::{arp, ndp, sys};
 use hamesh_raft::command::Family;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{LinkAddr, bind};
+use nix::sys::socket::{LinkAddr, SockaddrStorage, bind};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::io;
 use std::net::IpAddr;
@@ -16,6 +16,8 @@ use tokio::io::unix::AsyncFd;
 pub struct Heard {
     /// The sender's address, as it says. Zero in ARP that asks for a duplicate (RFC 5227).
     pub ip: IpAddr,
+    /// The address that it says is at `mac`: its own, or the one that it advertises.
+    pub claimed: IpAddr,
     /// The sender's hardware address, as it says.
     pub mac: Mac,
 }
@@ -118,6 +120,20 @@ fn only_discovery() -> [SockFilter; 7] {
         step(RETURN, 0, 0, u32::MAX),
         step(RETURN, 0, 0, 0),
     ]
+}
+
+/// Whether an interface of this host has the address.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn is_own(mac: Mac) -> io::Result<bool> {
+    let of = |address: Option<&LinkAddr>| address.and_then(LinkAddr::addr) == Some(mac);
+    Ok(getifaddrs()?.any(|interface| of(interface.address.as_ref().and_then(SockaddrStorage::as_link_addr))))
+}
+
+/// As people write it.
+pub fn written(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn link_address(interface: &str) -> io::Result<Option<LinkAddr>> {

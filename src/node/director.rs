@@ -4,6 +4,7 @@
 
 mod alarms;
 mod alone;
+mod conflicts;
 mod guarding;
 mod leases;
 mod telling;
@@ -19,10 +20,11 @@ use super::reload::Fresh;
 use super::served::Served;
 use crate::config::Config;
 use crate::kernel::link::Link;
+use crate::net::arp::Mac;
 use crate::notify::What;
 use crate::track::Effect;
 use crate::vrrp::advert::{self, Header};
-use crate::vrrp::{ah, hearing, router};
+use crate::vrrp::{ah, conflict, hearing, router};
 use alarms::Alarms;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder::{self, Holder};
@@ -44,8 +46,8 @@ const TOGETHER: usize = 64;
 pub(crate) enum Occurred {
     /// A VRRP packet; `ip` is the header of one that is authenticated, and empty otherwise.
     Packet { interface: String, header: Header, ip: Vec<u8>, payload: Vec<u8> },
-    /// ARP or neighbour discovery of this sender.
-    Neighbour { interface: String, sender: IpAddr },
+    /// ARP or neighbour discovery of this sender, which says that `claimed` is at `mac`.
+    Neighbour { interface: String, sender: IpAddr, claimed: IpAddr, mac: Mac },
     /// An interface as it is now.
     Link(Link),
     /// An interface is not there.
@@ -104,6 +106,9 @@ pub(crate) struct Director {
     /// When a guard asked last what keepalived says.
     asked: Option<Moment>,
     solitude: alone::Solitude,
+    conflicts: conflict::Watch,
+    /// Who was last heard to answer for an address that this director is MASTER of.
+    suspect: Option<(GroupName, IpAddr, Mac)>,
 }
 
 impl Director {
@@ -135,6 +140,8 @@ impl Director {
             stopping: false,
             asked: None,
             solitude: alone::Solitude::new(silence),
+            conflicts: conflict::Watch::default(),
+            suspect: None,
         }
     }
 
@@ -246,6 +253,7 @@ impl Director {
         let now = Moment::now();
         self.queue.push_back(Happened::Lease(holder::Event::Tick));
         self.hear_keepalived(now);
+        self.look_for_conflicts(now);
         for (name, served) in &self.groups {
             let held_by = self.state.holder_node(&served.lease);
             let event = if held_by == Some(self.me) {
@@ -333,6 +341,7 @@ impl Director {
                 link_up: served.link_is_up(),
                 discarded: served.discarded.clone(),
                 last_discard: served.last_discard,
+                conflict: self.conflicts.of(name),
                 leftovers: self.hands.leftovers(name),
             };
             (name.clone(), status)
@@ -369,7 +378,8 @@ impl Director {
                     Err(discard) => served.discard(now, header.source, discard),
                 }
             }
-            Occurred::Neighbour { interface, sender } => {
+            Occurred::Neighbour { interface, sender, claimed, mac } => {
+                self.claimed(&interface, claimed, mac);
                 let family = Family::of(sender);
                 let on_it =
                     |served: &&mut Served| served.config.interface == interface && served.config.family == family;

@@ -14,6 +14,7 @@ use crate::net::lease::{DATAGRAM_LIMIT, Datagram, LeasePlane, SendError, Via};
 use crate::notify::Notice;
 use crate::track::Effect;
 use crate::vrrp::advert::Discard;
+use crate::vrrp::conflict::Conflict;
 use bytes::Bytes;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor};
@@ -92,6 +93,8 @@ pub(crate) struct GroupStatus {
     pub(crate) link_up: bool,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
+    /// A stranger that answers for one of its addresses.
+    pub(crate) conflict: Option<Conflict>,
     /// Addresses that could not be removed yet.
     pub(crate) leftovers: usize,
 }

@@ -4,7 +4,7 @@ use super::director::Occurred;
 use crate::config::{Config, VipGroup};
 use crate::kernel::link::{self, Link};
 use crate::kernel::sysctl::promote_secondaries;
-use crate::net::neighbour::NeighbourSocket;
+use crate::net::neighbour::{Heard, NeighbourSocket};
 use crate::net::vrrp::{Carries, VrrpSocket};
 use crate::vrrp::Auth;
 use crate::vrrp::advert::Header;
@@ -132,7 +132,8 @@ fn listen(
         loop {
             match neighbours.heard().await {
                 Ok(heard) => {
-                    let heard = Occurred::Neighbour { interface: name.clone(), sender: heard.ip };
+                    let Heard { ip: sender, claimed, mac } = heard;
+                    let heard = Occurred::Neighbour { interface: name.clone(), sender, claimed, mac };
                     if senders.try_send(heard).is_err() && senders.is_closed() {
                         return;
                     }

@@ -8,6 +8,8 @@ use super::daemon::RAFT_STOPPED;
 use super::lane::LaneStatus;
 use crate::bfd::SessionStatus;
 use crate::health::ServiceStatus;
+use crate::net::hello::wall_now;
+use crate::net::neighbour::written;
 use crate::track::TrackStatus;
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::{Family, NodeId, Role, Sid, Token};
@@ -400,6 +402,16 @@ impl Core {
                 warnings.push(format!(
                     "vip.{group}: what {source} sends for its virtual router is discarded: {why}. Another cluster on this LAN \
                      with the same vrid, or a router that is configured otherwise?"
+                ));
+            }
+            if let Some(conflict) = local.conflict
+                && now.since(conflict.heard_at) < RECENT
+            {
+                warnings.push(format!(
+                    "vip.{group}: CONFLICT: the host with the MAC {} answers for {} too, and takes clients away. No lease moves for \
+                     that; hamesh announces itself again. Find it by its MAC and take the address from it",
+                    written(conflict.mac),
+                    conflict.address
                 ));
             }
             if let Some(foreign) = local.vrrp.foreign

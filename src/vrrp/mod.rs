@@ -1,7 +1,7 @@
 //! VRRP: what we say to the LAN and what we make of what the LAN says.
 //!
 //! [`advert`] and [`checksum`] are the bytes, [`router`] is the mind, [`guard`] the one beside a keepalived that elects, [`schedule`] is what a MASTER does by the
-//! clock. Nothing here opens a socket or reads a clock. The lease decides who *may* be MASTER; this module decides
+//! clock, [`conflict`] sees who else answers for its addresses. Nothing here opens a socket or reads a clock. The lease decides who *may* be MASTER; this module decides
 //! who *wants* to be, and keeps the peace with routers that know nothing of leases.
 //!
 //! RFC 9568 (version 3), RFC 3768 (version 2), and keepalived's habits where the two differ.
@@ -9,6 +9,7 @@
 pub mod advert;
 pub mod ah;
 pub mod checksum;
+pub mod conflict;
 pub mod guard;
 pub mod hearing;
 pub mod router;

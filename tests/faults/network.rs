@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, Measure, Seen};
 use crate::catalogue::{CRASH, NOTHING, PARTITION, healed, lease_of, seen, unmoved};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::WITNESS;
 use hamesh::lab::frame::Kind;
 use hamesh::lab::switch::{Fault as Cut, Harm, Port};
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const FAR: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(300));
 /// 1 Mbit/s. A quarter of that was too little: leases ran out behind what else the nodes say.
 const THIN: u32 = 128_000;
+/// A stranger is shown within this.
+const SHOWN: Duration = Duration::from_secs(1);
 /// A released lease needs no time to run out.
 const CARRIER_LOST: Duration = Duration::from_millis(300);
 
@@ -223,19 +225,25 @@ pub fn link_flaps(bench: &mut Bench, _: u32) -> Result<Seen> {
     Ok(seen(from, Measure::Again, lasting + CRASH, bite))
 }
 
-/// Somebody on the LAN takes the VIP for itself. No lease moves for that.
+/// Somebody on the LAN takes the VIP for itself, and only answers for it. No lease moves for that; it is said within a second.
 pub fn stranger(bench: &mut Bench, _: u32) -> Result<Seen> {
     let holder = bench.holder()?;
     let lease = lease_of(bench, holder)?;
     let host = bench.scene.legacy.clone();
     let from = Instant::now();
     host.address(LAN_NIC, VIP, 32)?;
+    let shown = bench
+        .cluster
+        .wait(holder, "a conflict", SHOWN, |status| status.warnings.iter().any(|warning| warning.contains("CONFLICT")));
+    let shown_after = from.elapsed().as_millis();
     sleep(Duration::from_secs(2));
     host.remove_address(LAN_NIC, VIP)?;
+    shown.context("1 s after a stranger took the VIP")?;
     let after = lease_of(bench, holder)?;
     ensure!(after == lease, "session and token were {lease:?} and are {after:?}");
     sleep(Duration::from_secs(1));
-    Ok(seen(from, Measure::Again, PARTITION + PARTITION, "a stranger answered too".to_owned()))
+    let bite = format!("a stranger answered too, shown after {shown_after} ms");
+    Ok(seen(from, Measure::Again, PARTITION + PARTITION, bite))
 }
 
 /// Two of these at a time, at random.
