@@ -88,6 +88,9 @@ async fn measure(core: Arc<Core>, handle: PrometheusHandle) {
             let labels = [("session", session.name.clone()), ("neighbour", session.neighbour.to_string())];
             gauge!("hamesh_bfd_up", &labels).set(flag(session.up == Some(true)));
         }
+        for (of, ends) in core.certificates() {
+            gauge!("hamesh_certificate_ends_timestamp_seconds", "of" => of).set(ends.as_secs_f64());
+        }
         counter!("hamesh_ipvs_repaired_total").absolute(core.balance.status().repaired);
         for (group, local) in core.vrrp() {
             counter!("hamesh_vrrp_adverts_sent_total", "vip" => group.clone()).absolute(local.vrrp.sent);

@@ -19,8 +19,9 @@ use x509_parser::parse_x509_certificate;
 /// SHA-256 of a public key (SubjectPublicKeyInfo, DER).
 pub type KeyHash = [u8; 32];
 
-/// How long certificates last. They begin at the epoch: a node whose clock has not been set yet must find its mesh.
-const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long certificates last; the CA's twice as long. They begin at the epoch: a node whose clock has not been set yet must find
+/// its mesh.
+pub const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// What a certificate, a key or a request is not.
 #[derive(Debug, thiserror::Error)]
@@ -235,6 +236,15 @@ pub fn node_of(certificate: &[u8], cluster: ClusterId) -> Result<NodeId, Authori
 
 fn name_text(name: &GeneralName<'_>) -> String {
     if let GeneralName::DNSName(dns) = name { (*dns).to_owned() } else { format!("{name:?}") }
+}
+
+/// When a certificate ends.
+///
+/// # Errors
+/// Not a certificate.
+pub fn ends_at(certificate: &[u8]) -> Result<WallTime, AuthorityError> {
+    let seconds = parse(certificate)?.1.validity().not_after.timestamp();
+    Ok(WallTime::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
 /// SHA-256 of a certificate's public key. Of the CA's certificate this is the pin.

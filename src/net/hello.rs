@@ -264,7 +264,12 @@ pub async fn receive(
     judge: impl Fn(&Hello) -> Result<(), HelloRefusal>,
 ) -> Result<Hello, HelloError> {
     let (mut send, mut recv): (SendStream, RecvStream) = connection.accept_bi().await?;
-    let hello: Hello = read(&mut recv, HELLO).await?;
+    let read = read(&mut recv, HELLO).await;
+    if let Err(error @ HelloError::Malformed(_)) = &read {
+        // It may be of another version, and is to say so to its own people.
+        connection.close(REFUSED, error.to_string().as_bytes());
+    }
+    let hello: Hello = read?;
     if let Err(reason) = judge(&hello) {
         frame::write(&mut send, ANSWER, &codec::encode(&Answer::Refused(reason.clone()))).await?;
         frame::finish(&mut send);

@@ -21,7 +21,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What `node.toml` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,11 +48,32 @@ pub struct Identity {
     /// The node's private key.
     pub key: Key,
     /// The node's certificate.
-    pub certificate: CertificateDer<'static>,
+    pub certificate: Shown,
     /// The CA's certificate.
     pub ca: CertificateDer<'static>,
     /// The CA's key, on voters.
     pub authority: Option<Arc<Authority>>,
+}
+
+/// The certificate that is shown in every handshake from now on. It is renewed while connections go on.
+#[derive(Debug)]
+pub struct Shown(RwLock<CertificateDer<'static>>);
+
+impl From<CertificateDer<'static>> for Shown {
+    fn from(certificate: CertificateDer<'static>) -> Self {
+        Self(RwLock::new(certificate))
+    }
+}
+
+impl Shown {
+    /// The certificate of now.
+    pub fn get(&self) -> CertificateDer<'static> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, certificate: CertificateDer<'static>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certificate;
+    }
 }
 
 /// Why there is no identity to use.
@@ -124,7 +145,8 @@ impl Identity {
         let certificate = authority.sign_own(&key, id, now)?;
         write_file(&data_dir.join("ca.key"), authority.key_pem().as_bytes(), 0o600)?;
         install(data_dir, &record, &certificate, authority.certificate(), &BTreeMap::new())?;
-        Ok(Self { record, key, certificate, ca: authority.certificate().clone(), authority: Some(Arc::new(authority)) })
+        let ca = authority.certificate().clone();
+        Ok(Self { record, key, certificate: certificate.into(), ca, authority: Some(Arc::new(authority)) })
     }
 
     /// Reads the identity that `init` or `join` left.
@@ -137,20 +159,26 @@ impl Identity {
         let (pem_path, ca_path) = (data_dir.join("node.pem"), data_dir.join("ca.pem"));
         let certificate = certificate_from_pem(&read(&pem_path)?).map_err(damaged(&pem_path))?;
         let ca = certificate_from_pem(&read(&ca_path)?).map_err(damaged(&ca_path))?;
-        let named = node_of(&certificate, record.cluster).map_err(damaged(&pem_path))?;
-        if named != record.id || key_hash(&certificate)? != key.hash() {
-            return Err(IdentityError::Damaged {
-                path: pem_path,
-                what: format!("not the certificate of {} with the key in node.key", record.id),
-            });
-        }
+        check_own(&certificate, &record, &key, &pem_path)?;
         let ca_key = data_dir.join("ca.key");
         let authority = match secret(&ca_key) {
             Ok(pem) => Some(Arc::new(Authority::restore(record.cluster, ca.clone(), &pem).map_err(damaged(&ca_key))?)),
             Err(IdentityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { record, key, certificate, ca, authority })
+        Ok(Self { record, key, certificate: certificate.into(), ca, authority })
+    }
+
+    /// Takes up a new certificate of this node, for every handshake from now on and for the next start.
+    ///
+    /// # Errors
+    /// It is another node's or for another key, or cannot be written.
+    pub fn renew(&self, data_dir: &Path, certificate: CertificateDer<'static>) -> Result<(), IdentityError> {
+        let path = data_dir.join("node.pem");
+        check_own(&certificate, &self.record, &self.key, &path)?;
+        write_file(&path, certificate_to_pem(&certificate).as_bytes(), 0o644)?;
+        self.certificate.set(certificate);
+        Ok(())
     }
 
     /// The CA's pin: what a join string carries.
@@ -160,6 +188,20 @@ impl Identity {
     pub fn pin(&self) -> Result<KeyHash, AuthorityError> {
         key_hash(&self.ca)
     }
+}
+
+fn check_own(
+    certificate: &CertificateDer<'_>,
+    record: &NodeRecord,
+    key: &Key,
+    path: &Path,
+) -> Result<(), IdentityError> {
+    let named = node_of(certificate, record.cluster).map_err(damaged(path))?;
+    if named == record.id && key_hash(certificate)? == key.hash() {
+        return Ok(());
+    }
+    let what = format!("not the certificate of {} with the key in node.key", record.id);
+    Err(IdentityError::Damaged { path: path.to_owned(), what })
 }
 
 /// Writes everything a new member needs, `node.toml` last.

@@ -8,9 +8,12 @@ use super::plane::Timing;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::io;
@@ -58,7 +61,7 @@ pub(super) enum Clients {
 
 /// A member's server side.
 pub(super) fn server(
-    identity: &Identity,
+    identity: &Arc<Identity>,
     alpn: &[&[u8]],
     clients: Clients,
     transport: Arc<TransportConfig>,
@@ -71,20 +74,20 @@ pub(super) fn server(
     let config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier.build()?)
-        .with_single_cert(chain(identity), identity.key.der())?;
+        .with_cert_resolver(Chain::of(identity)?);
     quic_server(config, alpn, transport)
 }
 
 /// A member's client side: the other end must bear the name that is asked for.
 pub(super) fn client(
-    identity: &Identity,
+    identity: &Arc<Identity>,
     alpn: &[u8],
     transport: Arc<TransportConfig>,
 ) -> Result<quinn::ClientConfig, TlsError> {
     let config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(identity)?)
-        .with_client_auth_cert(chain(identity), identity.key.der())?;
+        .with_client_cert_resolver(Chain::of(identity)?);
     quic_client(config, alpn, transport)
 }
 
@@ -256,9 +259,39 @@ fn roots(identity: &Identity) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// The CA goes along: a joiner has only its pin.
-fn chain(identity: &Identity) -> Vec<CertificateDer<'static>> {
-    vec![identity.certificate.clone(), identity.ca.clone()]
+/// What a member shows: its certificate as it is now, and the CA's, of which a joiner has only the pin.
+#[derive(Debug)]
+struct Chain {
+    identity: Arc<Identity>,
+    key: Arc<dyn SigningKey>,
+}
+
+impl Chain {
+    fn of(identity: &Arc<Identity>) -> Result<Arc<Self>, Error> {
+        let key = provider().key_provider.load_private_key(identity.key.der())?;
+        Ok(Arc::new(Self { identity: identity.clone(), key }))
+    }
+
+    fn now(&self) -> Arc<CertifiedKey> {
+        let chain = vec![self.identity.certificate.get(), self.identity.ca.clone()];
+        Arc::new(CertifiedKey::new(chain, self.key.clone()))
+    }
+}
+
+impl ResolvesServerCert for Chain {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.now())
+    }
+}
+
+impl ResolvesClientCert for Chain {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.now())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 fn quic_server(

@@ -88,7 +88,7 @@ impl Core {
                     Ok(Reply::Refused(why)) => return Ok(Outcome::Refused(why)),
                     Ok(Reply::NotLeader(next)) => hint = next.filter(|next| *next != leader),
                     Ok(Reply::Failed(why)) | Err(why) => trouble = why,
-                    Ok(Reply::Noted | Reply::AuthorityKey(_) | Reply::Members(..)) => {
+                    Ok(Reply::Noted | Reply::AuthorityKey(_) | Reply::Members(..) | Reply::Certificate(_)) => {
                         trouble = "the leader answered something else".to_owned();
                     }
                 },

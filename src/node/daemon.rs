@@ -4,6 +4,7 @@
 //! the may-act record and the gate belong together, or the gate is shut and the addresses are removed.
 
 use super::balance::{Balance, Orders};
+use super::certificate;
 use super::core::{Core, lock};
 use super::director::Silence;
 use super::flight::{Flight, Flights};
@@ -122,6 +123,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let config = Arc::new(config);
     let data_dir = config.node.data_dir.clone();
     let identity = Arc::new(Identity::load(&data_dir)?);
+    certificate::renew_at_start(&identity, &data_dir);
     let record = &identity.record;
     if record.name != config.node.name {
         bail!(
@@ -227,6 +229,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     tokio::spawn(roster::introduce(core.clone(), first));
     tokio::spawn(members::welcome_back(core.clone()));
     tokio::spawn(members::keep(core.clone()));
+    tokio::spawn(certificate::keep(core.clone()));
     tokio::spawn(tell_neighbours(core.clone()));
     let (mut checks, mut still) = (None, None);
     if core.config().node.role == Role::Director {

@@ -12,6 +12,7 @@
 mod announce;
 mod balance;
 mod bfd;
+mod certificate;
 mod claim;
 mod core;
 mod daemon;

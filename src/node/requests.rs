@@ -16,6 +16,8 @@ pub(crate) enum Request {
     AuthorityKey,
     /// Who the members are.
     Members,
+    /// To a voter: a certificate for the asker's own key, by this request (PKCS #10, DER).
+    Certificate(Vec<u8>),
 }
 
 /// Its answer.
@@ -35,6 +37,8 @@ pub(crate) enum Reply {
     Failed(String),
     /// The members, as of this applied index.
     Members(u64, BTreeMap<NodeId, Peer>),
+    /// A certificate, DER.
+    Certificate(Vec<u8>),
 }
 
 impl Request {

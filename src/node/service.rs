@@ -102,6 +102,7 @@ impl Core {
                 let view = self.raft.view().borrow().clone();
                 Reply::Members(view.applied, peers(&view.state))
             }
+            Request::Certificate(csr) => self.certify(from, &csr),
         }
     }
 

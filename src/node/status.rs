@@ -3,6 +3,7 @@
 //! It is drawn from what this node knows, so it can be drawn without a quorum too; then it says so, and what to do next.
 //! Field names stay once given.
 
+use super::certificate;
 use super::core::{Core, lock};
 use super::daemon::RAFT_STOPPED;
 use super::lane::LaneStatus;
@@ -336,6 +337,7 @@ impl Core {
         for member in state.members.values().filter(|member| member.drained) {
             warnings.push(format!("{0} is drained: `hamesh node undrain {0}` puts it back into service", member.name));
         }
+        warnings.extend(certificate::warnings(&self.identity, wall_now()));
         warnings.extend(lane.warnings.iter().cloned());
         self.warn_of_groups(state, lane, &name, &mut warnings);
         self.warn_of_wishes(state, &name, &mut warnings);

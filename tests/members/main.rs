@@ -2,7 +2,7 @@
 //!
 //! Every wrong join has its own message and changes nothing; a voter that is not the founder lets new nodes in after the
 //! founder is gone for good; a node whose log was lost does not come back under its old name; one that was away finds a leader
-//! that came meanwhile.
+//! that came meanwhile; and certificates that are about to end are renewed.
 
 use anyhow::{Context, Result, bail, ensure};
 use hamesh::lab::cluster::{Cluster, GROUP, MESH_PORT, WITNESS, cluster_toml};
@@ -11,6 +11,9 @@ use hamesh::lab::host::Host;
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::{PRIORITIES, Scene, tell};
 use hamesh::lab::{MESH_NIC, PREFIX};
+use hamesh::net::authority::{LIFETIME, ends_at};
+use hamesh::net::hello::wall_now;
+use hamesh::net::identity::Identity;
 use std::ffi::OsString;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -20,10 +23,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What is left of a certificate that is about to end.
+const SOON: Duration = Duration::from_secs(15);
 const NEWCOMER: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 15);
 
 fn main() -> ExitCode {
-    tell("members", "wrong joins, a lost founder, a lost log and a long sleep", |dir| {
+    tell("members", "wrong joins, certificates, a lost founder, a lost log and a long sleep", |dir| {
         Ok(sleep_through(dir)? + story(dir)?)
     })
 }
@@ -122,6 +127,7 @@ fn story(dir: &Path) -> Result<u32> {
         let key = cluster.cluster_file(node).with_file_name("data").join("ca.key");
         ensure!(key.exists() == voter, "{}: voter {voter}, CA key {}", cluster.name(node), key.exists());
     }
+    certificates(&mut cluster)?;
     cluster.kill(0)?;
     cluster.wait(1, "a leader without the founder", PATIENCE, |status| {
         status.cluster.quorum && status.cluster.leader.as_deref() != Some("lb1")
@@ -148,7 +154,53 @@ fn story(dir: &Path) -> Result<u32> {
         status.nodes.iter().all(|node| node.name != "lb1") && status.nodes.iter().filter(|node| node.voter).count() == 3
     })?;
     ensure!(status.cluster.quorum, "no quorum after the founder was removed");
-    Ok(15)
+    Ok(18)
+}
+
+/// Certificates that end soon, or have ended: of a voter, which has the CA's key, and of a node that has not.
+fn certificates(cluster: &mut Cluster) -> Result<()> {
+    let status = cluster.status(0)?;
+    let votes = |node: usize| status.nodes.iter().any(|one| one.name == cluster.name(node) && one.voter);
+    let voter = (1..cluster.size()).find(|node| votes(*node)).context("a voter beside lb1")?;
+    let learner = (1..cluster.size()).find(|node| !votes(*node)).context("a node that does not vote")?;
+    let soon = wall_now() + SOON;
+    for node in [voter, learner] {
+        give_certificate(cluster, voter, node, soon)?;
+        let deadline = wall_now() + PATIENCE;
+        while ends_at(&Identity::load(&cluster.data_dir(node))?.certificate.get())? < soon + LIFETIME / 2 {
+            ensure!(wall_now() < deadline, "{} does not renew its certificate", cluster.name(node));
+            sleep(Duration::from_millis(200));
+        }
+    }
+    sleep(soon.saturating_sub(wall_now()) + Duration::from_secs(1));
+    // Everybody shakes hands with it again.
+    cluster.stop(0)?;
+    cluster.start(0, &[])?;
+    cluster.whole().context("after the end of the certificates that were renewed")?;
+    println!("certificates that ended soon were renewed while they were in use");
+
+    give_certificate(cluster, voter, voter, wall_now() - SOON)?;
+    cluster.whole().context("with a voter that was off until its certificate had ended")?;
+    println!("a voter whose certificate had ended has signed itself another");
+
+    give_certificate(cluster, voter, learner, wall_now() - SOON)?;
+    cluster.wait(learner, "the warning", PATIENCE, |status| {
+        let warned = |warning: &String| warning.contains("certificate ended") && warning.contains("join");
+        status.warnings.iter().any(warned) && status.nodes.iter().filter(|node| node.reachable).count() <= 1
+    })?;
+    println!("a node whose certificate has ended is refused, and told what to do");
+    give_certificate(cluster, voter, learner, wall_now() + LIFETIME)?;
+    cluster.whole()
+}
+
+/// Restarts a node with another certificate for its key, signed by the CA's key on the disk of `voter`.
+fn give_certificate(cluster: &mut Cluster, voter: usize, node: usize, ends: Duration) -> Result<()> {
+    let authority = Identity::load(&cluster.data_dir(voter))?.authority.context("a voter has the CA's key")?;
+    cluster.stop(node)?;
+    let identity = Identity::load(&cluster.data_dir(node))?;
+    let certificate = authority.sign_own(&identity.key, identity.record.id, ends - LIFETIME)?;
+    identity.renew(&cluster.data_dir(node), certificate)?;
+    cluster.start(node, &[])
 }
 
 /// What is ordered is done, or refused in words and with an exit code of its own.

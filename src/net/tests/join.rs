@@ -368,7 +368,7 @@ async fn a_follower_sends_the_joiner_to_the_leader() {
         lineage: scene.office.facts.lineage,
     };
     let ca = scene.office.authority.certificate().clone();
-    let identity = Arc::new(Identity { record, key, certificate, ca, authority: None });
+    let identity = Arc::new(Identity { record, key, certificate: certificate.into(), ca, authority: None });
     let office = Arc::new(Office {
         authority: scene.office.authority.clone(),
         facts: scene.office.facts.clone(),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::authority::LIFETIME;
 use crate::net::hello::HelloRefusal;
 use crate::net::mesh::{CallError, Mesh};
 use crate::net::tls::{self, Pin};
@@ -149,9 +150,14 @@ async fn another_lineage_is_refused_and_both_say_why() {
     let mut record = own.record.clone();
     record.lineage = Lineage { counter: 2, id: 3 };
     let key = Key::from_pem(&own.key.to_pem()).unwrap();
-    let (certificate, ca) = (own.certificate.clone(), own.ca.clone());
-    let (reason, words) =
-        refusal(&paper, Arc::new(Identity { record, key, certificate, ca, authority: None }), 1, true).await;
+    let (certificate, ca) = (own.certificate.get(), own.ca.clone());
+    let (reason, words) = refusal(
+        &paper,
+        Arc::new(Identity { record, key, certificate: certificate.into(), ca, authority: None }),
+        1,
+        true,
+    )
+    .await;
     let there = Lineage { counter: 2, id: 3 };
     assert_eq!(reason, HelloRefusal::Lineage { refuser: paper.lineage, refused: there });
     assert!(words.contains("must join anew"), "{words}");
@@ -195,6 +201,57 @@ async fn a_removed_member_is_cut_off_at_once() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_ended_is_refused_until_another_is_taken_up() {
+    let paper = Paper::new(18, 2);
+    let late = paper.identities[&NodeId(2)].clone();
+    let sign = |now| paper.authority.sign_own(&late.key, NodeId(2), now).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    late.renew(dir.path(), sign(wall_now() - LIFETIME - SECOND * 3600)).unwrap();
+    let ((one, echo), (two, _)) = (node(&paper, 1), start(&paper, late.clone(), 1));
+    let says = |node: NodeId| {
+        move |reach: &BTreeMap<NodeId, Reach>| reach[&node].trouble.as_ref().is_some_and(|why| why.contains("expired"))
+    };
+    until(two.reachable(), "the late one hears why", says(NodeId(1))).await;
+    until(one.reachable(), "the other says why", says(NodeId(2))).await;
+    assert!(echo.untouched());
+
+    let other = paper.identity(NodeId(2)).certificate.get();
+    assert!(late.renew(dir.path(), other).is_err(), "the certificate of another key");
+    late.renew(dir.path(), sign(wall_now())).unwrap();
+    until(one.reachable(), "linked", all_linked).await;
+    until(two.reachable(), "linked", all_linked).await;
+    assert!(std::fs::read_to_string(dir.path().join("node.pem")).is_ok_and(|pem| pem.contains("CERTIFICATE")));
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test]
+async fn a_hello_of_another_layout_is_refused_in_words() {
+    let paper = Paper::new(19, 2);
+    let (mesh, echo) = node(&paper, 1);
+    let member = by_hand(&paper).await;
+    let (mut send, _recv) = member.open_bi().await.unwrap();
+    crate::net::frame::write(&mut send, 1, &[hamesh_raft::codec::VERSION + 1, 0, 0]).await.unwrap();
+    let words = crate::net::hello::describe(&timeout(SECOND * 5, member.closed()).await.unwrap());
+    let expected = format!("layout version {}, this hamesh reads", hamesh_raft::codec::VERSION + 1);
+    assert!(words.contains(&expected), "{words}");
+    let says =
+        |reach: &BTreeMap<NodeId, Reach>| reach[&NodeId(2)].trouble.as_ref().is_some_and(|why| why.contains(&expected));
+    until(mesh.reachable(), "the member's trouble is shown", says).await;
+    assert!(echo.untouched());
+    mesh.close().await;
+}
+
+/// Node 2, with nothing but a connection to node 1.
+async fn by_hand(paper: &Paper) -> quinn::Connection {
+    let transport = Arc::new(tls::transport(&SLOW).unwrap());
+    let client = tls::client(&paper.identities[&NodeId(2)], tls::MEMBER, transport).unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let name = crate::net::authority::node_name(NodeId(1), paper.cluster);
+    endpoint.connect_with(client, paper.address(1), &name).unwrap().await.unwrap()
+}
+
+#[tokio::test]
 async fn without_a_certificate_only_a_join_request_is_heard() {
     let paper = Paper::new(8, 1);
     let (mesh, echo) = node(&paper, 1);
@@ -229,12 +286,7 @@ async fn an_oversized_or_unknown_frame_is_refused_before_it_is_read() {
     let paper = Paper::new(9, 2);
     let (mesh, echo) = node(&paper, 1);
     // Node 2, by hand: it says hello and then misbehaves.
-    let identity = &paper.identities[&NodeId(2)];
-    let transport = Arc::new(tls::transport(&SLOW).unwrap());
-    let client = tls::client(identity, tls::MEMBER, transport).unwrap();
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let name = crate::net::authority::node_name(NodeId(1), paper.cluster);
-    let member = endpoint.connect_with(client, paper.address(1), &name).unwrap().await.unwrap();
+    let member = by_hand(&paper).await;
     let hello = crate::net::hello::Hello {
         protocol_min: 1,
         protocol_max: 1,
@@ -341,7 +393,7 @@ async fn a_name_outside_the_cas_domain_is_refused_by_tls() {
     let own = &paper.identities[&NodeId(2)];
     let key = Key::from_pem(&own.key.to_pem()).unwrap();
     let certificate = elsewhere.sign_own(&key, NodeId(2), wall_now()).unwrap();
-    let identity = Identity { record: own.record.clone(), key, certificate, ca, authority: None };
+    let identity = Identity { record: own.record.clone(), key, certificate: certificate.into(), ca, authority: None };
     let (other, _) = start(&paper, Arc::new(identity), 1);
     let refused = |reach: &BTreeMap<NodeId, Reach>| {
         reach[&NodeId(1)].trouble.as_ref().is_some_and(|why| why.contains("certificate"))

@@ -67,7 +67,8 @@ impl Paper {
             cluster_name: "edge".into(),
             lineage: self.lineage,
         };
-        Arc::new(Identity { record, key, certificate, ca: self.authority.certificate().clone(), authority: None })
+        let ca = self.authority.certificate().clone();
+        Arc::new(Identity { record, key, certificate: certificate.into(), ca, authority: None })
     }
 
     pub fn address(&self, node: u64) -> SocketAddr {
