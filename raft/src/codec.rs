@@ -3,6 +3,14 @@
 //! A version byte, then bincode with variable-length integers. The version byte is outside bincode, which has no field
 //! names and would read an older layout as nonsense. Decoding is from slices only, within a limit, to the last byte:
 //! a length written by a hostile or broken peer allocates nothing.
+//!
+//! Two builds run together as long as their version bytes are the same. So, between two releases:
+//! - an enum that is encoded only gets variants at its end, and a struct nothing at all: bincode has no names to go by;
+//! - a new variant is answered with "malformed" by a build that does not know it. A question may be asked of anybody, and is asked
+//!   of another one then. A [`Command`](crate::command::Command) may not: a voter that cannot read an entry cannot append it. It is
+//!   proposed only when every member's gossip says a version that has it, so one release reads what the next one writes;
+//! - anything else is a new version byte. Such builds refuse each other's hellos, requests and files in words, keep nothing of them,
+//!   and the whole cluster is stopped for the upgrade.
 
 use bincode::{DefaultOptions, ErrorKind, Options};
 use serde::Serialize;

@@ -112,6 +112,7 @@ impl RaftStateMachine<Group> for Machine {
         self.store.save_snapshot(Arc::new(snapshot.clone()), done);
         durable(flushed).await?;
         self.now = snapshot;
+        tracing::info!(upto = ?last.map(|last| last.index), "the leader's snapshot is taken up in place of the log");
         if let Some(last) = last {
             self.herald.installed(last.index);
         }

@@ -54,6 +54,19 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The file is whole, and of another version of hamesh. It is left as it is.
+    #[error(
+        "{} is of another version of hamesh (layout {found}, this one reads {}): start that version here again. To go on with this one, \
+         move the data directory away and let the machine `hamesh join` anew, as a new node",
+        path.display(),
+        crate::codec::VERSION
+    )]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version byte.
+        found: u8,
+    },
     /// A write failed. Nothing that was asked for afterwards is done either, until the next start: what the disk
     /// holds after a failed flush is unknown.
     #[error("{}: a write failed, and none after it is done: {reason}", path.display())]

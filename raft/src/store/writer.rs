@@ -5,7 +5,7 @@
 //! The first error is final: what a disk holds after a failed flush is unknown, and success must not be reported over it.
 
 use super::{Done, Memory, StoreError};
-use crate::codec::{decode, encode};
+use crate::codec::{DecodeError, decode, encode};
 use crate::entry::{Ballot, Noted, Position, Snapshot};
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use serde::de::DeserializeOwned;
@@ -256,7 +256,7 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Memory, StoreErro
     for item in log.iter().map_err(|error| unread(&error))? {
         let (index, value) = item.map_err(|error| unread(&error))?;
         let key = format!("log/{}", index.value());
-        let entry: Noted = decode(value.value(), RECORD_LIMIT).map_err(|e| StoreError::damaged(path, &key, e))?;
+        let entry: Noted = decode(value.value(), RECORD_LIMIT).map_err(|e| unreadable(path, &key, e))?;
         if entry.index != index.value() {
             return Err(StoreError::damaged(path, key, format!("it holds entry {}", entry.index)));
         }
@@ -282,12 +282,21 @@ pub(super) fn load(database: &Database, path: &Path) -> Result<Memory, StoreErro
     for item in marks.iter().map_err(|error| unread(&error))? {
         let (key, value) = item.map_err(|error| unread(&error))?;
         let name = format!("marks/{}", key.value());
-        let value: Vec<u8> = decode(value.value(), RECORD_LIMIT).map_err(|e| StoreError::damaged(path, &name, e))?;
+        let value: Vec<u8> = decode(value.value(), RECORD_LIMIT).map_err(|e| unreadable(path, &name, e))?;
         memory.marks.insert(key.value().to_owned(), value);
     }
     Ok(memory)
 }
 
 fn record<T: DeserializeOwned>(path: &Path, key: &str, bytes: Option<Vec<u8>>) -> Result<Option<T>, StoreError> {
-    bytes.map(|bytes| decode(&bytes, RECORD_LIMIT).map_err(|error| StoreError::damaged(path, key, error))).transpose()
+    bytes.map(|bytes| decode(&bytes, RECORD_LIMIT).map_err(|error| unreadable(path, key, error))).transpose()
+}
+
+fn unreadable(path: &Path, key: &str, error: DecodeError) -> StoreError {
+    match error {
+        DecodeError::Version { found } => StoreError::OtherVersion { path: path.to_owned(), found },
+        DecodeError::Empty | DecodeError::TooLong { .. } | DecodeError::Malformed(_) => {
+            StoreError::damaged(path, key, error)
+        }
+    }
 }

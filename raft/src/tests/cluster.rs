@@ -252,6 +252,44 @@ async fn a_request_that_no_honest_node_sends_is_refused_and_changes_nothing() {
     assert!(victim.raft.serve(NodeId(1), vote(1, 1)).await.is_ok());
 }
 
+/// A follower with another build, then the leader: nobody takes in what it cannot read, and nothing of it is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_another_layout_is_not_understood_and_spoils_no_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lines, members) = cluster(3, dir.path()).await;
+    let foreign = [&[codec::VERSION + 1][..], &codec::encode(&invite(7))[1..]].concat();
+    let error = members[0].raft.serve(NodeId(2), foreign).await.unwrap_err();
+    let words = format!("layout version {}, this hamesh reads {}", codec::VERSION + 1, codec::VERSION);
+    assert!(error.to_string().contains(&words), "{error}");
+
+    lines.other_version.lock().unwrap().insert(NodeId(3));
+    for id in 10..20 {
+        members[0].raft.propose(invite(id)).await.unwrap();
+    }
+    assert!(members[2].raft.view().borrow().applied < members[0].raft.view().borrow().applied);
+    // Now two of three speak the other layout: they lead among themselves, and the first is alone.
+    lines.other_version.lock().unwrap().insert(NodeId(2));
+    let leads = |member: &&Member| member.raft.standing().borrow().leading.is_some();
+    let elected = async {
+        loop {
+            match members[1..].iter().find(leads) {
+                Some(next) => return next,
+                None => tokio::time::sleep(TIMING.heartbeat).await,
+            }
+        }
+    };
+    let next = tokio::time::timeout(PATIENCE, elected).await.expect("the two elect one of themselves");
+    let applied = next.raft.propose(invite(20)).await.unwrap();
+    assert!(members[0].raft.view().borrow().applied < applied.index, "what it cannot read it has not taken in");
+
+    lines.other_version.lock().unwrap().insert(NodeId(1));
+    for member in &members {
+        member.raft.peer_back(NodeId(1));
+        let view = member.sees(|view| view.applied >= applied.index).await;
+        assert_eq!(view.state.invitations.len(), 11, "all that was proposed, once");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_is_too_long_is_not_proposed() {
     let dir = tempfile::tempdir().unwrap();

@@ -40,6 +40,8 @@ pub(crate) fn invite(id: u64) -> Command {
 struct Lines {
     nodes: Mutex<BTreeMap<NodeId, Raft>>,
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    /// Nodes with a build whose messages have another layout.
+    other_version: Mutex<BTreeSet<NodeId>>,
 }
 
 struct Line {
@@ -69,8 +71,15 @@ impl Lines {
 }
 
 impl Peers for Line {
-    fn call(&self, to: NodeId, request: Vec<u8>, _: Duration) -> BoxFuture<'static, Result<Vec<u8>, Unreachable>> {
+    fn call(&self, to: NodeId, mut request: Vec<u8>, _: Duration) -> BoxFuture<'static, Result<Vec<u8>, Unreachable>> {
         let (me, lines) = (self.me, self.lines.clone());
+        let differ = {
+            let other = lines.other_version.lock().unwrap();
+            other.contains(&me) != other.contains(&to)
+        };
+        if differ {
+            request[0] = crate::codec::VERSION - 1;
+        }
         async move {
             let target = lines.nodes.lock().unwrap().get(&to).cloned();
             let down = || Unreachable(format!("{to} is down"));

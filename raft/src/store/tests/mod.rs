@@ -183,9 +183,9 @@ fn a_record_that_cannot_be_read_is_named_with_file_and_key_and_what_to_do() {
     let cases: [(&str, &str, Change); 4] = [
         (
             "vote",
-            "layout version 9",
+            "malformed",
             Box::new(move |t| {
-                t.open_table(meta).unwrap().insert("vote", &[9u8, 0][..]).unwrap();
+                t.open_table(meta).unwrap().insert("vote", &[crate::codec::VERSION, 0][..]).unwrap();
             }),
         ),
         (
@@ -220,6 +220,31 @@ fn a_record_that_cannot_be_read_is_named_with_file_and_key_and_what_to_do() {
         let text = error.to_string();
         for part in ["raft.redb", reason, "hamesh join"] {
             assert!(text.contains(part), "{part} is not in: {text}");
+        }
+    }
+}
+
+#[test]
+fn the_file_of_another_version_is_refused_in_words_and_left_as_it_is() {
+    let log = redb::TableDefinition::<u64, &[u8]>::new("log");
+    let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+    for vote in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(filled(dir.path()));
+        raw(dir.path(), |t| {
+            if vote {
+                t.open_table(meta).unwrap().insert("vote", &[9u8, 0][..]).unwrap();
+            } else {
+                t.open_table(log).unwrap().insert(39, &[9u8, 1, 2, 3][..]).unwrap();
+            }
+        });
+        for _ in 0..2 {
+            let error = Store::open(dir.path()).unwrap_err();
+            assert!(matches!(error, StoreError::OtherVersion { found: 9, .. }), "{error}");
+            let text = error.to_string();
+            for part in ["raft.redb", "layout 9", "start that version here again"] {
+                assert!(text.contains(part), "{part} is not in: {text}");
+            }
         }
     }
 }
