@@ -54,6 +54,9 @@ pub struct NodeStatus {
     pub name: String,
     /// Whether the answering node hears it.
     pub reachable: bool,
+    /// What keeps it away, or from voting.
+    #[serde(default)]
+    pub why: Option<String>,
     /// Whether it counts for quorum.
     pub voter: bool,
     /// How often it was started.
@@ -387,6 +390,12 @@ impl Cluster {
     #[must_use]
     pub fn log(&self, node: usize) -> PathBuf {
         self.nodes[node].host.dir().join("hamesh.log")
+    }
+
+    /// A node's admin socket.
+    #[must_use]
+    pub fn socket(&self, node: usize) -> PathBuf {
+        self.nodes[node].socket()
     }
 
     /// How to ask a node for its status, from anywhere: its admin socket is a file.

@@ -1,7 +1,7 @@
 //! The faults. Each makes its fault, proves that it bit, and heals it.
 
 use crate::bench::{BLINK, Bench, Measure, Seen};
-use crate::{alone, disk, network, starved};
+use crate::{alone, disk, members, network, starved};
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{GROUP, WITNESS, cluster_toml};
 use hamesh::lab::legacy::Dialect;
@@ -20,7 +20,7 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 52] = [
+pub const CATALOGUE: [Fault; 54] = [
     Fault { name: "vip-move", run: vip_move },
     Fault { name: "drain", run: drain },
     Fault { name: "restart", run: restart },
@@ -70,6 +70,8 @@ pub const CATALOGUE: [Fault; 52] = [
     Fault { name: "disk-fails", run: disk::fails },
     Fault { name: "disk-spoilt", run: disk::spoilt },
     Fault { name: "power-loss", run: disk::power_loss },
+    Fault { name: "far-behind", run: members::far_behind },
+    Fault { name: "split-members", run: members::split },
     Fault { name: "storm", run: network::storm },
     Fault { name: "two-nics", run: two_nics },
     Fault { name: "cluster-toml", run: edited },

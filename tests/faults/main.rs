@@ -10,6 +10,7 @@ mod catalogue;
 mod cgroup;
 mod control;
 mod disk;
+mod members;
 mod network;
 mod sampler;
 mod starved;
