@@ -3,7 +3,8 @@
 use super::batch::{Failure, Kernel, Request};
 use super::local::Local;
 use super::lock::Lock;
-use super::rules::{self, Abilities, Contents, Pair, Table};
+use super::rules::{self, Abilities, Table};
+use super::sets::{Contents, Pair};
 use super::survey::Found;
 use super::wall::WallClock;
 use super::{Devices, Gate, GateError, refusal, unread};

@@ -6,7 +6,8 @@
 
 use super::batch::Request;
 use super::expression::*;
-use super::rules::{Set, Table, add_keys, flush, rule};
+use super::rules::{Table, rule};
+use super::sets::{Set, add_keys, flush};
 use hamesh_raft::command::Family;
 use netlink_packet_netfilter::nftables::Expressions;
 use std::collections::BTreeSet;

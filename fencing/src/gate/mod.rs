@@ -25,6 +25,7 @@ mod local;
 mod lock;
 mod rules;
 mod said;
+mod sets;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,8 @@ use batch::{Failure, Kernel, Request};
 use hamesh_raft::command::{Definition, GateId};
 use local::Local;
 use lock::Lock;
-use rules::{Abilities, Contents, Pair, Table};
+use rules::{Abilities, Table};
+use sets::{Contents, Pair};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -187,7 +189,7 @@ impl Gate {
         }
         let before = self.held.clone();
         self.held.extend(groups.iter().filter(|group| !before.contains(group)).cloned());
-        let add = |table| rules::add(table, Pair::Held, &contents);
+        let add = |table| sets::add(table, Pair::Held, &contents);
         let result = self.commit(&everywhere(add));
         self.settle(result).inspect_err(|_| self.held = before)
     }
@@ -201,7 +203,7 @@ impl Gate {
         // Two groups on two interfaces can have the same VRID.
         let contents = Contents::of(&gone, &self.devices).without(&Contents::of(&kept, &self.devices));
         let before = std::mem::replace(&mut self.held, kept);
-        let remove = |table| rules::remove(table, Pair::Held, &contents);
+        let remove = |table| sets::remove(table, Pair::Held, &contents);
         let result = self.commit(&everywhere(remove));
         self.settle(result).inspect_err(|_| self.held = before)
     }
@@ -212,7 +214,7 @@ impl Gate {
     /// The kernel's own; then what is held is open until the deadline at most.
     pub fn shut(&mut self) -> Result<(), GateError> {
         let before = (std::mem::take(&mut self.held), self.deadline.take());
-        let requests = everywhere(|table| [rules::shut(table), rules::empty(table, Pair::Held)].concat());
+        let requests = everywhere(|table| [rules::shut(table), sets::empty(table, Pair::Held)].concat());
         let result = self.commit(&requests);
         self.settle(result).inspect_err(|_| (self.held, self.deadline) = before)
     }
@@ -226,7 +228,7 @@ impl Gate {
         let held: Vec<_> = self.held.iter().filter(|group| groups.contains(group)).cloned().collect();
         let kept = Contents::of(&held, &self.devices);
         let before = (std::mem::replace(&mut self.groups, groups.to_vec()), std::mem::replace(&mut self.held, held));
-        let result = self.commit(&everywhere(|table| rules::fill(table, &guarded, &kept)));
+        let result = self.commit(&everywhere(|table| sets::fill(table, &guarded, &kept)));
         self.settle(result).inspect_err(|_| (self.groups, self.held) = before)
     }
 

@@ -8,7 +8,7 @@
 use super::batch::Kernel;
 use super::claims::AH_LENGTH;
 use super::expression::*;
-use super::rules::{Set, device_name};
+use super::sets::{Set, device_name};
 use super::{Gate, GateError, unread};
 use hamesh_raft::command::Family;
 use netlink_packet_netfilter::nftables::{Expressions, MetaKey, SetElementAttribute};

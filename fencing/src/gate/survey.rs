@@ -2,7 +2,8 @@
 
 use super::batch::{Kernel, Request};
 use super::expression::drop_it;
-use super::rules::{self, Contents, LEASE, NAME, Pair, Set, Table};
+use super::rules::{self, LEASE, NAME, Table};
+use super::sets::{Contents, Pair, Set, device_name};
 use hamesh_raft::command::{Family, GateId};
 use netlink_packet_netfilter::nftables::*;
 use std::io;
@@ -84,7 +85,7 @@ impl Kernel {
             };
             contents.addresses.extend(self.members(pair.addresses(family))?.iter().filter_map(address));
         }
-        contents.devices = self.members(pair.devices())?.iter().filter_map(|key| rules::device_name(key)).collect();
+        contents.devices = self.members(pair.devices())?.iter().filter_map(|key| device_name(key)).collect();
         Ok(contents)
     }
 

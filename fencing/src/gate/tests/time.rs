@@ -66,7 +66,7 @@ fn a_process_that_was_stopped_in_the_act_of_arming_shuts_at_once() {
     let far: Vec<_> = (0..60_000u32).map(|i| IpAddr::from(Ipv4Addr::from(0x0b00_0000 + i))).collect();
     let crowd = Definition { family: Family::V4, vrid: 99, addresses: far };
     let contents = Contents::of(&[crowd], &devices());
-    let slow = everywhere(|table| rules::add(table, Pair::Guarded, &contents));
+    let slow = everywhere(|table| sets::add(table, Pair::Guarded, &contents));
     assert!(matches!(gate.timed(Moment::now() + 30 * S, slow), Err(GateError::Late)));
     assert_eq!(lan.answers(VIP), 0);
     gate.arm(Moment::now() + 30 * S).unwrap();
