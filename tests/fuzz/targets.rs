@@ -106,7 +106,7 @@ pub fn all() -> Vec<Target> {
                 Err(why) => vec![format!("{why:?}")],
             }
         }),
-        target("arp, ndp", frames, |frame| {
+        target("arp and ndp", frames, |frame| {
             vec![format!("{} {}", arp::parse(frame).is_some(), ndp::parse(frame).is_some())]
         }),
         target("lease datagram", messages, decoded::<Message>),
