@@ -88,6 +88,7 @@ impl Hands {
 
     /// Claims the groups of a lease. What was done stays done on an error: [`Self::unclaim`] follows.
     pub(crate) async fn claim(&mut self, groups: &[&Served], token: Token, granted: &Definition) -> Result<(), String> {
+        tracing::trace!("claiming");
         kill_point("claim", 1);
         if served::common(groups.iter().map(|served| &served.definition)).as_ref() != Some(granted) {
             return Err("the group was granted with other addresses than this node's".to_owned());
@@ -131,6 +132,7 @@ impl Hands {
     /// Unclaims the groups of a lease; their addresses go with the next [`Self::tidy`]. `Ok` means that the gate is shut for
     /// all of them.
     pub(crate) fn unclaim(&mut self, groups: &[&Served], token: Token) -> Result<(), GateError> {
+        tracing::trace!("unclaiming");
         kill_point("release", 1);
         let definitions = definitions(groups);
         let shut = match &mut self.gate {

@@ -128,6 +128,7 @@ impl Core {
 
     /// The leader's part: completes the command with the names of the next holders and proposes it in its leadership.
     pub(crate) async fn lead(&self, from: NodeId, command: Command) -> Reply {
+        tracing::trace!(%from, ?command, "to be led");
         let standing = self.raft.standing().borrow().clone();
         let Some(leadership) = standing.leading else {
             return Reply::NotLeader(standing.leader.filter(|leader| *leader != self.me));

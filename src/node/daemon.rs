@@ -461,6 +461,7 @@ async fn serve_lane(
         let core = core.clone();
         match output {
             LaneOutput::Propose(command) => {
+                tracing::trace!(?command, "proposed");
                 tokio::spawn(async move {
                     // A leader that is gone answers nothing: the next attempt finds its successor.
                     match timeout(LANE_PATIENCE, core.propose(command.clone(), LANE_PATIENCE)).await {
@@ -575,7 +576,10 @@ impl Observer for Notes {
     fn appended(&self, entries: &[Noted]) {
         for entry in entries {
             match &entry.what {
-                What::Command(command) => self.note(voter::Event::Appended(entry.index, command)),
+                What::Command(command) => {
+                    tracing::trace!(index = entry.index, ?command, "appended");
+                    self.note(voter::Event::Appended(entry.index, command))
+                }
                 What::Membership(membership) => self.note(voter::Event::MembershipAppended(membership.clone())),
                 What::Blank => {}
             }
@@ -587,10 +591,12 @@ impl Observer for Notes {
     }
 
     fn flushed(&self, index: u64) {
+        tracing::trace!(index, "flushed");
         self.note(voter::Event::Flushed(index));
     }
 
     fn applied(&self, view: &View) {
+        tracing::trace!(index = view.applied, "applied");
         self.note(voter::Event::Applied(view.applied, &view.state, &view.membership));
     }
 }
