@@ -6,12 +6,12 @@
 mod choice;
 mod losses;
 
-use crate::clock::Moment;
+use crate::clock::{Moment, promise_for};
 use crate::message::{Ask, Known, Tell};
 use choice::Candidates;
 use hamesh_raft::command::{Command, GroupName, Leadership, NodeId, Sid, Token};
 use hamesh_raft::membership::Membership;
-use hamesh_raft::state::{Group, State};
+use hamesh_raft::state::{Group, Session, State};
 use losses::Losses;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,6 +158,14 @@ impl Grantor {
                 }
                 (self.state, self.membership) = (state, membership);
                 turn = if before.members == self.state.members { Turn::Changed } else { Turn::All };
+                for (sid, suspect) in &mut self.suspects {
+                    let fenced =
+                        |state: &State| state.sessions.get(sid).is_some_and(|session| session.fenced.is_some());
+                    if fenced(&self.state) && !fenced(&before) {
+                        // What binds the voters is news: they are asked at once.
+                        suspect.asked = None;
+                    }
+                }
                 self.latest = latest(&self.state);
                 self.losses.applied(now, &self.state);
                 self.suspects.retain(|sid, _| self.state.sessions.contains_key(sid));
@@ -243,6 +251,21 @@ impl Grantor {
         self.state.sessions.values().all(|session| session.fenced.is_none())
     }
 
+    /// How long until [`Event::Known`] is due, if something can be said of that: a session turns silent, or the last promise
+    /// that stands in the way of its end runs out. `own` is what this node's voter knows now.
+    pub fn pause(&self, now: Moment, own: &BTreeMap<Sid, Known>) -> Option<Duration> {
+        self.leadership?;
+        let pause = |(sid, session): (&Sid, &Session)| {
+            if session.fenced.is_none() {
+                return dead_after(session).checked_sub(own.get(sid)?.silent).filter(|left| !left.is_zero());
+            }
+            let told = self.suspects.get(sid)?.told.values();
+            let left = told.map(|(at, known)| now.wait(*at + session.promise.saturating_sub(known.silent)));
+            left.filter(|left| !left.is_zero()).min()
+        };
+        self.state.sessions.iter().filter_map(pause).min()
+    }
+
     /// How often `node` has lost `group` of late though nobody ordered it and no better candidate asked for it, and how
     /// long it is held back from asking for it now.
     pub fn losses(&self, now: Moment, group: &str, node: NodeId) -> (u32, Duration) {
@@ -255,7 +278,8 @@ impl Grantor {
             // A grantee that does not take what it was given (V3). One that has seen its latest grant has taken all.
             let seen = own.is_some_and(|known| self.latest.get(sid).is_none_or(|index| known.acted >= *index));
             let untaken = if seen { None } else { self.untaken(now, *sid, session.ttl) };
-            let silent = own.is_none_or(|known| known.silent >= session.promise);
+            let dead = dead_after(session);
+            let silent = own.is_none_or(|known| known.silent >= dead);
             let fenced = session.fenced.is_some();
             if !fenced && !silent && untaken.is_none_or(|index| own.is_some_and(|known| known.acted >= index)) {
                 self.suspects.remove(sid);
@@ -284,7 +308,7 @@ impl Grantor {
                 })
             } else {
                 let recent = |at: &Moment| now.since(*at) < session.ttl / 4;
-                let hushed = those(&|at, known| recent(at) && known.silent >= lg);
+                let hushed = those(&|at, known| recent(at) && known.silent >= dead);
                 let unseen = untaken.map(|index| those(&|at, known| recent(at) && known.acted < index));
                 let gone = silent && self.membership.meets_every_quorum(&hushed);
                 let idle = unseen.is_some_and(|unseen| self.membership.meets_every_quorum(&unseen));
@@ -389,6 +413,12 @@ impl Grantor {
         let (replicating, own, hears) = (&self.replicating, &self.own, self.hears.get(group));
         Candidates { group, state, replicating, own, hears, taken, losses: &self.losses }
     }
+}
+
+/// A session that no quorum has promised anything for so long is dead, its own deadline is over: a Fence takes nothing from
+/// it. The promises last longer, and the Fence is on its way meanwhile.
+fn dead_after(session: &Session) -> Duration {
+    promise_for(session.ttl, Duration::ZERO)
 }
 
 /// The latest grant of each session that holds groups.

@@ -441,6 +441,7 @@ fn lane_thread(
             status,
             heartbeat,
             looked: None,
+            due: None,
             mesh,
             silence,
             watchdog: None,
@@ -578,7 +579,7 @@ impl Observer for Notes {
             match &entry.what {
                 What::Command(command) => {
                     tracing::trace!(index = entry.index, ?command, "appended");
-                    self.note(voter::Event::Appended(entry.index, command))
+                    self.note(voter::Event::Appended(entry.index, command));
                 }
                 What::Membership(membership) => self.note(voter::Event::MembershipAppended(membership.clone())),
                 What::Blank => {}

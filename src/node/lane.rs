@@ -19,7 +19,7 @@ use bytes::Bytes;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor};
 use hamesh_fencing::holder;
-use hamesh_fencing::message::{Ack, Message};
+use hamesh_fencing::message::{Ack, Known, Message};
 use hamesh_fencing::voter::{self, Voter};
 use hamesh_raft::codec;
 use hamesh_raft::command::{Command, GroupName, Leadership, NodeId, Sid, Token};
@@ -122,6 +122,8 @@ pub(crate) struct Lane {
     pub(crate) status: Arc<Mutex<LaneStatus>>,
     pub(crate) heartbeat: Duration,
     pub(crate) looked: Option<Moment>,
+    /// When the grantor wants to know of the sessions, before the next tick.
+    pub(crate) due: Option<Moment>,
     /// The members that the rest of the node is connected to.
     pub(crate) mesh: watch::Receiver<BTreeMap<NodeId, Reach>>,
     pub(crate) silence: Silence,
@@ -156,6 +158,7 @@ impl Lane {
                 },
                 // Before what hosts on the LAN can make happen all the time.
                 _ = ticker.tick() => self.tick().await,
+                () = at(self.due), if self.due.is_some() => self.grantor(grantor::Event::Known(self.own(Moment::now()))),
                 () = Director::happens(&mut self.director), if director => self.director_work().await,
             }
         }
@@ -251,10 +254,7 @@ impl Lane {
         // Metrics of followers change without a wake-up of their own.
         self.stands().await;
         let now = Moment::now();
-        let own = {
-            let voter = lock(&self.voter);
-            voter.sessions().filter_map(|sid| Some((sid, voter.known(now, sid)?))).collect()
-        };
+        let own = self.own(now);
         let looks = self.looked.is_none_or(|at| now.since(at) >= LOOK);
         self.grantor(if looks { grantor::Event::Tick(own) } else { grantor::Event::Known(own) });
         if let Some(director) = self.director.as_mut().filter(|_| looks) {
@@ -278,6 +278,12 @@ impl Lane {
         {
             watchdog.feed(Moment::now());
         }
+    }
+
+    /// What this node's voter knows of the sessions.
+    fn own(&self, now: Moment) -> BTreeMap<Sid, Known> {
+        let voter = lock(&self.voter);
+        voter.sessions().filter_map(|sid| Some((sid, voter.known(now, sid)?))).collect()
     }
 
     /// Whether a lease is over and its gate could not be shut: what only a reset helps against.
@@ -357,6 +363,8 @@ impl Lane {
                 }
             }
         }
+        let now = Moment::now();
+        self.due = lock(&self.grantor).pause(now, &self.own(now)).map(|pause| now + pause);
     }
 
     /// A datagram that was not sent is like one that was lost: there will be a next one.
@@ -384,6 +392,13 @@ impl Lane {
         if let Err(error) = self.outputs.try_send((output, flight.flatten())) {
             tracing::warn!(%error, "the node's queue is full");
         }
+    }
+}
+
+/// Waits until then.
+async fn at(due: Option<Moment>) {
+    if let Some(due) = due {
+        tokio::time::sleep(Moment::now().wait(due)).await;
     }
 }
 

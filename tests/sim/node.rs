@@ -228,6 +228,8 @@ impl Node {
         if process.raft.is_leader() {
             let quiet = process.is_quiet(now);
             pause = pause.min(Duration::from_millis(if quiet { 50 } else { 8 }));
+            let own = process.voter.sessions().filter_map(|sid| Some((sid, process.voter.known(now, sid)?))).collect();
+            pause = process.grantor.pause(now, &own).map_or(pause, |looks| looks.min(pause));
         }
         let pause = pause + Duration::from_micros(net.rng.u64(200..2_000));
         net.after(pause, self.id, process.epoch, What::Tick);

@@ -153,6 +153,28 @@ fn an_answer_long_ago_is_no_silence_now() {
 }
 
 #[test]
+fn a_dead_session_is_fenced_while_its_promises_run_out_and_expires_when_they_have() {
+    let mut bench = Bench::new();
+    let (sid, ms) = (bench.sids[0], Duration::from_millis);
+    let pause = |bench: &Bench| bench.grantor.pause(bench.now, &bench.own);
+    bench.own.insert(sid, known(1000, 99, false));
+    assert_eq!(bench.tick(2000, &[(2, known(1000, 99, false))]), [], "its deadline may be this very moment");
+    assert_eq!(pause(&bench).map(|pause| pause.as_micros()), Some(1001), "clocks may differ by this");
+    let dead = known(1002, 99, false);
+    bench.own.insert(sid, dead);
+    assert_eq!(bench.tick(2002, &[(1, dead), (2, dead)]), [Command::Fence { sid }]);
+    bench.now = at(2005);
+    bench.log(Command::Fence { sid });
+    let asked = bench.applied(&voters(1, &[1, 2, 3]));
+    assert!(matches!(asked.as_slice(), [Action::Ask(..)]), "at once: {asked:?}");
+    assert_eq!(bench.tick(2015, &[(1, known(1005, 0, true)), (2, known(1006, 0, true))]), []);
+    assert_eq!(pause(&bench), Some(ms(7)), "until the next one has waited Lg");
+    assert_eq!(bench.tick(2022, &[]), []);
+    assert_eq!(pause(&bench), Some(ms(1)));
+    assert_eq!(bench.tick(2023, &[]).len(), 1);
+}
+
+#[test]
 fn ages_count_only_from_the_bound_and_grow_from_when_they_were_told() {
     let mut bench = Bench::new();
     bench.fence();
