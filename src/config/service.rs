@@ -9,6 +9,7 @@ use super::reader::{Section, Value};
 use super::track;
 use crate::ipvs::{Forwarding, Granularity, Protocol, SCHEDULERS, SchedulerFlags, ServiceKey};
 use hamesh_raft::command::Family;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -287,9 +288,9 @@ fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) ->
 
 /// The same server twice would be one to IPVS.
 pub(super) fn distinct(servers: impl Iterator<Item = Located<Server>>, log: &Log) -> Vec<Server> {
-    let mut all: Vec<Server> = Vec::new();
+    let (mut all, mut addresses) = (Vec::new(), BTreeSet::new());
     for Located { value, place } in servers {
-        if all.iter().any(|other| other.address == value.address) {
+        if !addresses.insert(value.address) {
             log.add(Diagnostic::error(&place, format!("server `{}` is listed twice", value.address)));
         }
         all.push(value);

@@ -42,6 +42,8 @@ pub type Orders = BTreeMap<(String, SocketAddr), ServerOrder>;
 pub enum Event {
     /// The facts of every living node.
     Facts(BTreeMap<NodeId, BTreeMap<String, String>>),
+    /// The services and how they are watched, from now on. What was there before keeps what is known of it.
+    Services(HealthMesh, BTreeMap<String, Service>),
     /// What this director holds now.
     Holds(Holdings),
     /// What people have ordered of servers.
@@ -132,32 +134,12 @@ struct Peer {
 impl Health {
     /// Of the director `me`, whose configuration has these services.
     pub fn new(now: Moment, me: NodeId, mesh: HealthMesh, services: &BTreeMap<String, Service>) -> Self {
-        let mut targets: BTreeMap<TargetId, Watched> = BTreeMap::new();
-        let mut served = BTreeMap::new();
-        for (name, service) in services {
-            let mut watch = |target: Target| {
-                let id = target.id();
-                let watched = Watched {
-                    target: Arc::new(target),
-                    groups: BTreeSet::new(),
-                    suspends: true,
-                    watch: None,
-                    others: Tally::default(),
-                };
-                let watched = targets.entry(id).or_insert(watched);
-                watched.groups.insert(service.vip.clone());
-                watched.suspends &= service.ha_suspend;
-                id
-            };
-            let targets = service.servers.iter().map(|server| Target::of(server).map(&mut watch).collect()).collect();
-            served.insert(name.clone(), Served { service: service.clone(), policy: Policy::new(), targets });
-        }
-        Self {
+        let mut health = Self {
             started: now,
             me,
             mesh,
-            services: served,
-            targets,
+            services: BTreeMap::new(),
+            targets: BTreeMap::new(),
             agenda: BTreeSet::new(),
             peers: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -172,7 +154,36 @@ impl Health {
             said: BTreeMap::new(),
             wanted: None,
             short: BTreeSet::new(),
+        };
+        health.serve(mesh, services);
+        health
+    }
+
+    /// Serves these from now on. A target that is still asked goes on where it was, and so does what a service knows of its
+    /// servers: who asks a server something else believes what was seen before until there is an answer.
+    fn serve(&mut self, mesh: HealthMesh, services: &BTreeMap<String, Service>) {
+        let mut before = std::mem::take(&mut self.targets);
+        let mut served = std::mem::take(&mut self.services);
+        for (name, service) in services {
+            let mut watch = |target: Target| {
+                let id = target.id();
+                let watched = self.targets.entry(id).or_insert_with(|| {
+                    let (watch, others) = match before.remove(&id) {
+                        Some(Watched { watch, others, .. }) => (watch, others),
+                        None => (None, seen_by(&self.peers, id)),
+                    };
+                    Watched { target: Arc::new(target), groups: BTreeSet::new(), suspends: true, watch, others }
+                });
+                watched.groups.insert(service.vip.clone());
+                watched.suspends &= service.ha_suspend;
+                id
+            };
+            let targets = service.servers.iter().map(|server| Target::of(server).map(&mut watch).collect()).collect();
+            let mut policy = served.remove(name).map_or_else(Policy::new, |served| served.policy);
+            policy.keep(service);
+            self.services.insert(name.clone(), Served { service: service.clone(), policy, targets });
         }
+        (self.mesh, self.shared) = (mesh, None);
     }
 
     /// What happens now.
@@ -182,9 +193,13 @@ impl Health {
             let farewell = self.services.values().flat_map(|served| served.policy.farewell(&served.service));
             return farewell.map(Action::Tell).collect();
         }
-        let at_once = matches!(event, Event::Holds(_) | Event::Orders(_));
+        let at_once = matches!(event, Event::Services(..) | Event::Holds(_) | Event::Orders(_));
         let changed = match event {
             Event::Facts(facts) => self.hear(now, &facts),
+            Event::Services(mesh, services) => {
+                self.serve(mesh, &services);
+                true
+            }
             Event::Holds(holds) => std::mem::replace(&mut self.holds, holds.clone()) != holds,
             Event::Answered(target, answer) => {
                 let watch = self.targets.get_mut(&target).and_then(|watched| watched.watch.as_mut());
@@ -351,10 +366,7 @@ impl Health {
             self.wanted = Some(wanted.clone());
             actions.push(Action::Want(wanted));
         }
-        let groups: BTreeSet<&GroupName> = self.targets.values().flat_map(|watched| &watched.groups).collect();
-        let groups: Vec<GroupName> = groups.into_iter().cloned().collect();
-        for group in groups {
-            let is_short = self.sees_much_less(&group);
+        for (group, is_short) in self.sees_much_less() {
             let was_short = if is_short { !self.short.insert(group.clone()) } else { self.short.remove(&group) };
             if is_short != was_short {
                 actions.push(Action::Short(group, is_short));
@@ -362,15 +374,19 @@ impl Health {
         }
     }
 
-    /// A quarter or more of the targets are down for this director alone.
-    fn sees_much_less(&self, group: &str) -> bool {
-        let of_group = self.targets.iter().filter(|(_, watched)| watched.groups.contains(group));
-        let (mut all, mut missed) = (0, 0);
-        for (id, _) in of_group {
-            all += 1;
-            missed += usize::from(self.judge(*id).only_here);
+    /// For each group whether a quarter or more of its targets are down for this director alone.
+    fn sees_much_less(&self) -> BTreeMap<GroupName, bool> {
+        // One that has no targets any more misses none.
+        let mut counts: BTreeMap<&GroupName, (usize, usize)> = self.short.iter().map(|group| (group, (0, 0))).collect();
+        for (id, watched) in &self.targets {
+            let only_here = usize::from(self.judge(*id).only_here);
+            for group in &watched.groups {
+                let (all, missed) = counts.entry(group).or_default();
+                (*all, *missed) = (*all + 1, *missed + only_here);
+            }
         }
-        missed > 0 && missed * 4 >= all
+        let much_less = |(all, missed): (usize, usize)| missed > 0 && missed * 4 >= all;
+        counts.into_iter().map(|(group, counts)| (group.clone(), much_less(counts))).collect()
     }
 
     fn say(&mut self, now: Duration, changed: bool, actions: &mut Vec<Action>) {
@@ -458,6 +474,13 @@ impl Health {
     fn others(&self, id: TargetId) -> BTreeMap<NodeId, Seen> {
         self.peers.iter().filter_map(|(node, peer)| Some((*node, *peer.seen.get(&id)?))).collect()
     }
+}
+
+/// What other directors see of a target, counted.
+fn seen_by(peers: &BTreeMap<NodeId, Peer>, id: TargetId) -> Tally {
+    let mut tally = Tally::default();
+    peers.values().filter_map(|peer| peer.seen.get(&id)).for_each(|seen| tally.count(*seen, true));
+    tally
 }
 
 /// What slow answers leave of a weight; at least 1, unless it was 0.

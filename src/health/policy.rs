@@ -5,6 +5,8 @@ use crate::config::service::{Notify, Server};
 use crate::ipvs;
 use hamesh_gossip::observation::Seen;
 use hamesh_raft::command::{Family, ServerOrder};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A weight that grows does so in so many steps.
@@ -25,8 +27,8 @@ pub(super) struct Look {
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
     quorum: bool,
-    /// Of its servers, in their order; empty before the first look.
-    courses: Vec<Course>,
+    /// Of its servers; empty before the first look.
+    courses: BTreeMap<SocketAddr, Course>,
 }
 
 /// A server's past.
@@ -52,7 +54,13 @@ pub(super) struct Conclusion {
 
 impl Policy {
     pub(super) fn new() -> Self {
-        Self { quorum: true, courses: Vec::new() }
+        Self { quorum: true, courses: BTreeMap::new() }
+    }
+
+    /// Forgets the servers that the service does not have any more.
+    pub(super) fn keep(&mut self, service: &Service) {
+        let has: BTreeSet<SocketAddr> = service.servers.iter().map(|server| server.address).collect();
+        self.courses.retain(|address, _| has.contains(address));
     }
 
     /// Whether so much of the service is up that it serves.
@@ -60,12 +68,16 @@ impl Policy {
         self.quorum
     }
 
-    /// A server that nobody knows of is taken to be up, because it was not seen to fail, unless it is `alpha`.
+    /// A server that nobody knows of is what it was; at first it is taken to be up, because it was not seen to fail, unless
+    /// it is `alpha`.
     /// `looks` are at its servers, in their order; `now` is the time since the machine's start.
     pub(super) fn conclude(&mut self, now: Duration, service: &Service, looks: &[Look]) -> Conclusion {
         let first = self.courses.is_empty();
         let mut told = self.follow(now, service, looks);
-        let servers = || service.servers.iter().zip(looks).zip(&self.courses);
+        let servers = || {
+            let known = service.servers.iter().zip(looks);
+            known.filter_map(|(server, look)| Some(((server, look), self.courses.get(&server.address)?)))
+        };
         let in_service = || servers().filter(|((_, look), _)| !is_out(look));
         let up = || in_service().filter_map(|((_, look), course)| course.up.then_some(look));
         // Better to ask servers that look dead than none: when so many fail at once it is the look that is wrong.
@@ -114,21 +126,21 @@ impl Policy {
 
     /// Who is told when hamesh stops, as if all that is up went down.
     pub(super) fn farewell(&self, service: &Service) -> Vec<Notify> {
-        let up = service.servers.iter().zip(&self.courses).filter(|(_, course)| service.omega && course.up);
-        let told = up.filter_map(|(server, _)| server.notify_down.clone());
+        let is_up = |server: &&Server| self.courses.get(&server.address).is_some_and(|course| course.up);
+        let up = service.servers.iter().filter(|_| service.omega).filter(is_up);
+        let told = up.filter_map(|server| server.notify_down.clone());
         told.chain(service.quorum_down.clone().filter(|_| service.omega && self.quorum)).collect()
     }
 
     /// Takes down what has changed for each server, and returns who is to be told of it.
     fn follow(&mut self, now: Duration, service: &Service, looks: &[Look]) -> Vec<Notify> {
-        let is_up = |server: &Server, look: &Look| look.seen.map_or(!server.alpha, |seen| seen == Seen::Up);
-        if self.courses.is_empty() {
-            let course = |(server, look)| Course { up: is_up(server, look), back: None, drained: None };
-            self.courses = service.servers.iter().zip(looks).map(course).collect();
-        }
         let mut told = Vec::new();
-        for ((server, look), course) in service.servers.iter().zip(looks).zip(&mut self.courses) {
-            let up = is_up(server, look);
+        for (server, look) in service.servers.iter().zip(looks) {
+            let seen = look.seen.map(|seen| seen == Seen::Up);
+            let new = || Course { up: seen.unwrap_or(!server.alpha), back: None, drained: None };
+            let course = self.courses.entry(server.address).or_insert_with(new);
+            // Where nothing is asked any more nothing is known to be wrong.
+            let up = seen.unwrap_or(if server.checks.is_empty() { !server.alpha } else { course.up });
             if up != course.up {
                 course.up = up;
                 course.back = up.then_some(now);

@@ -2,7 +2,7 @@
 
 use super::{Endpoint, Server, Service, ServiceKey, Settings, Table};
 use hamesh_raft::command::Family;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -22,6 +22,32 @@ pub enum Change {
     SetServer(ServiceKey, Endpoint, Server),
     /// A server goes. Its connections are not forwarded any more.
     RemoveServer(ServiceKey, Endpoint),
+}
+
+impl Change {
+    /// Does to a table what the kernel does to its own; what it would refuse changes nothing.
+    pub fn make(&self, table: &mut Table) {
+        match self {
+            Self::AddService(key, settings) => {
+                let new = Service { settings: settings.clone(), servers: BTreeMap::new() };
+                table.entry(*key).or_insert(new);
+            }
+            Self::SetService(key, settings) => {
+                table.entry(*key).and_modify(|service| service.settings.clone_from(settings));
+            }
+            Self::RemoveService(key) => drop(table.remove(key)),
+            Self::AddServer(key, at, server) | Self::SetServer(key, at, server) => {
+                if let Some(service) = table.get_mut(key) {
+                    service.servers.insert(*at, *server);
+                }
+            }
+            Self::RemoveServer(key, at) => {
+                if let Some(service) = table.get_mut(key) {
+                    service.servers.remove(at);
+                }
+            }
+        }
+    }
 }
 
 /// The services that are ours to put right. All others belong to somebody else and are left alone.

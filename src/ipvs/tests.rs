@@ -121,9 +121,11 @@ proptest! {
         present in table(), wanted in table(),
     ) {
         let changes = plan(&present, &wanted);
-        let mut table = present.clone();
+        let (mut table, mut made) = (present.clone(), present.clone());
         for change in &changes {
             prop_assert_eq!(apply(&mut table, change), Ok(()), "{}", change);
+            change.make(&mut made);
+            prop_assert_eq!(&made, &table, "{}", change);
         }
         prop_assert_eq!(&table, &wanted);
         prop_assert_eq!(changes.len(), distance(&present, &wanted));

@@ -4,16 +4,16 @@
 //! It is apart from the lane because a large table takes the kernel longer than a renewal may wait. A claim waits for
 //! it, and not for long; an unclaim, which comes after the gate is shut, does not wait at all.
 
-use crate::config::{self, ipvs::Sync};
+use crate::config::{self, Config, ipvs::Sync};
 use crate::health::Wanted;
-use crate::ipvs::{Counts, Scope, Table, plan};
+use crate::ipvs::{Change, Counts, Scope, ServiceKey, Table, plan};
 use crate::kernel::KernelError;
 use crate::kernel::ipvs::{BATCH, Ipvs, SyncDaemon, SyncRole, Timeouts};
 use anyhow::Context;
 use hamesh_raft::command::GroupName;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOK_SHARE: u32 = 50;
 /// How long a start may take to remove what an earlier run has left.
 const CLEANING: Duration = Duration::from_secs(60);
+/// Leaves IPVS alone, for laboratories whose kernel has none.
+const NO_IPVS: &str = "HAMESH_UNSAFE_NO_IPVS";
 
 /// What the table is to become.
 pub(crate) enum Order {
@@ -41,6 +43,8 @@ pub(crate) enum Order {
     WithdrawAll(Option<oneshot::Sender<()>>),
     /// What the services are to be from now on, where they are held.
     Want(Arc<Wanted>),
+    /// What is ours from now on: services outside of it are taken away, those of others inside of it are found.
+    Own(Scope),
 }
 
 /// For people.
@@ -54,24 +58,36 @@ pub(crate) struct BalanceStatus {
     pub(crate) counts: Arc<Counts>,
 }
 
-/// The near end.
-#[derive(Clone)]
-pub(crate) struct Balance {
-    orders: Sender<Order>,
-    status: Arc<Mutex<BalanceStatus>>,
-}
+/// The near end. Without a thread there is nobody to order: a witness, or a configuration without services.
+#[derive(Clone, Default)]
+pub(crate) struct Balance(Arc<Shared>);
 
-/// The far end, before there is a thread.
-pub(crate) struct Orders {
-    orders: Receiver<Order>,
+#[derive(Default)]
+struct Shared {
+    /// Once there is a thread.
+    orders: OnceLock<Sender<Order>>,
     status: Arc<Mutex<BalanceStatus>>,
 }
 
 impl Balance {
-    pub(crate) fn new() -> (Self, Orders) {
+    /// Starts the thread where there are services, in this network namespace, after it has removed every service that is
+    /// ours but those of the groups that are `held`, whose claim goes on. One that runs stays.
+    ///
+    /// # Errors
+    /// No IPVS, or what an earlier run has left cannot be removed.
+    pub(crate) fn begin(&self, config: &Config, held: BTreeSet<GroupName>) -> anyhow::Result<()> {
+        if config.services.is_empty() || self.0.orders.get().is_some() {
+            return Ok(());
+        }
+        if std::env::var(NO_IPVS).is_ok_and(|value| value == "1") {
+            tracing::error!("{NO_IPVS} is set: servers are watched and nothing is balanced");
+            return Ok(());
+        }
         let (sender, orders) = channel();
-        let status = Arc::new(Mutex::new(BalanceStatus::default()));
-        (Self { orders: sender, status: status.clone() }, Orders { orders, status })
+        follow(orders, self.0.status.clone(), scope(config), held, config.ipvs.clone())?;
+        // One start, or one reload, at a time.
+        self.0.orders.set(sender).ok();
+        Ok(())
     }
 
     /// Has the services of a group put in, and waits for that, but not for long.
@@ -92,57 +108,58 @@ impl Balance {
         }
     }
 
-    /// Without a thread there is nobody to order: a witness, or a configuration without services.
     pub(crate) fn order(&self, order: Order) {
-        self.orders.send(order).ok();
+        if let Some(orders) = self.0.orders.get() {
+            orders.send(order).ok();
+        }
     }
 
     pub(crate) fn status(&self) -> BalanceStatus {
-        lock(&self.status).clone()
+        lock(&self.0.status).clone()
     }
 }
 
-impl Orders {
-    /// Starts the thread, in this network namespace, after it has removed every service in `scope` but those of the
-    /// groups that are `held`, whose claim goes on.
-    ///
-    /// # Errors
-    /// No IPVS, or what an earlier run has left cannot be removed.
-    pub(crate) fn follow(self, scope: Scope, held: BTreeSet<GroupName>, config: config::Ipvs) -> anyhow::Result<()> {
-        let (ready_in, ready) = sync_channel(1);
-        let Self { orders, status } = self;
-        std::thread::Builder::new().name("ipvs".to_owned()).spawn(move || {
-            let ipvs = Ipvs::open().context("services are configured");
-            let begun = ipvs.and_then(|mut ipvs| {
-                begin(&mut ipvs, &config, held.is_empty())?;
-                Ok((ipvs.table(&scope)?, ipvs))
-            });
-            match begun {
-                Ok((present, ipvs)) => {
-                    let (pending, waiting, wanted) = (VecDeque::new(), Vec::new(), None);
-                    let (sync, syncing) = (config.sync, Vec::new());
-                    let mut balancer = Balancer {
-                        ipvs,
-                        scope,
-                        orders,
-                        pending,
-                        waiting,
-                        wanted,
-                        held,
-                        present,
-                        status,
-                        sync,
-                        syncing,
-                    };
-                    balancer.settle();
-                    ready_in.send(balancer.trouble().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))).ok();
-                    balancer.run();
-                }
-                Err(error) => drop(ready_in.send(Err(error))),
+/// Every service on the addresses of balanced groups is ours, and every service of a mark that a service has.
+pub(crate) fn scope(config: &Config) -> Scope {
+    let balanced: BTreeSet<&GroupName> = config.services.values().map(|service| &service.vip).collect();
+    let groups = config.groups.iter().filter(|(name, _)| balanced.contains(name));
+    let keys = config.services.values().flat_map(|service| &service.listen);
+    let marks = keys.filter_map(|key| match key {
+        ServiceKey::Mark(mark, family) => Some((*mark, *family)),
+        ServiceKey::Address(..) => None,
+    });
+    Scope { addresses: groups.flat_map(|(_, group)| group.definition().addresses).collect(), marks: marks.collect() }
+}
+
+/// The thread, once it is ready.
+fn follow(
+    orders: Receiver<Order>,
+    status: Arc<Mutex<BalanceStatus>>,
+    scope: Scope,
+    held: BTreeSet<GroupName>,
+    config: config::Ipvs,
+) -> anyhow::Result<()> {
+    let (ready_in, ready) = sync_channel(1);
+    std::thread::Builder::new().name("ipvs".to_owned()).spawn(move || {
+        let ipvs = Ipvs::open().context("services are configured");
+        let begun = ipvs.and_then(|mut ipvs| {
+            begin(&mut ipvs, &config, held.is_empty())?;
+            Ok((ipvs.table(&scope)?, ipvs))
+        });
+        match begun {
+            Ok((present, ipvs)) => {
+                let (pending, waiting, wanted) = (VecDeque::new(), Vec::new(), None);
+                let (sync, syncing) = (config.sync, Vec::new());
+                let mut balancer =
+                    Balancer { ipvs, scope, orders, pending, waiting, wanted, held, present, status, sync, syncing };
+                balancer.settle();
+                ready_in.send(balancer.trouble().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))).ok();
+                balancer.run();
             }
-        })?;
-        ready.recv_timeout(CLEANING).context("IPVS was not cleaned in time")?
-    }
+            Err(error) => drop(ready_in.send(Err(error))),
+        }
+    })?;
+    ready.recv_timeout(CLEANING).context("IPVS was not cleaned in time")?
 }
 
 struct Balancer {
@@ -183,11 +200,11 @@ fn begin(ipvs: &mut Ipvs, config: &config::Ipvs, idle: bool) -> Result<(), Kerne
 
 impl Balancer {
     fn run(mut self) {
-        let mut look = LOOK;
+        let mut look = Instant::now() + LOOK;
         loop {
             let next = match self.pending.pop_front() {
                 Some(order) => Ok(order),
-                None => self.orders.recv_timeout(look),
+                None => self.orders.recv_timeout(look.saturating_duration_since(Instant::now())),
             };
             match next {
                 Ok(order) => {
@@ -202,7 +219,7 @@ impl Balancer {
                 Err(RecvTimeoutError::Timeout) => {
                     let began = Instant::now();
                     self.look();
-                    look = LOOK.max(began.elapsed() * LOOK_SHARE);
+                    look = Instant::now() + LOOK.max(began.elapsed() * LOOK_SHARE);
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -226,6 +243,15 @@ impl Balancer {
                 return done;
             }
             Order::Want(wanted) => self.wanted = Some(wanted),
+            Order::Own(scope) => {
+                let others = self.present.keys().filter(|key| !scope.contains(key));
+                let gone: Vec<Change> = others.map(|key| Change::RemoveService(*key)).collect();
+                for error in self.ipvs.apply(&gone) {
+                    tracing::error!(%error, "a service that is configured no more stays in IPVS");
+                }
+                self.scope = scope;
+                self.read();
+            }
         }
         None
     }
@@ -237,6 +263,7 @@ impl Balancer {
                 .iter()
                 .filter_map(|group| wanted.get(group))
                 .flatten()
+                .filter(|(key, _)| self.scope.contains(key))
                 .map(|(key, service)| (*key, service.clone()))
                 .collect(),
             None if self.held.is_empty() => Table::new(),
@@ -247,23 +274,23 @@ impl Balancer {
     /// Makes the table what it is to be, as far as the kernel lets it. A new order interrupts it, which is false then: a
     /// withdrawal must not wait for thousands of servers of another group.
     fn settle(&mut self) -> bool {
-        let target = self.target();
-        let changes = plan(&self.present, &target);
+        let changes = plan(&self.present, &self.target());
         let mut refused = None;
         for batch in changes.chunks(BATCH) {
-            for error in self.ipvs.apply(batch) {
+            let errors = self.ipvs.apply(batch);
+            for error in &errors {
                 tracing::error!(%error, "IPVS is not as it should be; trying again");
                 refused = Some(error.to_string());
             }
+            if errors.is_empty() {
+                batch.iter().for_each(|change| change.make(&mut self.present));
+            } else {
+                self.read();
+            }
             self.pending.extend(self.orders.try_iter());
             if !self.pending.is_empty() && batch.len() == BATCH {
-                self.read();
                 return false;
             }
-        }
-        match &refused {
-            None => self.present = target,
-            Some(_) => self.read(),
         }
         let roles: &[SyncRole] = match self.sync.as_ref().map(|sync| &sync.vip) {
             None => &[],
@@ -298,19 +325,34 @@ impl Balancer {
 
     /// What the kernel really has.
     fn read(&mut self) {
-        match self.ipvs.counted(&self.scope) {
-            Ok((table, counts)) => {
-                self.present = table;
-                lock(&self.status).counts = Arc::new(counts);
-            }
-            Err(error) => lock(&self.status).trouble = Some(error.to_string()),
-        }
+        self.read_while(|_| true);
     }
 
-    /// Undoes what somebody else has changed, and tries again what was refused.
+    /// The same, as long as what has come meanwhile can wait. Whether it was read.
+    fn read_while(&mut self, can_wait: impl Fn(&Order) -> bool) -> bool {
+        let Self { ipvs, scope, orders, pending, .. } = self;
+        let goes_on = || {
+            pending.extend(orders.try_iter());
+            pending.iter().all(&can_wait)
+        };
+        match ipvs.counted(scope, goes_on) {
+            Ok(Some((table, counts))) => {
+                self.present = table;
+                lock(&self.status).counts = Arc::new(counts);
+                return true;
+            }
+            Ok(None) => {}
+            Err(error) => lock(&self.status).trouble = Some(error.to_string()),
+        }
+        false
+    }
+
+    /// Undoes what somebody else has changed, and tries again what was refused. A claim or an unclaim interrupts it.
     fn look(&mut self) {
         let believed = self.present.clone();
-        self.read();
+        if !self.read_while(|order| matches!(order, Order::Want(_))) {
+            return;
+        }
         let others = plan(&self.present, &believed);
         if !others.is_empty() {
             tracing::warn!(changes = others.len(), first = %others[0], "somebody else has changed IPVS; putting it right");

@@ -250,6 +250,16 @@ impl Hands {
         self.interfaces.look_at(interfaces, vips);
     }
 
+    /// What is behind a group, services or none, has changed while it may be held.
+    pub(crate) fn balance(&self, served: &Served) {
+        if !served.balanced {
+            self.balance.order(Order::Withdraw(served.name.clone()));
+        } else if self.holds(&served.definition) {
+            let (nobody_waits, _) = tokio::sync::oneshot::channel();
+            self.balance.order(Order::Serve(served.name.clone(), nobody_waits));
+        }
+    }
+
     /// Shuts the whole gate.
     pub(crate) fn shut(&mut self) -> Result<(), GateError> {
         if let Some(gate) = &mut self.gate {

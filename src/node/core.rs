@@ -21,7 +21,7 @@ use hamesh_raft::{ProposeError, Raft};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long one attempt may take; a leader that has lost its quorum answers nothing.
@@ -36,7 +36,7 @@ pub(crate) struct Core {
     /// Where the configuration is read from.
     pub(crate) file: PathBuf,
     /// The configuration in force.
-    pub(crate) current: Mutex<Arc<Config>>,
+    pub(crate) current: watch::Sender<Arc<Config>>,
     /// One reload at a time.
     pub(crate) reloading: tokio::sync::Mutex<()>,
     pub(crate) identity: Arc<Identity>,
@@ -63,7 +63,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Core {
     /// The configuration in force.
     pub(crate) fn config(&self) -> Arc<Config> {
-        lock(&self.current).clone()
+        self.current.borrow().clone()
     }
 
     /// The applied state of this node.

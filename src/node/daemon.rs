@@ -3,7 +3,7 @@
 //! What a killed predecessor left is taken care of before anything else: its gate is adopted and its session resumed if
 //! the may-act record and the gate belong together, or the gate is shut and the addresses are removed.
 
-use super::balance::{Balance, Orders};
+use super::balance::Balance;
 use super::certificate;
 use super::core::{Core, lock};
 use super::director::Silence;
@@ -138,8 +138,8 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let (parts_in, parts) = oneshot::channel();
     let (prepared_in, prepared) = oneshot::channel();
     let lane_config = config.clone();
-    let (balance, orders) = Balance::new();
-    let lane_balance = (balance.clone(), orders);
+    let balance = Balance::default();
+    let lane_balance = balance.clone();
     let lane = std::thread::Builder::new().name("lane".to_owned());
     let lane = lane.spawn(move || lane_thread(lane_config, lane_balance, prepared_in, parts))?;
     prepared.await.context("the lane's thread ended")??;
@@ -197,7 +197,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         me,
         incarnation,
         file,
-        current: Mutex::new(config),
+        current: watch::Sender::new(config),
         reloading: tokio::sync::Mutex::new(()),
         identity,
         raft,
@@ -233,7 +233,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     tokio::spawn(tell_neighbours(core.clone()));
     let (mut checks, mut still) = (None, None);
     if core.config().node.role == Role::Director {
-        checks = super::health::start(core.clone())?;
+        checks = Some(super::health::start(core.clone())?);
         super::track::start(core.clone())?;
         still = Some(tokio::spawn(super::fixed::keep(core.config().fixed.clone())));
     }
@@ -388,7 +388,7 @@ async fn until_stopped(core: &Core, ends: Ends) -> anyhow::Result<Stop> {
 /// The lane's thread: first what was left, then the lane.
 fn lane_thread(
     config: Arc<Config>,
-    (balance, orders): (Balance, Orders),
+    balance: Balance,
     prepared: oneshot::Sender<anyhow::Result<()>>,
     parts: oneshot::Receiver<LaneParts>,
 ) -> anyhow::Result<()> {
@@ -396,7 +396,7 @@ fn lane_thread(
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let director = match config.node.role {
-            Role::Director => match Prepared::new(config.clone(), balance, orders).await {
+            Role::Director => match Prepared::new(config.clone(), balance).await {
                 Ok(director) => Some(director),
                 Err(error) => {
                     // The node's task says it.

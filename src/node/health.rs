@@ -4,6 +4,7 @@ use super::balance::Order;
 use super::core::{Core, lock};
 use super::lane::LaneInput;
 use crate::bfd::SessionStatus;
+use crate::config::Config;
 use crate::config::service::Notify;
 use crate::health::{Action, Event, Holdings};
 use crate::probe;
@@ -12,7 +13,7 @@ use hamesh_raft::View;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -40,21 +41,23 @@ impl Checks {
     }
 }
 
-/// Starts the thread, where there is something to watch.
+/// Starts the thread.
 ///
 /// # Errors
 /// The system gives no thread.
-pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<Option<Checks>> {
-    if core.config().services.is_empty() {
-        return Ok(None);
-    }
+pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<Checks> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (finish, stops) = mpsc::channel(1);
-    std::thread::Builder::new().name("checks".to_owned()).spawn(move || runtime.block_on(run(core, stops)))?;
-    Ok(Some(Checks(finish)))
+    let config = core.current.subscribe();
+    std::thread::Builder::new().name("checks".to_owned()).spawn(move || runtime.block_on(run(core, config, stops)))?;
+    Ok(Checks(finish))
 }
 
-async fn run(core: Arc<Core>, mut stops: mpsc::Receiver<oneshot::Sender<()>>) {
+async fn run(
+    core: Arc<Core>,
+    mut config: watch::Receiver<Arc<Config>>,
+    mut stops: mpsc::Receiver<oneshot::Sender<()>>,
+) {
     let mut facts = core.gossip.facts();
     let mut view = core.raft.view();
     let mut asked = JoinSet::new();
@@ -112,6 +115,15 @@ async fn run(core: Arc<Core>, mut stops: mpsc::Receiver<oneshot::Sender<()>>) {
                 let orders = lock(&core.health).handle(Moment::now(), Event::Orders(view.state.servers.clone()));
                 pending.extend(orders);
                 Event::Holds(holdings(&core, &view))
+            }
+            changed = config.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let config = config.borrow_and_update().clone();
+                let services = Event::Services(config.health, config.services.clone());
+                pending.extend(lock(&core.health).handle(Moment::now(), services));
+                Event::Holds(holdings(&core, &view.borrow()))
             }
             done = stops.recv(), if !stops.is_closed() => match done {
                 Some(done) => {

@@ -4,14 +4,13 @@
 //! recorded groups are still the configured ones. Otherwise the gate is shut first, then the addresses go, and the next `Open` supersedes
 //! its session at once, because it names the gate that was found and shut.
 
-use super::balance::{Balance, Orders};
+use super::balance::Balance;
 use super::claim::Hands;
 use super::director::{Director, Occurred, Silence, Site};
 use super::interfaces::Interfaces;
 use super::lans;
 use super::served::{Outlet, Served};
 use crate::config::{Config, VipGroup};
-use crate::ipvs::{Scope, ServiceKey};
 use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Link, Links};
 use crate::kernel::routing::Routes;
@@ -38,9 +37,6 @@ const QUEUE: usize = 256;
 /// Switches the gate off, for the experiment that shows what it is for.
 const NO_GATE: &str = "HAMESH_UNSAFE_NO_GATE";
 
-/// Leaves IPVS alone, for laboratories whose kernel has none.
-const NO_IPVS: &str = "HAMESH_UNSAFE_NO_IPVS";
-
 /// A director that has put its house in order.
 pub(super) struct Prepared {
     site: Site,
@@ -52,7 +48,7 @@ pub(super) struct Prepared {
 impl Prepared {
     /// # Errors
     /// What is wrong with the gate, an interface, or the record.
-    pub(super) async fn new(config: Arc<Config>, balance: Balance, orders: Orders) -> anyhow::Result<Self> {
+    pub(super) async fn new(config: Arc<Config>, balance: Balance) -> anyhow::Result<Self> {
         let definitions = config.definitions();
         let names: Vec<String> = lans::interfaces(&config).into_iter().collect();
         let all: Vec<IpAddr> = lans::vips(&config).into_iter().collect();
@@ -86,9 +82,8 @@ impl Prepared {
         if resumed.is_none() {
             record_file.write(None).context("cannot remove the may-act record")?;
         }
-        if !config.services.is_empty() {
-            clean_balance(&config, orders, resumed.as_ref())?;
-        }
+        let pairs = resumed.iter().flat_map(|record| &record.pairs);
+        balance.begin(&config, pairs.flat_map(|(lease, _)| config.members(lease)).collect())?;
         let keeps = |name: &str| {
             let lease = config.lease(name);
             resumed.iter().flat_map(|record| &record.pairs).any(|(kept, _)| kept == lease)
@@ -283,26 +278,6 @@ fn served_now(config: &Config, record: &MayAct) -> Option<Vec<Definition>> {
     let groups = leases.iter().all(|groups| !groups.is_empty()).then(|| leases.concat())?;
     let groups = groups.iter().map(|group| config.groups.get(group));
     groups.map(|group| group.filter(|group| group.priority.is_some()).map(VipGroup::definition)).collect()
-}
-
-/// Every service on the addresses of balanced groups is ours. What an earlier run has left there goes, but for the groups whose
-/// claims go on.
-fn clean_balance(config: &Config, orders: Orders, resumed: Option<&MayAct>) -> anyhow::Result<()> {
-    if std::env::var(NO_IPVS).is_ok_and(|value| value == "1") {
-        tracing::error!("{NO_IPVS} is set: servers are watched and nothing is balanced");
-        return Ok(());
-    }
-    let balanced: BTreeSet<&GroupName> = config.services.values().map(|service| &service.vip).collect();
-    let groups = config.groups.iter().filter(|(name, _)| balanced.contains(name));
-    let addresses = groups.flat_map(|(_, group)| group.definition().addresses).collect();
-    let held = resumed.iter().flat_map(|record| &record.pairs).flat_map(|(lease, _)| config.members(lease)).collect();
-    let keys = config.services.values().flat_map(|service| &service.listen);
-    let marks = keys.filter_map(|key| match key {
-        ServiceKey::Mark(mark, family) => Some((*mark, *family)),
-        ServiceKey::Address(..) => None,
-    });
-    let marks = marks.collect();
-    orders.follow(Scope { addresses, marks }, held, config.ipvs.clone())
 }
 
 /// A child of a killed predecessor may keep its lock for a moment, between fork and exec.

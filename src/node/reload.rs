@@ -3,7 +3,8 @@
 //! What is new is looked up and opened first, on the lane's thread but not in its way; then the director takes all of it over
 //! in one go. So whatever is wrong, in a file or on the machine, changes nothing.
 
-use super::core::{Core, lock};
+use super::balance::{self, Order};
+use super::core::Core;
 use super::director::Occurred;
 use super::lane::LaneInput;
 use super::lans::{self, LanName};
@@ -19,6 +20,9 @@ use tokio::time::timeout;
 
 /// How long the director may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// More than these are counted and not named.
+const FEW: usize = 8;
 
 /// A configuration on its way to the director, which answers whether it serves that now.
 #[derive(Debug)]
@@ -58,6 +62,9 @@ async fn changed(core: &Core) -> Result<String, String> {
         return Err("no VIP group is configured any more: drain this node, or stop hamesh, if that is meant".to_owned());
     }
     if running.node.role == Role::Director {
+        let (balance, config) = (core.balance.clone(), fresh.clone());
+        let begun = tokio::task::spawn_blocking(move || balance.begin(&config, BTreeSet::new())).await;
+        begun.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))?;
         let (answer, answered) = oneshot::channel();
         let order = LaneInput::Reload(Fresh { config: fresh.clone(), answer });
         core.lane.send(order).await.map_err(|_| "the lane has ended".to_owned())?;
@@ -69,10 +76,19 @@ async fn changed(core: &Core) -> Result<String, String> {
     }
     // Not before the director: what is given up is told as it was wished before.
     core.notices.reload(&fresh).await;
-    let done = differences(&running.groups, &fresh.groups);
-    *lock(&core.current) = fresh;
+    let (old, new) = (balance::scope(&running), balance::scope(&fresh));
+    if old != new {
+        core.balance.order(Order::Own(new));
+    }
+    let mut done = differences("vip", &running.groups, &fresh.groups);
+    done.extend(differences("service", &running.services, &fresh.services));
+    if running.health != fresh.health {
+        done.push("[health] changed".to_owned());
+    }
+    // Who checks servers follows it.
+    core.current.send_replace(fresh);
     say_wishes(core, Some(&running));
-    Ok(if done.is_empty() { "no VIP group differs".to_owned() } else { done.join(", ") })
+    Ok(if done.is_empty() { "nothing differs".to_owned() } else { done.join(", ") })
 }
 
 /// Tells the others what this node's files say, instead of what they said `before`; `status` on any node shows where
@@ -120,8 +136,6 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("node.watchdog", old.watchdog != new.watchdog),
         ("[admin]", running.admin != fresh.admin),
         ("[lease]", running.lease != fresh.lease),
-        ("[health]", running.health != fresh.health),
-        ("[service]", running.services != fresh.services),
         ("[ipvs]", running.ipvs != fresh.ipvs),
         ("[track_script]", running.scripts != fresh.scripts),
         ("[bfd]", running.bfd != fresh.bfd),
@@ -133,15 +147,8 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("a group with `localnode`", with_localnode(running) != with_localnode(fresh)),
         ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),
         ("a group with an authentication header", authenticated(running) != authenticated(fresh)),
-        ("the addresses of a group with services", balanced(running) != balanced(fresh)),
     ];
     all.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
-}
-
-/// What IPVS is programmed for.
-fn balanced(config: &Config) -> Vec<Definition> {
-    let groups = config.groups.iter().filter(|(name, _)| config.is_balanced(name));
-    groups.map(|(_, group)| group.definition()).collect()
 }
 
 /// Who shares a lease with whom.
@@ -169,15 +176,24 @@ fn authenticated(config: &Config) -> Vec<(&GroupName, Auth)> {
     groups.filter(|(_, auth)| matches!(auth, Auth::Ah(_))).collect()
 }
 
-fn differences(old: &BTreeMap<GroupName, VipGroup>, new: &BTreeMap<GroupName, VipGroup>) -> Vec<String> {
-    let names: BTreeSet<&GroupName> = old.keys().chain(new.keys()).collect();
-    let word = |name: &GroupName| match (old.get(name), new.get(name)) {
-        (None, Some(_)) => Some("added"),
-        (Some(_), None) => Some("removed"),
-        (Some(old), Some(new)) => (old != new).then_some("changed"),
-        (None, None) => None,
-    };
-    names.into_iter().filter_map(|name| Some(format!("vip.{name} {}", word(name)?))).collect()
+/// What differs, by name; so many that nobody would read them are counted.
+fn differences<T: PartialEq>(section: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) -> Vec<String> {
+    let mut all = BTreeMap::from([("added", Vec::new()), ("changed", Vec::new()), ("removed", Vec::new())]);
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    for name in names {
+        let word = match (old.get(name), new.get(name)) {
+            (None, Some(_)) => "added",
+            (Some(_), None) => "removed",
+            (Some(old), Some(new)) if old != new => "changed",
+            (Some(_), Some(_)) | (None, None) => continue,
+        };
+        all.entry(word).or_default().push(name);
+    }
+    let told = all.into_iter().flat_map(|(word, names)| match names.len() {
+        0..=FEW => names.into_iter().map(|name| format!("{section}.{name} {word}")).collect(),
+        many => vec![format!("{many} of [{section}] {word}")],
+    });
+    told.collect()
 }
 
 /// Opens the LANs that are new, beside the lane's work, and hands everything to the director.

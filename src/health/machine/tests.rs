@@ -272,6 +272,71 @@ fn an_order_holds_everywhere_and_its_time_runs_out_by_itself() {
     assert_eq!(weight(&mesh), Some(1));
 }
 
+/// What a director serves after other words came, before and after `answers` could be heard.
+fn reloaded(change: impl Fn(&mut Service), answers: impl Fn(NodeId, u8) -> bool + Copy) -> [usize; 2] {
+    let mut mesh = Mesh::new(3, 4, 0);
+    mesh.pass(8 * SECOND, |_, server| server != 2);
+    assert_eq!(mesh.serves(1), 3);
+    let mut other = services(4, 0);
+    change(other.get_mut("web").expect("it is there"));
+    let event = Event::Services(HealthMesh::default(), other);
+    let mind = mesh.minds.get_mut(&NodeId(1)).expect("it is there");
+    let mut asked = Vec::new();
+    for action in mind.handle(mesh.now, event) {
+        match action {
+            Action::Want(wanted) => drop(mesh.wanted.insert(NodeId(1), wanted)),
+            Action::Ask(id, target) => asked.push((id, target.address)),
+            Action::Say(..) | Action::Tell(_) | Action::Short(..) => {}
+        }
+    }
+    let at_once = mesh.serves(1);
+    for (id, address) in asked {
+        let up = (1..=4).any(|n| address.ip() == std::net::IpAddr::from([10, 0, 5, n]) && answers(NodeId(1), n));
+        let said = if up { Said::Up(Share::Configured) } else { Said::Down("refused".to_owned()) };
+        mesh.event(NodeId(1), Event::Answered(id, Answer { said, took: mesh.took }), &answers);
+    }
+    mesh.pass(8 * SECOND, answers);
+    [at_once, mesh.serves(1)]
+}
+
+#[test]
+fn other_services_keep_what_is_known_of_their_servers() {
+    let still = |_: NodeId, server: u8| server != 2;
+    let asks = |service: &mut Service, server: usize, interval| service.servers[server].checks[0].interval = interval;
+    assert_eq!(reloaded(|service| service.quorum = 2, still), [3, 3]);
+    assert_eq!(reloaded(|service| asks(service, 1, SECOND / 2), still), [3, 3], "down, whatever it is asked now");
+    assert_eq!(reloaded(|service| asks(service, 1, SECOND / 2), |_, _| true), [3, 4]);
+    assert_eq!(reloaded(|service| asks(service, 0, SECOND / 2), |_, _| false), [3, 0], "up, until it fails");
+    assert_eq!(reloaded(|service| drop(service.servers.remove(1)), still), [3, 3]);
+    assert_eq!(reloaded(|service| drop(service.servers.remove(0)), still), [2, 2]);
+    assert_eq!(reloaded(|service| service.servers[1].checks.clear(), still), [4, 4], "nothing is asked of it any more");
+}
+
+#[test]
+fn a_target_that_stays_is_not_asked_anew_and_one_that_went_is_asked_no_more() {
+    let mut mesh = Mesh::new(1, 4, 0);
+    mesh.pass(5 * SECOND, |_, _| true);
+    mesh.asked.clear();
+    mesh.event(NodeId(1), Event::Services(HealthMesh::default(), services(5, 0)), &|_, _| true);
+    assert_eq!(mesh.asked[&NodeId(1)], 1, "the new one");
+    mesh.event(NodeId(1), Event::Services(HealthMesh::default(), services(2, 0)), &|_, _| true);
+    mesh.asked.clear();
+    mesh.pass(10 * SECOND, |_, _| true);
+    assert_eq!((mesh.asked[&NodeId(1)], mesh.serves(1)), (20, 2));
+    mesh.event(NodeId(1), Event::Services(HealthMesh::default(), BTreeMap::new()), &|_, _| true);
+    assert_eq!(mesh.wanted[&NodeId(1)].len(), 0);
+}
+
+#[test]
+fn a_director_without_services_any_more_has_no_bad_path() {
+    let mut mesh = Mesh::new(3, 4, 0);
+    mesh.pass(5 * SECOND, |_, _| true);
+    mesh.pass(6 * SECOND, |node, _| node != NodeId(1));
+    assert_eq!(mesh.short, [NodeId(1)].into());
+    mesh.event(NodeId(1), Event::Services(HealthMesh::default(), BTreeMap::new()), &|_, _| true);
+    assert!(mesh.short.is_empty());
+}
+
 #[test]
 fn status_says_who_sees_what_and_why() {
     let mut mesh = Mesh::new(3, 2, 0);

@@ -104,16 +104,23 @@ impl Ipvs {
     /// # Errors
     /// The kernel's refusal, or an answer that was not understood.
     pub fn table(&mut self, scope: &Scope) -> Result<Table, KernelError> {
-        self.counted(scope).map(|(table, _)| table)
+        Ok(self.counted(scope, || true)?.map(|(table, _)| table).unwrap_or_default())
     }
 
-    /// The same, and what it has done.
+    /// The same, and what it has done; `None` once `goes_on` does not hold any more: a large table takes long.
     ///
     /// # Errors
     /// Those of [`Self::table`].
-    pub fn counted(&mut self, scope: &Scope) -> Result<(Table, Counts), KernelError> {
+    pub fn counted(
+        &mut self,
+        scope: &Scope,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<Option<(Table, Counts)>, KernelError> {
         let (mut table, mut counts) = (Table::new(), Counts::new());
         for (key, settings, traffic) in self.services()?.into_iter().filter(|(key, ..)| scope.contains(key)) {
+            if !goes_on() {
+                return Ok(None);
+            }
             let mut service = Service { settings, servers: BTreeMap::new() };
             let mut count = Count { traffic, servers: BTreeMap::new() };
             for (at, server, connections, traffic) in self.servers(&key)? {
@@ -123,7 +130,7 @@ impl Ipvs {
             table.insert(key, service);
             counts.insert(key, count);
         }
-        Ok((table, counts))
+        Ok(Some((table, counts)))
     }
 
     /// Makes changes in their order, and returns those that the kernel refused. What comes after a refusal is done all

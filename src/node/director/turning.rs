@@ -46,7 +46,7 @@ impl Director {
         let names: BTreeSet<GroupName> = self.groups.keys().chain(self.config.groups.keys()).cloned().collect();
         for name in names {
             match self.groups.get(&name).map(|served| Turn::of(served, self.wanted(&name))) {
-                Some(Turn::Stays) => {}
+                Some(Turn::Stays) => self.balance(&name),
                 Some(Turn::Adapts) => self.begin(&name).await,
                 Some(Turn::Moves) if !self.holder.uses(self.lease_of(&name)) => self.begin(&name).await,
                 Some(Turn::Moves | Turn::Ends) => {
@@ -95,6 +95,16 @@ impl Director {
         !free.is_empty()
     }
 
+    /// A group that stays may have services now, or none any more.
+    fn balance(&mut self, name: &GroupName) {
+        let has = self.config.is_balanced(name);
+        if let Some(served) = self.groups.get_mut(name)
+            && std::mem::replace(&mut served.balanced, has) != has
+        {
+            self.hands.balance(served);
+        }
+    }
+
     /// Serves a group that is not used, or only put in other words, as the configuration says.
     async fn begin(&mut self, name: &GroupName) {
         let Some(wanted) = self.wanted(name).cloned() else {
@@ -114,6 +124,7 @@ impl Director {
                 served.beyond_family = lans::beyond_family(&self.lans, &wanted);
                 self.hands.exchange(served, &before, &routing).await;
                 let lease = served.lease.clone();
+                self.balance(name);
                 self.want(&lease);
                 // Whoever follows us is to know at once. What is no MASTER says nothing.
                 self.queue.push_back(Happened::Router(name.clone(), router::Event::Announce));
