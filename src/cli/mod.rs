@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
 use hamesh_raft::command::Role;
 use hamesh_raft::command::ServerOrder;
+use nix::net::if_::if_nametoindex;
 use sink::Sink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -423,6 +424,17 @@ fn check(file: &Path) -> Result<Exit, Failure> {
     let warnings = config::check(file)?;
     for warning in &warnings {
         println!("{warning}");
+    }
+    // Of a node's own file it is known which machine it is about.
+    if let Ok(config) = config::load(file)
+        && config.node.role == Role::Director
+    {
+        for (name, group) in config.groups.iter().filter(|(_, group)| group.priority.is_some()) {
+            if if_nametoindex(group.interface.as_str()).is_err() {
+                let interface = &group.interface;
+                println!("warning: vip.{name} is in FAULT while this machine has no interface {interface}, as now");
+            }
+        }
     }
     println!("{}: ok", file.display());
     Ok(Exit::Ok)

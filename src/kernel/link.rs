@@ -7,9 +7,9 @@ use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use hamesh_raft::command::Family;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode};
 use netlink_packet_route::rule::RuleAttribute;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, LinkMacVlan, LinkUnspec, MulticastGroup, new_connection, new_multicast_connection};
 use std::fs;
 use std::io;
@@ -35,6 +35,12 @@ pub struct Link {
 }
 
 impl Link {
+    /// One that is not there.
+    pub fn absent(name: &str) -> Self {
+        let interface = Interface { index: 0, name: name.to_owned() };
+        Self { interface, mac: None, up: false, v4: None, v6: None, own: Vec::new(), router: false }
+    }
+
     /// The source of adverts (RFC 9568 sections 5.1.1.1 and 5.1.2.1).
     pub fn address(&self, family: Family) -> Option<IpAddr> {
         match family {
@@ -65,7 +71,7 @@ impl Links {
     }
 
     /// Makes `name`, a macvlan of `parent` with this MAC, if it is not there: a way in and out with a MAC of its own, which
-    /// gives itself no address. A new one is down, see [`Links::raise`].
+    /// gives itself no address. A new one is down, see [`Links::raise`]. One on another parent goes: that had another name once.
     ///
     /// # Errors
     /// There is an interface of that name which is something else; the kernel could not be asked.
@@ -73,7 +79,18 @@ impl Links {
         let failed = |source: io::Error| {
             KernelError::new(format_args!("make the interface {name} for the virtual MAC on {}", parent.name), source)
         };
-        let there = self.find(name).await.map_err(failed)?;
+        let mut there = self.find(name).await.map_err(failed)?;
+        let [on_it, with_it] = [LinkAttribute::Link(parent.index), LinkAttribute::Address(mac.to_vec())];
+        let is_macvlan = |attribute: &LinkAttribute| {
+            let kind = LinkInfo::Kind(InfoKind::MacVlan);
+            matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&kind))
+        };
+        let has_mac =
+            |there: &&LinkMessage| there.attributes.contains(&with_it) && there.attributes.iter().any(is_macvlan);
+        if there.as_ref().filter(has_mac).is_some_and(|there| !there.attributes.contains(&on_it)) {
+            self.remove(name).await?;
+            there = None;
+        }
         if there.is_none() {
             // A private one would keep from its parent what others multicast from the same MAC: the MASTER's adverts.
             let link = LinkMacVlan::new(name, parent.index, MacVlanMode::Bridge).address(mac.to_vec()).build();
@@ -83,12 +100,7 @@ impl Links {
             Some(there) => there,
             None => self.find(name).await.map_err(failed)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?,
         };
-        let ours = [LinkAttribute::Link(parent.index), LinkAttribute::Address(mac.to_vec())];
-        let is_macvlan = |attribute: &LinkAttribute| {
-            let kind = LinkInfo::Kind(InfoKind::MacVlan);
-            matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&kind))
-        };
-        if !ours.iter().all(|part| message.attributes.contains(part)) || !message.attributes.iter().any(is_macvlan) {
+        if !has_mac(&&message) {
             return Err(failed(io::Error::other("there is another interface of that name; give this one another")));
         }
         sysctl::silence(name)?;
@@ -130,21 +142,24 @@ impl Links {
         }
     }
 
-    /// Looks an interface up by its name. `vips` are not taken for its own address, wherever they stand.
+    /// Looks an interface up by its name; nothing if it is not there. `vips` are not taken for its own address, wherever
+    /// they stand.
     ///
     /// # Errors
-    /// There is no such interface ([`KernelError::kind`] is `NotFound` or the kernel's `ENODEV`), or the kernel could
-    /// not be asked.
-    pub async fn get(&self, name: &str, vips: &[IpAddr]) -> Result<Link, KernelError> {
+    /// The kernel could not be asked: nothing is known of the interface then.
+    pub async fn get(&self, name: &str, vips: &[IpAddr]) -> Result<Option<Link>, KernelError> {
         let failed = |source: io::Error| KernelError::new(format_args!("look up interface {name}"), source);
-        let message = self.find(name).await.map_err(failed)?;
-        let message = message.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let Some(message) = self.find(name).await.map_err(failed)? else { return Ok(None) };
         let mac = message.attributes.iter().find_map(|attribute| {
             if let LinkAttribute::Address(mac) = attribute { mac[..].try_into().ok() } else { None }
         });
         let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
         let interface = Interface { index: message.header.index, name: name.to_owned() };
-        let present = Addresses::new(self.0.clone()).list(&interface).await?;
+        let present = match Addresses::new(self.0.clone()).list(&interface).await {
+            // It went in between.
+            Err(error) if error.errno() == Some(libc::ENODEV) => return Ok(None),
+            present => present?,
+        };
         let own = present.iter().filter(|present| !present.ours && present.usable).map(|present| present.vip.address);
         let own: Vec<IpAddr> = own.filter(|address| !vips.contains(address)).collect();
         let v4 = own.iter().find_map(|own| if let IpAddr::V4(own) = own { Some(*own) } else { None });
@@ -152,7 +167,7 @@ impl Links {
             IpAddr::V6(own) if own.is_unicast_link_local() => Some(*own),
             IpAddr::V4(_) | IpAddr::V6(_) => None,
         });
-        Ok(Link { interface, mac, up, v4, v6, own, router: forwards_ipv6(name) })
+        Ok(Some(Link { interface, mac, up, v4, v6, own, router: forwards_ipv6(name) }))
     }
 }
 
@@ -165,8 +180,10 @@ fn forwards_ipv6(interface: &str) -> bool {
 /// What has changed. It says where to look again, not what is to be seen there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The interface with this index came, went, or changed.
+    /// The interface with this index came or changed.
     Link(u32),
+    /// The interface with this index went. It may be back with the same one.
+    Gone(u32),
     /// An address of the interface with this index came or went. That hamesh added or refreshed one is not told, from Linux
     /// 5.18 on.
     Address(u32),
@@ -210,8 +227,12 @@ impl Watch {
 }
 
 fn change(message: &RouteNetlinkMessage) -> Option<Change> {
-    if let RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) = message {
+    if let RouteNetlinkMessage::NewLink(link) = message {
         Some(Change::Link(link.header.index))
+    } else if let RouteNetlinkMessage::DelLink(link) = message {
+        // One that leaves a bridge says so in the bridge's family, and stays.
+        let gone = link.header.interface_family == AddressFamily::Unspec;
+        Some(if gone { Change::Gone(link.header.index) } else { Change::Link(link.header.index) })
     } else if let RouteNetlinkMessage::NewAddress(address) = message {
         (!address::is_ours(address)).then_some(Change::Address(address.header.index))
     } else if let RouteNetlinkMessage::DelAddress(address) = message {

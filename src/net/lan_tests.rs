@@ -21,7 +21,7 @@ const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
 const MAC: Mac = [2, 0, 0, 0, 0, 1];
 
 async fn eth0() -> Link {
-    connect().unwrap().0.get("eth0", &[]).await.unwrap()
+    connect().unwrap().0.get("eth0", &[]).await.unwrap().unwrap()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -129,7 +129,7 @@ async fn link_local(cable: &Cable) -> (Ipv6Addr, Ipv6Addr) {
     let links = [connect().unwrap().0, cable.there(connect).unwrap().0];
     loop {
         if let [Some(here), Some(there)] =
-            [links[0].get("eth0", &[]).await.unwrap().v6, links[1].get("eth0", &[]).await.unwrap().v6]
+            [links[0].get("eth0", &[]).await.unwrap().unwrap().v6, links[1].get("eth0", &[]).await.unwrap().unwrap().v6]
         {
             return (here, there);
         }
@@ -217,7 +217,7 @@ fn an_authenticated_advert_comes_by_a_socket_of_its_own() {
 /// One socket here and one there.
 async fn sockets(cable: &Cable, family: Family, carries: Carries) -> (VrrpSocket, VrrpSocket) {
     let here = eth0().await.interface;
-    let there = cable.there(connect).unwrap().0.get("eth0", &[]).await.unwrap().interface;
+    let there = cable.there(connect).unwrap().0.get("eth0", &[]).await.unwrap().unwrap().interface;
     let open = |interface: &Interface| VrrpSocket::open(interface, family, carries).unwrap();
     (open(&here), cable.there(|| open(&there)))
 }

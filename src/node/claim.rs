@@ -99,7 +99,7 @@ impl Hands {
                 self.balance.serve(&served.name).await;
             }
             if !self.guard {
-                self.interfaces.set(served.place(), &served.vips, self.life).await?;
+                self.interfaces.set(&served.place, &served.vips, self.life).await?;
                 self.interfaces.route(&served.config.routing).await?;
             }
         }
@@ -120,7 +120,7 @@ impl Hands {
     fn take_up(&mut self, served: &Served) {
         self.unrouted.remove(&served.name);
         if let Some((interface, vips)) = self.leftovers.get_mut(&served.name)
-            && *interface == served.link.interface
+            && *interface == served.place
         {
             vips.retain(|vip| !served.vips.contains(vip));
             if vips.is_empty() {
@@ -148,7 +148,7 @@ impl Hands {
                     self.unrouted.insert(served.name.clone(), served.config.routing.clone());
                 }
                 let left = self.leftovers.entry(served.name.clone());
-                let (_, vips) = left.or_insert_with(|| (served.place().clone(), Vec::new()));
+                let (_, vips) = left.or_insert_with(|| (served.place.clone(), Vec::new()));
                 vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
             }
             if served.balanced {
@@ -181,7 +181,7 @@ impl Hands {
         }
         self.refreshed = Some(now);
         for served in groups.values().filter(|served| self.held.contains(&served.definition)) {
-            self.interfaces.refresh(served.place(), &served.vips, self.life, deadline);
+            self.interfaces.refresh(&served.place, &served.vips, self.life, deadline);
         }
     }
 
@@ -190,9 +190,9 @@ impl Hands {
     pub(crate) fn look_after<'a>(&self, groups: impl Iterator<Item = &'a Served>) {
         let mut places: Vec<(&Interface, Vec<Vip>)> = Vec::new();
         for served in groups.filter(|served| !self.guard && self.held.contains(&served.definition)) {
-            match places.iter_mut().find(|(place, _)| *place == served.place()) {
+            match places.iter_mut().find(|(place, _)| **place == served.place) {
                 Some((_, vips)) => vips.extend(&served.vips),
-                None => places.push((served.place(), served.vips.clone())),
+                None => places.push((&served.place, served.vips.clone())),
             }
             self.interfaces.reroute(&served.config.routing, self.deadline);
         }
@@ -224,7 +224,7 @@ impl Hands {
 
     /// Other lengths of the prefixes of a held group, or other routes and rules: the new ones stand before the old ones go.
     pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip], routing: &Routing) {
-        let interface = served.place();
+        let interface = &served.place;
         let (fresh, stale) = (&served.config.routing, routing.without(&served.config.routing));
         if !self.guard && fresh != routing && self.held.contains(&served.definition) {
             // One network in one table of one metric has one route.
@@ -243,6 +243,16 @@ impl Hands {
         if let Err(error) = self.interfaces.remove(interface, &gone).await {
             tracing::error!(group = %served.name, %error, "an old prefix is left; it ends with its lifetime");
         }
+    }
+
+    /// Interfaces have come or gone: what of them the gate looks at is to be looked at.
+    pub(crate) fn interfaces_changed(&mut self) -> Result<(), GateError> {
+        self.gate.as_mut().map_or(Ok(()), Gate::interfaces_changed)
+    }
+
+    /// Brings a device with a virtual MAC up, which the gate looks at already.
+    pub(crate) async fn raise(&self, device: &Interface) -> Result<(), String> {
+        self.interfaces.raise(device).await
     }
 
     /// Which interfaces to tell of, and whose addresses are nobody's own there.
@@ -290,15 +300,17 @@ impl Hands {
     }
 
     fn advert_to(&self, served: &mut Served, priority: u8, source: IpAddr, to: IpAddr, ttl: u8) {
+        let Some(voice) = &served.voice else { return };
         let message = served.format.encode(priority, source, to);
-        let sent = match (&mut served.sealed, &served.outlet, source, to) {
+        let sealed = served.authentication.as_mut().zip(voice.sealed.as_ref());
+        let sent = match (sealed, &voice.outlet, source, to) {
             (Some((authentication, socket)), _, IpAddr::V4(source), IpAddr::V4(to)) => {
                 socket.send_packet(to, &authentication.seal(source, to, ttl, &message))
             }
             // What says that we stop goes out by the parent: the device is shut by then. What goes to one host does too:
             // the device knows no neighbours.
             (_, Some(outlet), ..) if priority > 0 && to.is_multicast() => outlet.vrrp.send(source, to, ttl, &message),
-            (_, Some(_) | None, ..) => served.vrrp.send(source, to, ttl, &message),
+            (_, Some(_) | None, ..) => voice.vrrp.send(source, to, ttl, &message),
         };
         match sent {
             Ok(()) => {}
@@ -312,9 +324,10 @@ impl Hands {
     pub(crate) fn announce(&mut self, served: &Served, rounds: u8) {
         // Beside a keepalived the device is its own; its MAC is announced through the interface below.
         let mac = served.config.virtual_mac().map(|(_, mac)| mac).or(served.link.mac);
-        let (mac, own, beyond) = match (&served.outlet, mac) {
+        let Some(voice) = &served.voice else { return };
+        let (mac, own, beyond) = match (&voice.outlet, mac) {
             (Some(outlet), _) => (outlet.mac, &outlet.neighbours, &outlet.beyond_family),
-            (None, Some(mac)) => (mac, &served.neighbours, &served.beyond_family),
+            (None, Some(mac)) => (mac, &voice.neighbours, &voice.beyond_family),
             (None, None) => return,
         };
         let (here, there): (Vec<IpAddr>, Vec<IpAddr>) = served
@@ -331,9 +344,11 @@ impl Hands {
 
     /// Asks by ARP or neighbour discovery who is there.
     pub(crate) fn probe(&self, served: &Served, targets: &[IpAddr]) {
-        let (Some(mac), Some(source)) = (served.link.mac, served.own_address()) else { return };
+        let (Some(mac), Some(source), Some(voice)) = (served.link.mac, served.own_address(), &served.voice) else {
+            return;
+        };
         for target in targets {
-            if let Err(error) = served.neighbours.probe(mac, source, *target) {
+            if let Err(error) = voice.neighbours.probe(mac, source, *target) {
                 tracing::debug!(group = %served.name, %target, %error, "probe not sent");
             }
         }

@@ -7,6 +7,7 @@ mod alone;
 mod conflicts;
 mod guarding;
 mod leases;
+mod links;
 mod telling;
 mod turning;
 
@@ -14,8 +15,8 @@ pub(crate) use alone::Silence;
 
 use super::claim::Hands;
 use super::lan::{FACT, Hears, Neighbours, Place};
-use super::lane::{GateStatus, GroupStatus, LaneOutput, LaneStatus};
-use super::lans::Lans;
+use super::lane::{GateStatus, GroupStatus, InterfaceStatus, LaneOutput, LaneStatus};
+use super::lans::{Lans, Opened};
 use super::reload::Fresh;
 use super::served::Served;
 use crate::config::Config;
@@ -52,6 +53,8 @@ pub(crate) enum Occurred {
     Link(Link),
     /// An interface is not there.
     LinkGone(String),
+    /// An interface that had come is open.
+    Opened(Opened),
     /// The wall clock was set.
     WallClock,
     /// A configuration to be served from now on, and the LANs of it that were not open.
@@ -63,6 +66,7 @@ enum Happened {
     Lease(holder::Event),
     Router(GroupName, router::Event),
     Ear(GroupName, hearing::Event),
+    Opened(Opened),
     Reloaded(Fresh, Lans),
 }
 
@@ -90,6 +94,7 @@ pub(crate) struct Director {
     /// Whether more is guarded and open than the configuration has, for groups that turn.
     surplus: bool,
     lans: Lans,
+    interfaces: links::Interfaces,
     hands: Hands,
     tell: mpsc::Sender<Occurred>,
     occurrences: mpsc::Receiver<Occurred>,
@@ -127,6 +132,7 @@ impl Director {
             turning: BTreeSet::new(),
             surplus: false,
             lans,
+            interfaces: links::Interfaces::default(),
             hands,
             tell,
             occurrences,
@@ -254,6 +260,7 @@ impl Director {
         self.queue.push_back(Happened::Lease(holder::Event::Tick));
         self.hear_keepalived(now);
         self.look_for_conflicts(now);
+        self.open_interfaces();
         for (name, served) in &self.groups {
             let held_by = self.state.holder_node(&served.lease);
             let event = if held_by == Some(self.me) {
@@ -307,6 +314,7 @@ impl Director {
                     self.rejoin(Moment::now());
                     self.reload(fresh, lans).await;
                 }
+                Happened::Opened(opened) => self.opened(opened).await,
                 Happened::Lease(event) => {
                     let actions = self.holder.handle(Moment::now(), event);
                     self.perform(actions).await;
@@ -338,7 +346,11 @@ impl Director {
                 vrrp: served.router.status(),
                 open: (live || self.solitude.holds(name)) && self.hands.holds(&served.definition),
                 unfenced: self.solitude.holds(name),
-                link_up: served.link_is_up(),
+                interface: match &served.voice {
+                    Some(_) if served.link_is_up() => InterfaceStatus::Up,
+                    Some(_) => InterfaceStatus::Down,
+                    None => InterfaceStatus::Absent,
+                },
                 discarded: served.discarded.clone(),
                 last_discard: served.last_discard,
                 conflict: self.conflicts.of(name),
@@ -390,31 +402,9 @@ impl Director {
             }
             Occurred::Link(link) => self.link(&link.interface.name, Some(&link)),
             Occurred::LinkGone(name) => self.link(&name, None),
+            Occurred::Opened(opened) => self.queue.push_back(Happened::Opened(opened)),
             Occurred::WallClock => self.hands.wall_clock(),
             Occurred::Reloaded(fresh, lans) => self.queue.push_back(Happened::Reloaded(fresh, lans)),
-        }
-    }
-
-    fn link(&mut self, name: &str, link: Option<&Link>) {
-        if let Some(link) = link {
-            for lan in self.lans.values_mut().filter(|lan| lan.link.interface.name == name) {
-                lan.link = link.clone();
-            }
-        }
-        let mut leases = BTreeSet::new();
-        for served in self.groups.values_mut().filter(|served| served.config.interface == name) {
-            match link {
-                Some(link) => served.link = link.clone(),
-                None => served.link.up = false,
-            }
-            if let Some(source) = served.own_address() {
-                served.router.speak_from(source);
-            }
-            leases.insert(served.lease.clone());
-        }
-        self.hands.look_after(self.groups.values().filter(|served| served.config.interface == name));
-        for lease in leases {
-            self.level(&lease);
         }
     }
 

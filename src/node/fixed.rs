@@ -13,16 +13,17 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Adds what is not there. Returns what could not be added, in words: an interface may come later.
 pub(super) async fn put(fixed: &Fixed, links: &Links, addresses: &Addresses) -> Vec<String> {
-    let mut trouble = Vec::new();
+    let (mut trouble, mut absent) = (Vec::new(), Vec::new());
     let mut note = |result: Result<(), KernelError>| trouble.extend(result.err().map(|error| error.to_string()));
     for (name, vips) in &fixed.addresses {
         match links.get(name, &[]).await {
-            Ok(link) => note(addresses.keep(&link.interface, vips).await),
+            Ok(Some(link)) => note(addresses.keep(&link.interface, vips).await),
+            Ok(None) => absent.push(format!("there is no interface {name}")),
             Err(error) => note(Err(error)),
         }
     }
     note(Routes::new(links.clone()).set(&fixed.routing).await);
-    trouble
+    [absent, trouble].concat()
 }
 
 /// Keeps it there, until it is dropped.
@@ -60,7 +61,7 @@ pub(super) async fn remove(fixed: &Fixed) {
     let mut results = vec![Routes::new(links.clone()).remove(&fixed.routing).await];
     for (name, vips) in &fixed.addresses {
         // An interface that is gone has taken them along.
-        if let Ok(link) = links.get(name, &[]).await {
+        if let Ok(Some(link)) = links.get(name, &[]).await {
             results.push(addresses.release(&link.interface, vips).await);
         }
     }

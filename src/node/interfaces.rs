@@ -25,12 +25,15 @@ use tokio::time::sleep;
 const QUEUE: usize = 256;
 /// Changes that come together are looked at together.
 const TOGETHER: Duration = Duration::from_millis(5);
+/// Before an interface is looked at again of which the kernel could not be asked.
+const AGAIN: Duration = Duration::from_millis(200);
 
 type Done = oneshot::Sender<Result<(), KernelError>>;
 
 enum Order {
     Set(Interface, Vec<Vip>, Duration, Done),
     Remove(Interface, Vec<Vip>, Done),
+    Raise(Interface, Done),
     RemoveDevice(String, Done),
     Route(Routing, Done),
     Unroute(Routing, Done),
@@ -101,6 +104,11 @@ impl Interfaces {
         if routing.is_empty() { Ok(()) } else { self.ask(|done| Order::Unroute(routing.clone(), done)).await }
     }
 
+    /// As [`Links::raise`].
+    pub(crate) async fn raise(&self, device: &Interface) -> Result<(), String> {
+        self.ask(|done| Order::Raise(device.clone(), done)).await
+    }
+
     /// As [`Links::remove`].
     pub(crate) async fn remove_device(&self, name: &str) -> Result<(), String> {
         self.ask(|done| Order::RemoveDevice(name.to_owned(), done)).await
@@ -168,6 +176,10 @@ async fn obey(
                 done.send(routes.remove(&routing).await).ok();
                 continue;
             }
+            Order::Raise(device, done) => {
+                done.send(links.raise(&device).await).ok();
+                continue;
+            }
             Order::RemoveDevice(name, done) => {
                 done.send(links.remove(&name).await).ok();
                 continue;
@@ -209,30 +221,41 @@ async fn watch_links(
     mut look: watch::Receiver<(Vec<String>, Vec<IpAddr>)>,
     tell: mpsc::Sender<Occurred>,
 ) {
-    let mut indices: BTreeMap<String, u32> = BTreeMap::new();
+    // What was told of each last: its index, or that it is not there.
+    let mut indices: BTreeMap<String, Option<u32>> = BTreeMap::new();
     // Where an address has changed and nothing else has.
     let mut only: Option<BTreeSet<u32>> = None;
     loop {
         only = only.filter(|_| matches!(look.has_changed(), Ok(false)));
         let (names, vips) = look.borrow_and_update().clone();
-        let known = |index: &u32| names.iter().any(|name| indices.get(name) == Some(index));
+        let index = |name: &String| indices.get(name).copied().flatten();
+        let known = |wanted: &u32| names.iter().any(|name| index(name) == Some(*wanted));
         // That of another interface may be the one of a virtual MAC.
         only = only.filter(|only| only.iter().all(known));
+        let mut unanswered = false;
         for name in &names {
-            if only.as_ref().is_some_and(|only| indices.get(name).is_none_or(|index| !only.contains(index))) {
+            let index = indices.get(name).copied().flatten();
+            if only.as_ref().is_some_and(|only| index.is_none_or(|index| !only.contains(&index))) {
                 continue;
             }
             let occurred = match links.get(name, &vips).await {
-                Ok(link) => {
-                    indices.insert(name.clone(), link.interface.index);
+                Ok(Some(link)) => {
+                    indices.insert(name.clone(), Some(link.interface.index));
                     let up = debounce.see(Moment::now(), name, link.up);
                     Occurred::Link(Link { up, ..link })
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "interface not seen");
-                    indices.remove(name);
+                Ok(None) => {
+                    if indices.insert(name.clone(), None) != Some(None) {
+                        tracing::warn!(interface = %name, "there is no such interface");
+                    }
                     debounce.gone(name);
                     Occurred::LinkGone(name.clone())
+                }
+                // It is as it was, as far as anybody knows.
+                Err(error) => {
+                    tracing::warn!(%error, "asking again");
+                    unanswered = true;
+                    continue;
                 }
             };
             if tell.send(occurred).await.is_err() {
@@ -243,16 +266,28 @@ async fn watch_links(
             change = watch.next() => change,
             changed = look.changed() => changed.ok().map(|()| Change::Everything),
             () = turning(&debounce) => Some(Change::Everything),
+            () = sleep(AGAIN), if unanswered => Some(Change::Everything),
         };
         let Some(change) = told else { return tracing::error!("interfaces are not watched any more") };
         let mut changes = vec![change];
+        if unanswered {
+            changes.push(Change::Everything);
+        }
         sleep(TOGETHER).await;
         while let Some(Some(change)) = watch.next().now_or_never() {
             changes.push(change);
         }
+        // Nothing of one that went is in the one of its name that may be there already.
+        let is_gone = |index: &u32| changes.contains(&Change::Gone(*index));
+        for (name, _) in indices.extract_if(.., |_, index| index.as_ref().is_some_and(is_gone)) {
+            debounce.gone(&name);
+            if tell.send(Occurred::LinkGone(name)).await.is_err() {
+                return;
+            }
+        }
         let address = |change| match change {
             Change::Address(index) => Some(index),
-            Change::Link(_) | Change::Routing | Change::Everything => None,
+            Change::Link(_) | Change::Gone(_) | Change::Routing | Change::Everything => None,
         };
         only = changes.into_iter().map(address).collect();
     }

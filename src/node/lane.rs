@@ -90,13 +90,24 @@ pub(crate) struct GroupStatus {
     pub(crate) open: bool,
     /// Without a lease.
     pub(crate) unfenced: bool,
-    pub(crate) link_up: bool,
+    pub(crate) interface: InterfaceStatus,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
     /// A stranger that answers for one of its addresses.
     pub(crate) conflict: Option<Conflict>,
     /// Addresses that could not be removed yet.
     pub(crate) leftovers: usize,
+}
+
+/// A group's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InterfaceStatus {
+    /// It can carry the group.
+    Up,
+    /// It is down, or has no address of its own.
+    Down,
+    /// It, or its device with the virtual MAC, is not there.
+    Absent,
 }
 
 /// The gate of this director.

@@ -1,16 +1,19 @@
 //! The LANs that a director speaks on: an interface and a family each, with sockets for adverts and for neighbours.
 
 use super::director::Occurred;
+use super::voice::{self, Outlet, make_devices};
 use crate::config::{Config, VipGroup};
+use crate::kernel::KernelError;
+use crate::kernel::address::Interface;
 use crate::kernel::link::{self, Link};
-use crate::kernel::sysctl::promote_secondaries;
+use crate::kernel::sysctl::{answer_for_own_addresses, ask_for_own_addresses, promote_secondaries};
 use crate::net::neighbour::{Heard, NeighbourSocket};
 use crate::net::vrrp::{Carries, VrrpSocket};
 use crate::vrrp::Auth;
 use crate::vrrp::advert::Header;
 use anyhow::Context;
 use hamesh_fencing::clock::Moment;
-use hamesh_raft::command::Family;
+use hamesh_raft::command::{Family, GroupName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -59,34 +62,34 @@ pub(super) fn interfaces(config: &Config) -> BTreeSet<String> {
     config.groups.values().map(|group| group.interface.clone()).collect()
 }
 
+/// Whatever is to be watched: these, and the devices with virtual MACs that are made on them.
+pub(super) fn watched(config: &Config) -> BTreeSet<String> {
+    let made = config.groups.values().filter(|group| group.priority.is_some() && !config.node.guard);
+    let devices = made.filter_map(|group| Some(group.virtual_mac()?.0.to_owned()));
+    devices.chain(interfaces(config)).collect()
+}
+
 /// Every VIP of `config`: nobody's own address.
 pub(super) fn vips(config: &Config) -> BTreeSet<IpAddr> {
     config.groups.values().flat_map(|group| group.all().map(|(address, _)| address)).collect()
 }
 
-/// What announces the addresses of the group that are not of its own family, where it has some.
-pub(super) fn beyond_family(lans: &Lans, group: &VipGroup) -> Option<Arc<NeighbourSocket>> {
-    let other =
-        group.excluded.iter().map(|(address, _)| Family::of(*address)).find(|family| *family != group.family)?;
-    lans.get(&(group.interface.clone(), other)).map(|lan| lan.neighbours.clone())
-}
-
-/// Opens the LANs of `config` that are not `known`. What is heard there goes to `tell`.
+/// Opens those of `names` whose interfaces are there. What is heard there goes to `tell`.
 ///
 /// # Errors
-/// An interface that is not there, or a socket that is not to be had.
+/// A socket that is not to be had, or a setting that is refused.
 pub(super) async fn open(
     config: &Config,
-    known: &BTreeSet<LanName>,
+    names: &BTreeSet<LanName>,
     tell: &mpsc::Sender<Occurred>,
 ) -> anyhow::Result<Lans> {
     let (links, _) = link::connect()?;
     let vips: Vec<IpAddr> = vips(config).into_iter().collect();
     let mut lans = Lans::new();
-    for (interface, family) in names(config).difference(known) {
-        let link = links.get(interface, &vips).await?;
+    for (interface, family) in names {
+        let Some(link) = links.get(interface, &vips).await? else { continue };
         if !config.node.guard {
-            promote_secondaries(interface)?;
+            set_up(config, interface)?;
         }
         let vrrp = VrrpSocket::open(&link.interface, *family, Carries::Vrrp);
         let vrrp = Arc::new(vrrp.with_context(|| format!("cannot speak VRRP on {interface}"))?);
@@ -104,6 +107,51 @@ pub(super) async fn open(
         lans.insert((interface.clone(), *family), Lan { link, vrrp, sealed, neighbours, ears });
     }
     Ok(lans)
+}
+
+/// The settings that the groups of an interface need.
+fn set_up(config: &Config, interface: &str) -> Result<(), KernelError> {
+    promote_secondaries(interface)?;
+    let served = |group: &&VipGroup| group.interface == interface && group.priority.is_some();
+    let served = || config.groups.values().filter(served);
+    if served().any(|group| group.localnode || group.virtual_mac.is_some()) {
+        answer_for_own_addresses(interface)?;
+    }
+    if served().any(|group| group.localnode) {
+        ask_for_own_addresses(interface)?;
+    }
+    Ok(())
+}
+
+/// What was opened on an interface that has come: its LANs that were not open, and the devices of its groups.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(super) interface: Interface,
+    pub(super) lans: Lans,
+    pub(super) outlets: BTreeMap<GroupName, Outlet>,
+}
+
+/// Opens what of `config` is on one interface and not `known`; nothing where that is not there.
+///
+/// # Errors
+/// As [`open`]; a device that cannot be made.
+pub(super) async fn open_on(
+    interface: &str,
+    config: &Config,
+    known: &BTreeSet<LanName>,
+    tell: &mpsc::Sender<Occurred>,
+) -> anyhow::Result<Option<Opened>> {
+    let (links, _) = link::connect()?;
+    let Some(link) = links.get(interface, &[]).await? else { return Ok(None) };
+    let found = BTreeMap::from([(interface.to_owned(), link.clone())]);
+    let mut outlets = BTreeMap::new();
+    for (name, device) in make_devices(&links, config, &found).await? {
+        let Some(group) = config.groups.get(&name) else { continue };
+        outlets.extend(voice::outlet(&device, group)?.map(|outlet| (name, outlet)));
+    }
+    let missing = names(config).into_iter().filter(|name| name.0 == interface && !known.contains(name)).collect();
+    let lans = open(config, &missing, tell).await?;
+    Ok(Some(Opened { interface: link.interface, lans, outlets }))
 }
 
 fn authenticates(config: &Config, interface: &str, family: Family) -> bool {

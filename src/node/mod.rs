@@ -35,6 +35,7 @@ mod served;
 mod service;
 mod status;
 mod track;
+mod voice;
 
 pub(crate) use core::Core;
 pub use daemon::{Ending, mark_founding, run};

@@ -9,22 +9,19 @@ use super::claim::Hands;
 use super::director::{Director, Occurred, Silence, Site};
 use super::interfaces::Interfaces;
 use super::lans;
-use super::served::{Outlet, Served};
+use super::served::Served;
+use super::voice::{make_devices, outlet};
 use crate::config::{Config, VipGroup};
 use crate::kernel::address::{Addresses, Interface, Vip};
-use crate::kernel::link::{self, Link, Links};
+use crate::kernel::link::{self, Links};
 use crate::kernel::routing::Routes;
-use crate::kernel::sysctl::{answer_for_own_addresses, ask_for_own_addresses};
-use crate::net::arp::Mac;
 use crate::net::authority::random;
-use crate::net::neighbour::NeighbourSocket;
-use crate::net::vrrp::VrrpSocket;
 use anyhow::Context;
 use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
 use hamesh_fencing::gate::{Devices, Gate, GateError, Keeper};
 use hamesh_fencing::holder::{Holder, Identity, Terms};
 use hamesh_fencing::record::{MayAct, RecordFile};
-use hamesh_raft::command::{Definition, Family, GateId, GroupName, NodeId};
+use hamesh_raft::command::{Definition, GateId, GroupName, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,7 +47,6 @@ impl Prepared {
     /// What is wrong with the gate, an interface, or the record.
     pub(super) async fn new(config: Arc<Config>, balance: Balance) -> anyhow::Result<Self> {
         let definitions = config.definitions();
-        let names: Vec<String> = lans::interfaces(&config).into_iter().collect();
         let all: Vec<IpAddr> = lans::vips(&config).into_iter().collect();
         let directory = config.admin.socket.parent().context("the admin socket is in no directory")?;
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -60,14 +56,18 @@ impl Prepared {
         // First: an interface may have no other address of its own. What is missing yet is said by who keeps it up.
         super::fixed::put(&config.fixed, &links, &addresses).await;
         let mut found = BTreeMap::new();
-        for interface in &names {
-            found.insert(interface.clone(), links.get(interface, &all).await?);
+        for interface in lans::interfaces(&config) {
+            // One that is not there may come.
+            let link = links.get(&interface, &all).await?;
+            found.extend(link.map(|link| (interface, link)));
         }
         let guard = config.node.guard;
-        let made = if guard { BTreeMap::new() } else { make_devices(&links, &config, &found).await? };
+        let made = make_devices(&links, &config, &found).await?;
         let devices = devices(&config);
         let (gate, resumed) = take_gate(&config, record, &definitions, &devices, &addresses, &links).await?;
-        serve_locally(&config, &links).await?;
+        let local = config.groups.values().filter(|group| group.localnode && group.priority.is_some());
+        let local: Vec<IpAddr> = local.flat_map(|group| group.definition().addresses).collect();
+        links.local_routes().set(&local).await.context("cannot serve as a real server of other directors")?;
         // Not before the gate guards them: what they said first would teach switches the virtual MAC.
         for device in made.values() {
             links.raise(device).await?;
@@ -104,25 +104,22 @@ impl Prepared {
         if let Some(gate) = &gate {
             watch_wall_clock(gate, tell.clone())?;
         }
-        let lans = lans::open(&config, &BTreeSet::new(), &tell).await?;
+        let lans = lans::open(&config, &lans::names(&config), &tell).await?;
         let now = Moment::now();
         let mut groups = BTreeMap::new();
         for (name, group) in &config.groups {
-            let Some(lan) = lans.get(&(group.interface.clone(), group.family)) else { continue };
-            let outlet = match (made.get(name), group.virtual_mac()) {
-                (Some(device), Some((_, mac))) => Some(outlet(device, mac, group)?),
-                (None, _) | (_, None) => None,
-            };
-            let Some(mut served) = Served::new(now, name, &config, lan) else { continue };
-            served.outlet = outlet;
-            served.beyond_family = lans::beyond_family(&lans, group);
+            let outlet = made.get(name).map(|device| outlet(device, group)).transpose()?.flatten();
+            let Some(mut served) = Served::new(now, name, &config, &lans, outlet) else { continue };
             // What goes on is not interrupted.
             served.fault &= !keeps(name);
             served.unseen = served.fault;
             groups.insert(name.clone(), served);
         }
+        let names = lans::watched(&config).into_iter().collect();
         let interfaces = Interfaces::start(names, all, &config.delays, tell.clone()).await?;
-        let made = made.into_values().map(|device| device.name).collect();
+        // Also those that are made later.
+        let with_mac = config.groups.values().filter(|group| group.priority.is_some() && !guard);
+        let made = with_mac.filter_map(|group| Some(group.virtual_mac()?.0.to_owned())).collect();
         let hands = Hands::new(gate, guard, balance, interfaces, made, record_file, ttl);
         let site = Site { config, groups, lans, hands, tell, occurrences };
         Ok(Self { site, gate: id, terms, resumed })
@@ -233,43 +230,6 @@ fn devices(config: &Config) -> Devices {
         virtual_macs: with_mac.collect(),
         made_elsewhere: config.node.guard,
     }
-}
-
-/// The devices of this node's groups with virtual MACs, by group. New ones are down.
-async fn make_devices(
-    links: &Links,
-    config: &Config,
-    found: &BTreeMap<String, Link>,
-) -> anyhow::Result<BTreeMap<GroupName, Interface>> {
-    let mut made = BTreeMap::new();
-    for (name, group) in config.groups.iter().filter(|(_, group)| group.priority.is_some()) {
-        if let (Some((device, mac)), Some(parent)) = (group.virtual_mac(), found.get(&group.interface)) {
-            answer_for_own_addresses(&group.interface)?;
-            made.insert(name.clone(), links.ensure_macvlan(device, &parent.interface, mac).await?);
-        }
-    }
-    Ok(made)
-}
-
-/// Takes packets to the VIPs of which this director is a real server, as far as the gate lets them in.
-async fn serve_locally(config: &Config, links: &Links) -> anyhow::Result<()> {
-    let local = || config.groups.values().filter(|group| group.localnode && group.priority.is_some());
-    for group in local() {
-        answer_for_own_addresses(&group.interface)?;
-        ask_for_own_addresses(&group.interface)?;
-    }
-    let addresses: Vec<IpAddr> = local().flat_map(|group| group.definition().addresses).collect();
-    links.local_routes().set(&addresses).await.context("cannot serve as a real server of other directors")
-}
-
-fn outlet(device: &Interface, mac: Mac, group: &VipGroup) -> anyhow::Result<Outlet> {
-    let what = || format!("cannot speak on {}", device.name);
-    let vrrp = VrrpSocket::outward(device, group.family).with_context(what)?;
-    let open = |family| NeighbourSocket::open(&device.name, family).map(Arc::new).with_context(what);
-    let neighbours = open(group.family)?;
-    let beyond = group.excluded.iter().map(|(address, _)| Family::of(*address)).find(|family| *family != group.family);
-    let beyond_family = beyond.map(open).transpose()?;
-    Ok(Outlet { device: device.clone(), mac, vrrp, neighbours, beyond_family })
 }
 
 /// The groups of the recorded leases as they are configured now, if this node still serves them all.

@@ -199,7 +199,8 @@ fn differences<T: PartialEq>(section: &str, old: &BTreeMap<String, T>, new: &BTr
 /// Opens the LANs that are new, beside the lane's work, and hands everything to the director.
 pub(super) fn prepare(fresh: Fresh, known: BTreeSet<LanName>, tell: mpsc::Sender<Occurred>) {
     tokio::spawn(async move {
-        match lans::open(&fresh.config, &known, &tell).await {
+        let names = &lans::names(&fresh.config) - &known;
+        match lans::open(&fresh.config, &names, &tell).await {
             // The director answers.
             Ok(lans) => drop(tell.send(Occurred::Reloaded(fresh, lans)).await),
             Err(error) => drop(fresh.answer.send(Err(format!("{error:#}")))),

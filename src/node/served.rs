@@ -1,12 +1,10 @@
 //! A VIP group that a director serves: its virtual router, and what it is spoken and announced through.
 
-use super::lans::Lan;
+use super::lans::Lans;
+use super::voice::{Outlet, Voice};
 use crate::config::{Config, VipGroup};
 use crate::kernel::address::{Interface, Vip};
 use crate::kernel::link::Link;
-use crate::net::arp::Mac;
-use crate::net::neighbour::NeighbourSocket;
-use crate::net::vrrp::VrrpSocket;
 use crate::notify::What;
 use crate::vrrp::Auth;
 use crate::vrrp::advert::{Advert, Discard, Format, Header};
@@ -19,20 +17,9 @@ use hamesh_raft::command::{Definition, Family, GroupName, Token};
 use hamesh_raft::state::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// Senders of other lists that are logged; anybody on the LAN can invent more.
 const MOST_OTHER_LISTS: usize = 16;
-
-/// The device with a group's virtual MAC, and how it is spoken through.
-pub(crate) struct Outlet {
-    pub(crate) device: Interface,
-    pub(crate) mac: Mac,
-    pub(crate) vrrp: VrrpSocket,
-    pub(crate) neighbours: Arc<NeighbourSocket>,
-    /// For excluded addresses of the other family.
-    pub(crate) beyond_family: Option<Arc<NeighbourSocket>>,
-}
 
 /// A VIP group that this director serves.
 pub(crate) struct Served {
@@ -60,15 +47,15 @@ pub(crate) struct Served {
     pub(crate) format: Format,
     pub(crate) router: Election,
     pub(crate) ear: Ear,
+    /// Its interface as it is, or as it was.
     pub(crate) link: Link,
+    /// Where its VIPs are.
+    pub(crate) place: Interface,
     pub(crate) vips: Vec<Vip>,
-    pub(crate) outlet: Option<Outlet>,
-    pub(crate) vrrp: Arc<VrrpSocket>,
-    /// For adverts behind an authentication header.
-    pub(crate) sealed: Option<(Authentication, Arc<VrrpSocket>)>,
-    pub(crate) neighbours: Arc<NeighbourSocket>,
-    /// For excluded addresses of the other family.
-    pub(crate) beyond_family: Option<Arc<NeighbourSocket>>,
+    /// None while its interface, or its device, is not there.
+    pub(crate) voice: Option<Voice>,
+    /// Of adverts behind an authentication header.
+    pub(crate) authentication: Option<Authentication>,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     /// The last packet for this virtual router that was discarded, and who sent it.
     pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
@@ -76,10 +63,16 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// A group on its LAN, not started. `None` where it has no priority here.
-    pub(super) fn new(now: Moment, name: &GroupName, whole: &Config, lan: &Lan) -> Option<Self> {
+    /// A group on its LAN, if that is open, not started. `None` where it has no priority here.
+    pub(super) fn new(
+        now: Moment,
+        name: &GroupName,
+        whole: &Config,
+        lans: &Lans,
+        outlet: Option<Outlet>,
+    ) -> Option<Self> {
         let config = whole.groups.get(name)?;
-        let link = lan.link.clone();
+        let link = Link::absent(&config.interface);
         let parameters = config.parameters(source(config, &link))?;
         let router = if whole.node.guard {
             Election::Keepalived(Guard::new(parameters))
@@ -102,23 +95,50 @@ impl Served {
             format: config.format(),
             router,
             ear: Ear::new(now, config.interval),
+            place: link.interface.clone(),
             link,
             vips: vips(config),
-            outlet: None,
-            vrrp: lan.vrrp.clone(),
-            sealed: match (config.auth, &lan.sealed) {
-                (Auth::Ah(key), Some(socket)) => Some((Authentication::new(key, seconds_now()), socket.clone())),
-                (Auth::None | Auth::Pass(_) | Auth::Ah(_), _) => None,
+            voice: None,
+            authentication: match config.auth {
+                Auth::Ah(key) => Some(Authentication::new(key, seconds_now())),
+                Auth::None | Auth::Pass(_) => None,
             },
-            neighbours: lan.neighbours.clone(),
-            beyond_family: None,
             discarded: BTreeMap::new(),
             last_discard: None,
             other_lists: BTreeSet::new(),
             config: config.clone(),
         };
+        served.speak(lans, outlet);
         served.up = served.is_well();
         Some(served)
+    }
+
+    /// Its interface is there: speaks on its LAN, through its device. Without one of them it stays silent.
+    pub(super) fn speak(&mut self, lans: &Lans, outlet: Option<Outlet>) {
+        let Some(lan) = lans.get(&(self.config.interface.clone(), self.config.family)) else { return };
+        if outlet.is_none() && self.has_device() {
+            return;
+        }
+        self.voice = Voice::on(lans, &self.config, outlet);
+        self.see(&lan.link);
+        let device = self.voice.as_ref().and_then(|voice| voice.outlet.as_ref()).map(|outlet| &outlet.device);
+        self.place = device.unwrap_or(&lan.link.interface).clone();
+    }
+
+    /// Its interface is so now.
+    pub(super) fn see(&mut self, link: &Link) {
+        self.link = link.clone();
+        if let Some(source) = self.own_address() {
+            self.router.speak_from(source);
+        }
+    }
+
+    /// Whether it has a virtual MAC whose device is made here.
+    fn has_device(&self) -> bool {
+        match self.router {
+            Election::Ours(_) => self.config.virtual_mac.is_some(),
+            Election::Keepalived(_) => false,
+        }
     }
 
     /// Serves the same virtual router by other words from now on.
@@ -139,12 +159,8 @@ impl Served {
 
     /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
     pub(crate) fn link_is_up(&self) -> bool {
-        self.link.up && self.own_address().is_some()
-    }
-
-    /// Where its VIPs are.
-    pub(super) fn place(&self) -> &Interface {
-        self.outlet.as_ref().map_or(&self.link.interface, |outlet| &outlet.device)
+        let through = |voice: &Voice| voice.outlet.as_ref().is_none_or(|outlet| outlet.up);
+        self.voice.as_ref().is_some_and(through) && self.link.up && self.own_address().is_some()
     }
 
     /// Whether nothing of its own keeps the group from being claimed here.
@@ -159,8 +175,8 @@ impl Served {
 
     /// Judges a packet for this virtual router; `ip` is the header of one that is authenticated, and empty otherwise.
     pub(crate) fn judge(&mut self, header: &Header, ip: &[u8], payload: &[u8]) -> Result<Advert, Discard> {
-        match &mut self.sealed {
-            Some((authentication, _)) if !ip.is_empty() => {
+        match &mut self.authentication {
+            Some(authentication) if !ip.is_empty() => {
                 let message = authentication.open(ip, payload, header)?;
                 self.format.decode(message, header)
             }

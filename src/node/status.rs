@@ -6,7 +6,7 @@
 use super::certificate;
 use super::core::{Core, lock};
 use super::daemon::RAFT_STOPPED;
-use super::lane::LaneStatus;
+use super::lane::{InterfaceStatus, LaneStatus};
 use crate::bfd::SessionStatus;
 use crate::health::ServiceStatus;
 use crate::net::hello::wall_now;
@@ -382,10 +382,19 @@ impl Core {
                      may serve it too. Bring the other nodes back"
                 ));
             }
-            if !local.link_up {
-                let six = self.config().groups.get(group).is_some_and(|config| config.family == Family::V6);
-                let own = if six { "link-local IPv6 address" } else { "IPv4 address" };
-                warnings.push(format!("vip.{group}: its interface is down here, or has no {own} of its own"));
+            match local.interface {
+                InterfaceStatus::Up => {}
+                InterfaceStatus::Down => {
+                    let six = config.groups.get(group).is_some_and(|config| config.family == Family::V6);
+                    let own = if six { "link-local IPv6 address" } else { "IPv4 address" };
+                    warnings.push(format!("vip.{group}: its interface is down here, or has no {own} of its own"));
+                }
+                InterfaceStatus::Absent => {
+                    let name = config.groups.get(group).map_or("-", |config| &config.interface);
+                    warnings.push(format!(
+                        "vip.{group}: its interface {name} is not there: FAULT here until it is. See `ip link`"
+                    ));
+                }
             }
             for track in lock(&self.tracks).status(group).into_iter().filter(|track| track.fault || track.adds < 0) {
                 let why = track.why.map(|why| format!(" ({why})")).unwrap_or_default();

@@ -145,10 +145,11 @@ async fn watch_on(names: &[String], debounce: &mut Debounce, tell: &mpsc::Sender
     let (links, _) = link::connect()?;
     loop {
         for name in names {
-            let up = match links.get(name, &[]).await {
-                Ok(link) => debounce.see(Moment::now(), name, link.up),
+            // What could not be asked for is asked for again; until then it is as it was.
+            let up = match links.get(name, &[]).await.map_err(std::io::Error::other)? {
+                Some(link) => debounce.see(Moment::now(), name, link.up),
                 // One that is not there is down.
-                Err(_) => {
+                None => {
                     debounce.gone(name);
                     false
                 }

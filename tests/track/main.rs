@@ -2,6 +2,7 @@
 //! and back when they are well again. The wire says who has it.
 
 mod bfd;
+mod comes;
 
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{Cluster, cluster_toml};
@@ -18,10 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const STEADY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    tell("track", "a script, a file, an interface, a hung script and a router", |dir| {
+    tell("track", "a script, a file, an interface, a hung script, a router, and interfaces that come and go", |dir| {
         let within = |name: &str| fs::create_dir(dir.join(name)).map(|()| dir.join(name));
         let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
-        Ok(story(&within("things")?, &program)? + bfd::story(&within("router")?, &program)?)
+        let things = story(&within("things")?, &program)? + bfd::story(&within("router")?, &program)?;
+        let plain = comes::story(&within("comes")?, &program, Dialect::V3)?;
+        let mac = Dialect { mac: true, ..Dialect::V3 };
+        Ok(things + plain + comes::story(&within("mac")?, &program, mac)?)
     })
 }
 

@@ -10,6 +10,7 @@ use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
 use rustix::net::sockopt;
 use std::{fmt, io};
 
@@ -61,6 +62,11 @@ impl Kernel {
             sockopt::set_socket_recv_buffer_size(&socket, BUFFER)?;
         }
         Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Whether there is an interface of this name in the namespace of the tables.
+    pub(super) fn has_interface(&self, name: &str) -> bool {
+        name_to_index(&self.socket, name).is_ok()
     }
 
     /// Commits `requests` in their order, as one transaction over all tables.

@@ -101,12 +101,11 @@ impl Keeper {
         let persistent = found.persistent;
         // A transaction of its own: in one that changes a table's owner the kernel changes no chain of it. The rules
         // are in force all the time.
-        let abilities = Abilities { persistent, egress: true, fib: true };
+        let abilities = Abilities::best(persistent);
         let owned = Table::ALL.map(|table| rules::table(table, id, abilities));
         self.kernel.commit(&owned).map_err(|failure| refusal(&owned, failure))?;
-        let names = devices.names();
-        self.write(id, persistent, groups, devices, held, |abilities| {
-            let rest = rules::taken_over(abilities, &names, &guarded, &kept);
+        self.write(id, persistent, groups, devices, held, |abilities, names| {
+            let rest = rules::taken_over(abilities, names, &guarded, &kept);
             first.iter().cloned().chain(rest).collect()
         })
     }
@@ -118,14 +117,13 @@ impl Keeper {
     pub fn install(mut self, id: GateId, groups: &[Definition], devices: &Devices) -> Result<Gate, GateError> {
         let guarded = Contents::of(groups, devices);
         let first = self.kernel.clearing().map_err(unread)?;
-        let names = devices.names();
-        self.write(id, true, groups, devices, Vec::new(), |abilities| {
-            let rest = rules::whole(id, abilities, &names, &guarded, &Contents::default());
+        self.write(id, true, groups, devices, Vec::new(), |abilities, names| {
+            let rest = rules::whole(id, abilities, names, &guarded, &Contents::default());
             first.iter().cloned().chain(rest).collect()
         })
     }
 
-    /// Commits what `requests` gives, with as many abilities as this kernel has.
+    /// Commits what `requests` gives for the devices of egress, with as many abilities as this kernel has.
     pub(super) fn write(
         mut self,
         id: GateId,
@@ -133,13 +131,13 @@ impl Keeper {
         groups: &[Definition],
         devices: &Devices,
         held: Vec<Definition>,
-        requests: impl Fn(Abilities) -> Vec<Request>,
+        requests: impl Fn(Abilities, &[String]) -> Vec<Request>,
     ) -> Result<Gate, GateError> {
         let wall = WallClock::watch()?;
-        let mut abilities = Abilities { persistent, egress: true, fib: true };
+        let mut abilities = Abilities::best(persistent);
         loop {
             let generation = self.kernel.generation().map_err(unread)?;
-            let requests = requests(abilities);
+            let requests = requests(abilities, &self.kernel.egress(devices, abilities));
             match self.kernel.commit(&requests) {
                 Ok(()) => {
                     return Ok(Gate {
@@ -176,6 +174,9 @@ pub(super) fn weaker(abilities: Abilities, requests: &[Request], failure: &Failu
         return Some(Abilities { persistent: false, ..abilities });
     }
     if matches!(message, NfTablesMessage::NewChain(_)) && request.table == Table::Netdev && abilities.egress {
+        if *errno == Errno::NOENT && abilities.absent {
+            return Some(Abilities { absent: false, ..abilities });
+        }
         return (*errno == Errno::OPNOTSUPP).then_some(Abilities { egress: false, ..abilities });
     }
     if matches!(message, NfTablesMessage::NewRule(_)) && request.table == Table::Inet && unknown && abilities.fib {

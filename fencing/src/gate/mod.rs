@@ -91,7 +91,8 @@ pub enum GateError {
     },
 }
 
-/// The network devices that a gate looks at beside the host as a whole. Each must be there before Linux 6.16.
+/// The network devices that a gate looks at beside the host as a whole. One that is not there is gated when it comes, before
+/// Linux 6.16 from the next [`Gate::interfaces_changed`] on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
     /// Where adverts go out: what packet sockets send there is gated too.
@@ -245,19 +246,28 @@ impl Gate {
         self.settle(result).inspect_err(|_| self.local = before)
     }
 
-    /// Gates what packet sockets send on `interfaces`. To be called again when one of them was removed and made anew.
+    /// Gates what packet sockets send on `interfaces`.
     ///
     /// # Errors
-    /// The kernel's own: before Linux 6.16 an interface that is not there is refused.
+    /// The kernel's own.
     pub fn set_interfaces(&mut self, interfaces: &[String]) -> Result<(), GateError> {
         let mut requests = self.kernel.clearing_egress().map_err(unread)?;
         let devices = Devices { vrrp: interfaces.to_vec(), ..self.devices.clone() };
-        requests.extend(rules::ways(Table::Netdev, self.abilities, &devices.names()));
+        let names = self.kernel.egress(&devices, self.abilities);
+        requests.extend(rules::ways(Table::Netdev, self.abilities, &names));
         if !requests.is_empty() {
             self.commit(&requests)?;
         }
         self.devices = devices;
         Ok(())
+    }
+
+    /// To be called when one of the devices has come or gone: before Linux 6.16 the kernel forgets one that goes.
+    ///
+    /// # Errors
+    /// The kernel's own; one that has just gone again is told once more.
+    pub fn interfaces_changed(&mut self) -> Result<(), GateError> {
+        if self.abilities.absent { Ok(()) } else { self.set_interfaces(&self.devices.vrrp.clone()) }
     }
 
     /// Becomes readable when the wall clock was set: call [`Gate::rearm_wall_clock`] at once then.
@@ -296,7 +306,8 @@ impl Gate {
     pub fn put_back(&mut self) -> Result<(), GateError> {
         let mut requests = self.kernel.clearing().map_err(unread)?;
         let (guarded, held) = (Contents::of(&self.groups, &self.devices), Contents::of(&self.held, &self.devices));
-        requests.extend(rules::whole(self.id, self.abilities, &self.devices.names(), &guarded, &held));
+        let names = self.kernel.egress(&self.devices, self.abilities);
+        requests.extend(rules::whole(self.id, self.abilities, &names, &guarded, &held));
         requests.extend(everywhere(|table| local::fill(table, &self.local)));
         self.generation = self.kernel.generation().map_err(unread)?;
         // To make the tables takes longer than a hand may take to arm them: the kernel waits for its hooks.

@@ -73,8 +73,17 @@ pub(super) struct Abilities {
     pub(super) persistent: bool,
     /// Linux 5.16: what packet sockets send is seen.
     pub(super) egress: bool,
+    /// Linux 6.16: an interface need not be there yet, and is gated from the moment on in which it comes.
+    pub(super) absent: bool,
     /// A kernel with `fib`: the answers that IPVS translates for a VIP are told from foreign traffic on its way through.
     pub(super) fib: bool,
+}
+
+impl Abilities {
+    /// All of them; a gate that was found says whether it is persistent.
+    pub(super) fn best(persistent: bool) -> Self {
+        Self { persistent, egress: true, absent: true, fib: true }
+    }
 }
 
 /// A whole gate with a dead session, where nothing is.

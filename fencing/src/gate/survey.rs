@@ -1,8 +1,9 @@
 //! What of ours is in the kernel.
 
+use super::Devices;
 use super::batch::{Kernel, Request};
 use super::expression::drop_it;
-use super::rules::{self, LEASE, NAME, Table};
+use super::rules::{self, Abilities, LEASE, NAME, Table};
 use super::sets::{Contents, Pair, Set, device_name};
 use hamesh_raft::command::{Family, GateId};
 use netlink_packet_netfilter::nftables::*;
@@ -61,6 +62,13 @@ impl Kernel {
         let is_ours = |answer: &NfTablesMessage| matches!(answer, NfTablesMessage::NewChain(chain) if ours.iter().all(|a| chain.attributes.contains(a)));
         let there = self.dump(Table::Netdev.family(), &question)?.iter().any(is_ours);
         Ok(there.then(|| rules::delete_chain(Table::Netdev, rules::EGRESS)).into_iter().collect())
+    }
+
+    /// The devices that egress is to look at, as far as this kernel takes them.
+    pub(super) fn egress(&self, devices: &Devices, abilities: Abilities) -> Vec<String> {
+        let mut names = devices.names();
+        names.retain(|name| abilities.absent || self.has_interface(name));
+        names
     }
 
     /// Whether the `lease` chain of a table has the rules of an armed or of a shut gate: an empty one would let all

@@ -46,7 +46,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "use_vmac_addr vmac_xmit_base use_ipvlan vmac_prefix vmac_addr_prefix", "a virtual MAC is `use_vmac [NAME]`, on the interface of the instance"),
     (Missing, "dont_track_primary", "without its interface an instance cannot be heard: it is in FAULT"),
     (Missing, "no_accept", "packets to a VIP are taken; use a rule of the firewall against those that are not wanted"),
-    (Missing, "dynamic_interfaces", "every interface has to be there at the start: order hamesh.service behind what makes it"),
     (Missing, "vrrp_delay_after_boot", "use `vrrp_startup_delay`, or order hamesh.service behind what has to be up"),
     (Missing, "startup_script startup_script_timeout shutdown_script shutdown_script_timeout", "use `ExecStartPre=` and `ExecStopPost=` in hamesh.service"),
     (Missing, "set_supplementary_groups", "scripts run with the group that the user has, and with no other"),

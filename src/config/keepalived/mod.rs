@@ -156,8 +156,9 @@ impl Default for Globals {
 
 impl Globals {
     fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 7] = [
+        const KNOWN: [&str; 8] = [
             "default_interface",
+            "dynamic_interfaces",
             "vrrp_check_unicast_src",
             "vrrp_version",
             "v3_checksum_as_v2",
@@ -173,9 +174,9 @@ impl Globals {
                     self.default_interface = argument(line, log).map_or_else(String::new, |name| name.value);
                 }
                 "script_user" => self.script_user = track::read_user(line, log),
-                // What we do anyway: a list other than ours is never dropped, and what others can
-                // change is never run as root.
-                "vrrp_skip_check_adv_addr" | "enable_script_security" => {}
+                // What we do anyway: a list other than ours is never dropped, what others can change is never run as
+                // root, and an interface that is not there is waited for.
+                "vrrp_skip_check_adv_addr" | "enable_script_security" | "dynamic_interfaces" => {}
                 "vrrp_check_unicast_src" => self.check_source = flag(line, log),
                 keyword if lvs::GLOBAL.contains(&keyword) => lvs::global(line, &mut self.ipvs, log),
                 keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),

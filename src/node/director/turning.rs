@@ -2,12 +2,13 @@
 
 use super::telling::tell;
 use super::{Director, Happened, by_vrid, started};
-use crate::config::VipGroup;
+use crate::config::{Config, VipGroup};
 use crate::node::lan::FACT;
 use crate::node::lane::LaneOutput;
 use crate::node::lans::{self, Lans};
 use crate::node::reload::{self, Fresh, Turn};
 use crate::node::served::Served;
+use crate::node::voice::beyond_family;
 use crate::notify::What;
 use crate::vrrp::router;
 use hamesh_fencing::clock::Moment;
@@ -33,14 +34,15 @@ impl Director {
             return;
         }
         let guarded = [self.config.definitions(), config.definitions()].concat();
-        let interfaces = &lans::interfaces(&self.config) | &lans::interfaces(&config);
-        let interfaces: Vec<String> = interfaces.into_iter().collect();
-        if let Err(error) = self.hands.guard(&guarded, &interfaces) {
+        let both = |names: fn(&Config) -> BTreeSet<String>| {
+            (&names(&self.config) | &names(&config)).into_iter().collect::<Vec<_>>()
+        };
+        if let Err(error) = self.hands.guard(&guarded, &both(lans::interfaces)) {
             answer.send(Err(error.to_string())).ok();
             return;
         }
         let vips = &lans::vips(&self.config) | &lans::vips(&config);
-        self.hands.look_at(interfaces, vips.into_iter().collect());
+        self.hands.look_at(both(lans::watched), vips.into_iter().collect());
         self.lans.extend(lans);
         (self.config, self.surplus) = (config, true);
         let names: BTreeSet<GroupName> = self.groups.keys().chain(self.config.groups.keys()).cloned().collect();
@@ -90,7 +92,8 @@ impl Director {
                 Ok(()) => self.lans.retain(|name, _| names.contains(name)),
                 Err(error) => tracing::warn!(%error, "addresses that are configured no more stay guarded"),
             }
-            self.hands.look_at(interfaces, lans::vips(&self.config).into_iter().collect());
+            let watched = lans::watched(&self.config).into_iter().collect();
+            self.hands.look_at(watched, lans::vips(&self.config).into_iter().collect());
         }
         !free.is_empty()
     }
@@ -121,7 +124,9 @@ impl Director {
             Some(served) if Turn::of(served, Some(&wanted)) != Turn::Ends => {
                 let (before, routing) = (served.vips.clone(), served.config.routing.clone());
                 served.adapt(&wanted);
-                served.beyond_family = lans::beyond_family(&self.lans, &wanted);
+                if let Some(voice) = &mut served.voice {
+                    voice.beyond_family = beyond_family(&self.lans, &wanted);
+                }
                 self.hands.exchange(served, &before, &routing).await;
                 let lease = served.lease.clone();
                 self.balance(name);
@@ -130,9 +135,8 @@ impl Director {
                 self.queue.push_back(Happened::Router(name.clone(), router::Event::Announce));
             }
             Some(_) | None => {
-                let Some(lan) = self.lans.get(&(wanted.interface.clone(), wanted.family)) else { return };
-                let Some(mut served) = Served::new(Moment::now(), name, &self.config, lan) else { return };
-                served.beyond_family = lans::beyond_family(&self.lans, &wanted);
+                // With a virtual MAC there was a restart.
+                let Some(served) = Served::new(Moment::now(), name, &self.config, &self.lans, None) else { return };
                 let lease = served.lease.clone();
                 self.queue.extend(started(&served, false));
                 self.groups.insert(name.clone(), served);

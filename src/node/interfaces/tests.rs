@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kernel::tests::{ip, on_a_cable};
+use std::thread;
 use std::time::Instant;
 
 const S: Duration = Duration::from_secs(1);
@@ -15,7 +16,7 @@ async fn eth0() -> (Interfaces, Interface, Addresses, mpsc::Receiver<Occurred>) 
     let (tell, told) = mpsc::channel(8);
     let interfaces = Interfaces::start(vec!["eth0".to_owned()], Vec::new(), &BTreeMap::new(), tell).await.unwrap();
     let (links, addresses) = link::connect().unwrap();
-    (interfaces, links.get("eth0", &[]).await.unwrap().interface, addresses, told)
+    (interfaces, links.get("eth0", &[]).await.unwrap().unwrap().interface, addresses, told)
 }
 
 async fn present(addresses: &Addresses, interface: &Interface) -> Vec<Vip> {
@@ -61,5 +62,52 @@ fn what_comes_too_late_is_not_done_and_a_removal_is_the_last() {
         }
         interfaces.remove(&eth0, &vips).await.unwrap();
         assert!(!present(&addresses, &eth0).await.iter().any(|there| vips.contains(there)));
+    });
+}
+
+/// A netlink connection that has ended.
+fn deaf() -> Links {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { link::connect().unwrap().0 })
+}
+
+#[test]
+fn an_interface_that_cannot_be_asked_for_is_not_taken_for_lost() {
+    // Its runtime ends with the thread, and so the connection.
+    let links = thread::spawn(deaf).join().unwrap();
+    on_a_cable(async |_| {
+        let (tell, mut told) = mpsc::channel(8);
+        let (_look, looked_at) = watch::channel((vec!["eth0".to_owned()], Vec::new()));
+        let watching = watch_links(Watch::start().unwrap(), links, Debounce::default(), looked_at, tell);
+        tokio::spawn(watching);
+        ip("link set eth0 mtu 1400");
+        let nothing = tokio::time::timeout(AGAIN * 3, told.recv()).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+    });
+}
+
+#[test]
+fn an_interface_that_is_made_anew_is_told_to_be_gone_first() {
+    on_a_cable(async |_| {
+        ip("link add cable0 index 77 type veth peer name cable1");
+        let (tell, mut told) = mpsc::channel(8);
+        let _interfaces =
+            Interfaces::start(vec!["cable0".to_owned()], Vec::new(), &BTreeMap::new(), tell).await.unwrap();
+        assert!(matches!(told.recv().await, Some(Occurred::Link(link)) if link.interface.index == 77));
+        // In one go, so that it is never seen to be away.
+        let script = tempfile::NamedTempFile::new().unwrap();
+        let lines = "link del cable0\nlink add cable0 index 77 type veth peer name cable1\n";
+        std::fs::write(script.path(), lines).unwrap();
+        ip(&format!("-batch {}", script.path().display()));
+        let mut gone = false;
+        loop {
+            let occurred = told.recv().await.unwrap();
+            gone |= matches!(occurred, Occurred::LinkGone(_));
+            if gone && matches!(occurred, Occurred::Link(_)) {
+                break;
+            }
+        }
+        ip("link set cable0 name cable9");
+        while !matches!(told.recv().await, Some(Occurred::LinkGone(name)) if name == "cable0") {}
     });
 }

@@ -169,7 +169,8 @@ fn without_ownership_a_flushed_gate_is_noticed_and_put_back_as_it_was() {
     // As on a kernel before 6.9.
     let mut gate = lan.director.run(|| {
         let guarded = Contents::of(&groups(), &devices());
-        let whole = move |abilities| rules::whole(ID, abilities, &devices().names(), &guarded, &Contents::default());
+        let whole =
+            move |abilities, names: &[String]| rules::whole(ID, abilities, names, &guarded, &Contents::default());
         acquire().write(ID, false, &groups(), &devices(), Vec::new(), whole).unwrap()
     });
     assert!(!gate.persistent());
@@ -197,7 +198,7 @@ fn without_ownership_a_flushed_gate_is_noticed_and_put_back_as_it_was() {
 fn a_kernel_is_asked_for_less_only_when_it_lacks_what_was_asked() {
     use super::super::keeper::weaker;
     use rustix::io::Errno;
-    let all = Abilities { persistent: true, egress: true, fib: true };
+    let all = Abilities::best(true);
     let requests = rules::whole(ID, all, &devices().names(), &Contents::default(), &Contents::default());
     let place = |found: &dyn Fn(&str) -> bool| {
         let requests: Vec<_> = requests.iter().map(ToString::to_string).collect();
@@ -212,8 +213,9 @@ fn a_kernel_is_asked_for_less_only_when_it_lacks_what_was_asked() {
     assert_eq!(less(table, Errno::OPNOTSUPP), Some(Abilities { persistent: false, ..all }));
     assert_eq!(less(table, Errno::INVAL), Some(Abilities { persistent: false, ..all }));
     assert_eq!(less(egress, Errno::OPNOTSUPP), Some(Abilities { egress: false, ..all }));
+    assert_eq!(less(egress, Errno::NOENT), Some(Abilities { absent: false, ..all }));
     assert_eq!(less(rule, Errno::NOENT), Some(Abilities { fib: false, ..all }));
-    for (place, errno) in [(table, Errno::PERM), (egress, Errno::NOENT), (rule, Errno::NOMEM)] {
+    for (place, errno) in [(table, Errno::PERM), (egress, Errno::NOMEM), (rule, Errno::NOMEM)] {
         assert_eq!(less(place, errno), None);
     }
 }

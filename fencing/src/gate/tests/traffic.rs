@@ -163,6 +163,44 @@ fn a_shut_gate_stops_announcements_of_packet_sockets() {
     assert_eq!(announce(), [false, true, false]);
 }
 
+/// Since Linux 6.16 the kernel sees to it; before, whoever has the gate says that something has come.
+#[test]
+fn what_packet_sockets_send_on_an_interface_that_comes_later_is_gated() {
+    for by_itself in [true, false] {
+        let lan = Lan::new();
+        let devices = || Devices { vrrp: vec!["eth0".into(), "late0".into()], ..Devices::default() };
+        let mut gate = lan.director.run(move || {
+            let guarded = Contents::of(&groups(), &devices());
+            let whole = |mut abilities: Abilities, names: &[String]| {
+                abilities.absent = by_itself;
+                let names = if by_itself { names } else { &["eth0".to_owned()] };
+                rules::whole(ID, abilities, names, &guarded, &Contents::default())
+            };
+            let mut gate = acquire().write(ID, true, &groups(), &devices(), Vec::new(), whole).unwrap();
+            gate.abilities.absent = by_itself;
+            gate
+        });
+        for _ in 0..2 {
+            lan.director.ip(&format!("link add late0 type veth peer name far0 netns {}", lan.client.task()));
+            lan.client.ip("link set far0 up");
+            lan.director.ip("link set late0 up");
+            let (client, director) = (lan.client.wire("far0", ALL), lan.director.wire("late0", ARP));
+            let announce = || {
+                director.send(&arp(1, director.mac, VIP, VIP));
+                director.send(&arp(1, director.mac, DIRECTOR, VIP));
+                let frames = client.frames_within(S / 20);
+                [VIP, DIRECTOR].map(|sender| frames.iter().any(|frame| is_arp_from(frame, sender)))
+            };
+            assert!((0..100).any(|_| announce()[1]), "the cable does not come up");
+            assert_eq!(announce(), [!by_itself, true]);
+            gate.interfaces_changed().unwrap();
+            assert_eq!(announce(), [false, true]);
+            lan.director.ip("link del late0");
+            gate.interfaces_changed().unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_backup_reaches_the_master_and_hears_it() {
     let lan = Lan::new();

@@ -1,0 +1,102 @@
+//! An interface that is missing at the start, comes, goes, is made anew, is renamed, and whose name another one takes: the group
+//! is in FAULT while it is not there, and comes back by itself. With and without the virtual MAC.
+
+use super::{PATIENCE, ip, moves_to, status};
+use anyhow::{Result, ensure};
+use hamesh::lab::cluster::{Cluster, cluster_toml};
+use hamesh::lab::legacy::Dialect;
+use hamesh::lab::scene::{PRIORITIES, Scene, routers};
+use hamesh::lab::{LAN_NIC, PREFIX, VIP, VRID};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a group may be in FAULT whose interface is there again.
+const BACK: Duration = Duration::from_secs(1);
+/// What an interface is renamed to.
+const AWAY: &str = "away0";
+
+pub fn story(dir: &Path, program: &Path, dialect: Dialect) -> Result<u32> {
+    let scene = Scene::set(dir, 3)?;
+    ip(&scene, 0, &["link", "del", LAN_NIC])?;
+    let cluster = Cluster::form(&scene, program, &cluster_toml(dialect, &PRIORITIES), |command| println!("{command}"))?;
+    let stage = Stage { scene, cluster, device: dialect.mac.then(|| format!("vrrp.{VRID}")) };
+    let began = Instant::now();
+    moves_to(&stage.scene, "lb2")?;
+    let (said, state) = status(&stage.cluster)?;
+    ensure!(state == "FAULT", "lb1 is in {state}");
+    ensure!(said.contains("its interface eth0 is not there"), "status says why: {said}");
+
+    println!("missing at the start; back {} ms after it has come", stage.comes()?.as_millis());
+    ip(&stage.scene, 0, &["link", "del", LAN_NIC])?;
+    moves_to(&stage.scene, "lb2")?;
+    println!("removed; back {} ms after it was made anew", stage.comes()?.as_millis());
+
+    stage.rename(LAN_NIC, AWAY)?;
+    moves_to(&stage.scene, "lb2")?;
+    stage.left_nothing()?;
+    stage.rename(AWAY, LAN_NIC)?;
+    println!("renamed; back {} ms after it has its name again", stage.is_back()?.as_millis());
+
+    stage.rename(LAN_NIC, AWAY)?;
+    ip(&stage.scene, 0, &["address", "flush", "dev", AWAY])?;
+    println!("renamed; back {} ms after another one has taken its name", stage.comes()?.as_millis());
+    stage.left_nothing()?;
+
+    if let Some(device) = &stage.device {
+        let show = ["-o", "link", "show", device];
+        let shown = stage.scene.directors[0].host.output(Path::new("/sbin/ip"), &show, PATIENCE)?;
+        ensure!(shown.contains(&format!("{device}@{LAN_NIC}:")), "it is on the other one: {shown}");
+        ip(&stage.scene, 0, &["link", "del", device])?;
+        println!("back {} ms after the virtual MAC's device was removed", stage.is_back()?.as_millis());
+        ip(&stage.scene, 0, &["link", "set", device, "down"])?;
+        moves_to(&stage.scene, "lb2")?;
+        ip(&stage.scene, 0, &["link", "set", device, "up"])?;
+        stage.is_back()?;
+    }
+    let two = stage.scene.observer.two_owners(began, Instant::now(), |_| true);
+    ensure!(two.is_zero(), "two owners for {two:?}");
+    Ok(1)
+}
+
+struct Stage {
+    scene: Scene,
+    cluster: Cluster,
+    /// That with the virtual MAC.
+    device: Option<String>,
+}
+
+impl Stage {
+    /// An interface comes, with lb1's address.
+    fn comes(&self) -> Result<Duration> {
+        let host = &self.scene.directors[0].host;
+        self.scene.lan.attach(host, LAN_NIC, [2, 0, 10, 77, 0, 11])?;
+        host.address(LAN_NIC, routers(false).1[0], PREFIX)?;
+        self.is_back()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        ip(&self.scene, 0, &["link", "set", from, "name", to])
+    }
+
+    /// Waits until lb1 is not in FAULT any more, how long that takes, and until it has the VIP.
+    fn is_back(&self) -> Result<Duration> {
+        let began = Instant::now();
+        while status(&self.cluster)?.1 == "FAULT" {
+            ensure!(began.elapsed() < PATIENCE, "lb1 stays in FAULT: {}", status(&self.cluster)?.0);
+            sleep(Duration::from_millis(10));
+        }
+        let took = began.elapsed();
+        moves_to(&self.scene, "lb1")?;
+        ensure!(took < BACK, "lb1 was in FAULT for {took:?}");
+        Ok(took)
+    }
+
+    /// An interface that has only another name now has no VIP.
+    fn left_nothing(&self) -> Result<()> {
+        let host = &self.scene.directors[0].host;
+        let shown = host.output(Path::new("/sbin/ip"), &["-o", "-4", "address", "show", "dev", AWAY], PATIENCE)?;
+        ensure!(!shown.contains(&VIP.to_string()), "the VIP is left on {AWAY}: {shown}");
+        Ok(())
+    }
+}
