@@ -28,6 +28,8 @@ pub struct Datagram<'a> {
     pub multihop: bool,
     /// The sender.
     pub source: IpAddr,
+    /// Where it has come in, if the sender's address is link-local.
+    pub interface: Option<&'a str>,
     /// Where it was sent.
     pub destination: IpAddr,
     /// What is left of its TTL or hop limit.
@@ -90,9 +92,11 @@ impl Sessions {
     /// Why it changes nothing.
     pub fn receive(&mut self, now: Moment, datagram: &Datagram<'_>) -> Result<Vec<Send>, Discard> {
         let packet = Packet::parse(datagram.payload)?;
-        let Datagram { multihop, source, destination, ttl, .. } = *datagram;
+        let Datagram { multihop, source, interface, destination, ttl, .. } = *datagram;
         let found = self.0.iter_mut().find(|(_, (settings, session))| {
             settings.multihop == multihop
+                // Elsewhere the same link-local address is another neighbour.
+                && settings.interface.as_deref().is_none_or(|there| Some(there) == interface)
                 && match packet.yours {
                     // The first ones are known by where they come from.
                     0 => settings.neighbour == source && settings.source.is_none_or(|own| own == destination),

@@ -12,6 +12,7 @@ fn ip(end: usize) -> IpAddr {
 fn settings(neighbour: usize, interval: Duration, multiplier: u8) -> Settings {
     Settings {
         neighbour: ip(neighbour),
+        interface: None,
         source: None,
         min_tx: interval,
         min_rx: interval,
@@ -33,7 +34,7 @@ fn one(settings: Settings) -> Sessions {
 }
 
 fn datagram(source: usize, payload: &[u8]) -> Datagram<'_> {
-    Datagram { multihop: false, source: ip(source), destination: ip(1 - source), ttl: 255, payload }
+    Datagram { multihop: false, source: ip(source), interface: None, destination: ip(1 - source), ttl: 255, payload }
 }
 
 /// Two ends and the link between them, which delays by a millisecond.

@@ -2,11 +2,13 @@
 
 use super::diagnostic::{Diagnostic, Located, Log, nearest};
 use super::duration;
+use super::group::is_interface_name;
 use super::reader::{Section, Value};
 use crate::bfd::ANY_HOPS;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{AddrParseError, IpAddr};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// When none is given; what routers have.
@@ -24,6 +26,8 @@ const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration:
 pub struct Settings {
     /// The other end.
     pub neighbour: IpAddr,
+    /// Where a neighbour with a link-local address is.
+    pub interface: Option<String>,
     /// This end; `None`: as the kernel routes.
     pub source: Option<IpAddr>,
     /// Packets are sent as often, if the neighbour lets us: 1 ms to 4294 s, in microseconds.
@@ -44,6 +48,21 @@ pub struct Settings {
     pub multihop: bool,
 }
 
+/// An address; of one that is link-local also its interface, `fe80::1%eth0`.
+pub(super) struct Neighbour {
+    pub address: IpAddr,
+    pub interface: Option<String>,
+}
+
+impl FromStr for Neighbour {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (address, interface) = text.split_once('%').map_or((text, None), |(address, name)| (address, Some(name)));
+        Ok(Self { address: address.parse()?, interface: interface.map(str::to_owned) })
+    }
+}
+
 /// Sessions by their names.
 pub(super) type Sessions = BTreeMap<String, Settings>;
 
@@ -62,8 +81,11 @@ pub(super) fn read(
     };
     let truth = |key| section.get(key).and_then(Value::boolean).is_some_and(|value| value.value);
     let multihop = truth("multihop");
+    let Neighbour { address: neighbour, interface } =
+        section.required("neighbour").and_then(|value| value.parsed("an address", "10.0.0.254"))?.value;
     let settings = Settings {
-        neighbour: section.required("neighbour").and_then(|value| value.parsed("an address", "10.0.0.254"))?.value,
+        neighbour,
+        interface,
         source: section
             .get("source")
             .and_then(|value| super::cluster::read_source(value, director))
@@ -98,20 +120,34 @@ pub(super) fn collect(read: impl IntoIterator<Item = (Located<String>, Settings)
     let mut sessions = Sessions::new();
     for (Located { value: name, place }, settings) in read {
         let fault = |message: String| log.add(Diagnostic::error(&place, message));
-        let Settings { neighbour, source, multihop, .. } = &settings;
+        let Settings { neighbour, interface, source, multihop, .. } = &settings;
         if source.is_some_and(|source| source.is_ipv4() != neighbour.is_ipv4()) {
             fault(format!("`{name}` has a source of another family than its neighbour"));
         }
-        if matches!(neighbour, IpAddr::V6(six) if six.is_unicast_link_local()) {
-            fault(format!(
-                "the neighbour of `{name}` has a link-local address, which is on no known interface: name another"
-            ));
+        let is_local = |address: &IpAddr| matches!(address, IpAddr::V6(six) if six.is_unicast_link_local());
+        match interface {
+            None if is_local(neighbour) => fault(format!(
+                "the neighbour of `{name}` has a link-local address: say on which interface, as in `{neighbour}%eth0`"
+            )),
+            Some(interface) if !is_local(neighbour) => {
+                fault(format!("the neighbour of `{name}` has no link-local address: leave out `%{interface}`"));
+            }
+            Some(interface) if !is_interface_name(interface) => {
+                fault(format!("`{interface}` is no name of an interface, where the neighbour of `{name}` is to be"));
+            }
+            Some(_) if *multihop => {
+                fault(format!("`{name}` has a link-local neighbour, which is not several hops away"));
+            }
+            Some(_) | None => {}
+        }
+        if interface.is_none() && source.as_ref().is_some_and(is_local) {
+            fault(format!("`{name}` has a link-local source, and no link-local neighbour"));
         }
         if settings.ttl < settings.max_hops && settings.max_hops != ANY_HOPS {
             fault(format!("`{name}` lets packets come over more hops than its ttl has"));
         }
-        let ends = (neighbour, source, multihop);
-        if let Some((twin, _)) = sessions.iter().find(|(_, s)| (&s.neighbour, &s.source, &s.multihop) == ends) {
+        let ends = |of: &Settings| (of.neighbour, of.interface.clone(), of.source, of.multihop);
+        if let Some((twin, _)) = sessions.iter().find(|(_, other)| ends(other) == ends(&settings)) {
             fault(format!("`{name}` and `{twin}` are the same session: use one of them for both"));
         }
         sessions.insert(name, settings);

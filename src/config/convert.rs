@@ -199,15 +199,27 @@ fn show_script(name: &str, script: &Script) -> String {
 }
 
 fn show_bfd(name: &str, settings: &Settings) -> String {
-    let Settings { neighbour, source, min_tx, min_rx, idle_tx, multiplier, passive, ttl, max_hops, multihop } =
-        settings;
+    let Settings {
+        neighbour,
+        interface,
+        source,
+        min_tx,
+        min_rx,
+        idle_tx,
+        multiplier,
+        passive,
+        ttl,
+        max_hops,
+        multihop,
+    } = settings;
+    let on = interface.iter().map(|interface| format!("%{interface}")).collect::<String>();
     let source = source.map(|source| format!("source = {}\n", quoted(source))).unwrap_or_default();
     let (tx, rx, idle) = (seconds(*min_tx), seconds(*min_rx), seconds(*idle_tx));
     format!(
         "\n[bfd.{}]\nneighbour = {}\n{source}min_tx = {tx}\nmin_rx = {rx}\nidle_tx = {idle}\nmultiplier = {multiplier}\n\
          passive = {passive}\nttl = {ttl}\nmax_hops = {max_hops}\nmultihop = {multihop}\n",
         key(name),
-        quoted(neighbour)
+        quoted(format!("{neighbour}{on}"))
     )
 }
 

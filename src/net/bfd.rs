@@ -1,14 +1,15 @@
 //! BFD's sockets: ears for all that comes, and a voice for each session.
 
+use super::arrived::{Arrived, receive_v4, receive_v6};
 use crate::bfd::{MULTIHOP_PORT, PORT};
 use crate::config::bfd::Settings;
 use hamesh_raft::command::Family;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, setsockopt, sockopt};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, ErrorKind, IoSliceMut};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
-use std::os::fd::AsRawFd;
 use tokio::io::Interest;
 
 /// Where packets come from (RFC 5881 section 4).
@@ -17,19 +18,6 @@ const SOURCES: RangeInclusive<u16> = 49_152..=65_535;
 const TRIES: usize = 64;
 /// Internetwork control (CS6), as routers send.
 const CLASS: u32 = 0xc0;
-
-/// What came, beside its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heard {
-    /// The sender.
-    pub source: IpAddr,
-    /// Where it was sent.
-    pub destination: IpAddr,
-    /// What is left of the TTL or hop limit.
-    pub ttl: u8,
-    /// How many bytes.
-    pub length: usize,
-}
 
 /// The socket at one of the ports, for one family.
 #[derive(Debug)]
@@ -84,7 +72,7 @@ impl Ear {
     ///
     /// # Errors
     /// `WouldBlock`: nothing more. The socket's.
-    pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Option<Heard>> {
+    pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Option<Arrived>> {
         let six = self.socket.local_addr()?.is_ipv6();
         self.socket.try_io(Interest::READABLE, || {
             if six { receive_v6(&self.socket, buffer) } else { receive_v4(&self.socket, buffer) }
@@ -92,47 +80,12 @@ impl Ear {
     }
 }
 
-/// Nothing, where the kernel does not say all of it.
-fn receive_v4(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<Option<Heard>> {
-    let mut space = nix::cmsg_space!(libc::in_pktinfo, libc::c_int);
-    let mut into = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::empty())?;
-    let (mut destination, mut ttl) = (None, None);
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::Ipv4PacketInfo(information) = control {
-            destination = Some(IpAddr::from(information.ipi_addr.s_addr.to_ne_bytes()));
-        } else if let ControlMessageOwned::Ipv4Ttl(left) = control {
-            ttl = u8::try_from(left).ok();
-        }
-    }
-    let source = message.address.map(|source| IpAddr::V4(source.ip()));
-    Ok(heard(source, destination, ttl, message.bytes))
-}
-
-fn receive_v6(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<Option<Heard>> {
-    let mut space = nix::cmsg_space!(libc::in6_pktinfo, libc::c_int);
-    let mut into = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::empty())?;
-    let (mut destination, mut ttl) = (None, None);
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::Ipv6PacketInfo(information) = control {
-            destination = Some(IpAddr::from(information.ipi6_addr.s6_addr));
-        } else if let ControlMessageOwned::Ipv6HopLimit(left) = control {
-            ttl = u8::try_from(left).ok();
-        }
-    }
-    let source = message.address.map(|source| IpAddr::V6(source.ip()));
-    Ok(heard(source, destination, ttl, message.bytes))
-}
-
-fn heard(source: Option<IpAddr>, destination: Option<IpAddr>, ttl: Option<u8>, length: usize) -> Option<Heard> {
-    Some(Heard { source: source?, destination: destination?, ttl: ttl?, length })
-}
-
 /// What speaks for one session. Its port stays the same (RFC 5881 section 4).
 #[derive(Debug)]
 pub struct Voice {
     to: SocketAddr,
+    /// Where a link-local neighbour is.
+    interface: Option<String>,
     source: Option<IpAddr>,
     ttl: u8,
     socket: Option<UdpSocket>,
@@ -141,21 +94,27 @@ pub struct Voice {
 }
 
 impl Voice {
-    /// Of a session; it is opened when it is first needed, and again where that fails: an address may come later.
+    /// Of a session; it is opened when it is first needed, and again where that fails: an address or an interface may come
+    /// later.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let port = if settings.multihop { MULTIHOP_PORT } else { PORT };
         let Settings { neighbour, source, ttl, .. } = *settings;
-        Self { to: SocketAddr::new(neighbour, port), source, ttl, socket: None, failed: false }
+        let (to, interface) = (SocketAddr::new(neighbour, port), settings.interface.clone());
+        Self { to, interface, source, ttl, socket: None, failed: false }
     }
 
     /// Sends at once, or not at all: the next packet is not far.
     pub fn send(&mut self, name: &str, packet: &[u8]) {
         let result = self.try_send(packet);
-        if let Err(error) = &result
-            && !self.failed
-        {
-            tracing::warn!(session = name, %error, "a BFD packet could not be sent");
+        if let Err(error) = &result {
+            if !self.failed {
+                tracing::warn!(session = name, %error, "a BFD packet could not be sent");
+            }
+            if self.interface.is_some() {
+                // It may be made anew, and is another one then.
+                self.socket = None;
+            }
         }
         self.failed = result.is_err();
     }
@@ -163,7 +122,12 @@ impl Voice {
     fn try_send(&mut self, packet: &[u8]) -> io::Result<()> {
         let socket = match &mut self.socket {
             Some(socket) => socket,
-            closed => closed.insert(open(self.to, self.source, self.ttl)?),
+            closed => {
+                if let (Some(name), SocketAddr::V6(to)) = (&self.interface, &mut self.to) {
+                    to.set_scope_id(if_nametoindex(name.as_str())?);
+                }
+                closed.insert(open(self.to, self.source, self.ttl)?)
+            }
         };
         socket.send_to(packet, self.to).map(drop)
     }
@@ -185,8 +149,11 @@ fn open(to: SocketAddr, source: Option<IpAddr>, ttl: u8) -> io::Result<UdpSocket
     }
     let mut tries = 1;
     loop {
-        let port = fastrand::u16(SOURCES);
-        match socket.bind(&SocketAddr::new(source.unwrap_or(any), port).into()) {
+        let mut from = SocketAddr::new(source.unwrap_or(any), fastrand::u16(SOURCES));
+        if let (SocketAddr::V6(from), SocketAddr::V6(to)) = (&mut from, to) {
+            from.set_scope_id(to.scope_id());
+        }
+        match socket.bind(&from.into()) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && tries < TRIES => tries += 1,
             bound => break bound?,
         }
@@ -203,6 +170,7 @@ mod tests {
         let second = Duration::from_secs(1);
         Settings {
             neighbour,
+            interface: None,
             source: Some(source),
             min_tx: second,
             min_rx: second,
@@ -231,7 +199,7 @@ mod tests {
                     Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
                 }
             };
-            assert_eq!(heard, Some(Heard { source: here, destination: there, ttl: 255, length: 12 }));
+            assert_eq!(heard, Some(Arrived { source: here, destination: there, ttl: 255, interface: 1, length: 12 }));
             let port = voice.socket.unwrap().local_addr().unwrap().port();
             assert!(SOURCES.contains(&port), "{port}");
             let taken = Ear::bind(family, true).unwrap_err();

@@ -15,6 +15,7 @@
 //! unsafe about them.
 pub mod admit;
 pub mod arp;
+pub mod arrived;
 pub mod authority;
 pub mod bfd;
 pub mod frame;

@@ -1,16 +1,14 @@
 //! VRRP: one raw socket for each interface, family and IP protocol.
 
+use super::arrived::{Arrived, receive_v6};
 use super::sys;
 use crate::kernel::address::Interface;
-use crate::vrrp::advert::Header;
 use crate::vrrp::{PROTOCOL, ROUTERS_V4, ROUTERS_V6, TTL};
 use hamesh_raft::command::Family;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendmsg, setsockopt, sockopt};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
@@ -191,10 +189,9 @@ impl VrrpSocket {
     async fn receive_v6<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Received<'a>> {
         loop {
             let mut ready = self.socket.readable().await?;
-            let Ok(result) = ready.try_io(|socket| read_v6(socket.get_ref(), buffer)) else { continue };
-            if let Some((length, Header { source, destination, ttl })) = result? {
-                let payload = &buffer[..length];
-                return Ok(Received { header: &[], payload, source, destination, ttl, interface: self.interface });
+            let Ok(result) = ready.try_io(|socket| receive_v6(socket.get_ref(), buffer)) else { continue };
+            if let Some(Arrived { source, destination, ttl, interface, length }) = result? {
+                return Ok(Received { header: &[], payload: &buffer[..length], source, destination, ttl, interface });
             }
         }
     }
@@ -224,25 +221,4 @@ fn sends_v6(socket: &Socket) -> io::Result<()> {
     socket.set_multicast_hops_v6(TTL.into())?;
     socket.set_unicast_hops_v6(TTL.into())?;
     socket.set_tclass_v6(CLASS)
-}
-
-/// The length of the payload, and what of the header the kernel says; nothing when it does not say all.
-fn read_v6(socket: &Socket, buffer: &mut [u8]) -> io::Result<Option<(usize, Header)>> {
-    let mut space = nix::cmsg_space!(libc::in6_pktinfo, libc::c_int);
-    let mut into = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::empty())?;
-    let (mut destination, mut hops) = (None, None);
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::Ipv6PacketInfo(information) = control {
-            destination = Some(IpAddr::from(information.ipi6_addr.s6_addr));
-        } else if let ControlMessageOwned::Ipv6HopLimit(limit) = control {
-            hops = u8::try_from(limit).ok();
-        }
-    }
-    Ok(match (message.address, destination, hops) {
-        (Some(source), Some(destination), Some(ttl)) => {
-            Some((message.bytes, Header { source: IpAddr::V6(source.ip()), destination, ttl }))
-        }
-        (None, _, _) | (_, None, _) | (_, _, None) => None,
-    })
 }

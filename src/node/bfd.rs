@@ -8,9 +8,10 @@ use anyhow::Context;
 use futures_util::future::select_all;
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::Family;
+use nix::net::if_::if_indextoname;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::sync::watch;
@@ -96,9 +97,12 @@ fn hear(ear: &Ear, sessions: &mut Sessions, out: &mut Vec<crate::bfd::Send>) {
                 continue;
             }
         };
+        let is_local = matches!(heard.source, IpAddr::V6(six) if six.is_unicast_link_local());
+        let interface = is_local.then(|| if_indextoname(heard.interface).ok()).flatten();
         let datagram = Datagram {
             multihop: ear.multihop,
             source: heard.source,
+            interface: interface.as_ref().and_then(|name| name.to_str().ok()),
             destination: heard.destination,
             ttl: heard.ttl,
             payload: &buffer[..heard.length],

@@ -231,9 +231,14 @@ impl Director {
     /// What a group tracks has changed: its priority, or whether it may be claimed here.
     pub(crate) fn weigh(&mut self, group: &GroupName, effect: Effect) {
         let Some(served) = self.groups.get_mut(group) else { return };
+        if matches!(effect, Effect::Provisional(_)) && !served.unseen {
+            return;
+        }
         let (before, unseen) = (served.priority(), std::mem::take(&mut served.unseen));
         match effect {
-            Effect::Priority(priority) => (served.weighed, served.fault) = (priority, false),
+            Effect::Priority(priority) | Effect::Provisional(priority) => {
+                (served.weighed, served.fault) = (priority, false);
+            }
             Effect::Fault => served.fault = true,
         }
         served.router.set_priority(served.priority());

@@ -26,6 +26,9 @@ const MOST: i64 = 253;
 pub enum Effect {
     /// It may be claimed, with this priority.
     Priority(u8),
+    /// As long as nothing better is known: a BFD session with a weight that has not come up yet is down, as in keepalived.
+    /// It does not count for what goes on from before the start.
+    Provisional(u8),
     /// It may not be claimed here.
     Fault,
 }
@@ -234,21 +237,29 @@ impl Tracks {
         }
     }
 
-    /// Nothing is said of a group before everything that it tracks was looked at.
+    /// Nothing is said of a group before everything that it tracks was looked at, but for BFD sessions with a weight.
     fn conclude(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
         for (name, group) in &mut self.groups {
-            let number = |track: &Track| self.states.get(&track.what).and_then(|state| state.number);
+            let mut provisional = false;
+            let number = |track: &Track| match self.states.get(&track.what).and_then(|state| state.number) {
+                None if matches!(track.what, Tracked::Bfd(_)) && track.weight != 0 => {
+                    provisional = true;
+                    Some(0)
+                }
+                number => number,
+            };
             let numbers: Option<Vec<i64>> = group.tracks.iter().map(number).collect();
             let Some(numbers) = numbers else { continue };
             let weighed: Option<Vec<i64>> =
                 group.tracks.iter().zip(numbers).map(|(track, number)| track.weigh(number)).collect();
+            let with = if provisional { Effect::Provisional } else { Effect::Priority };
             let effect = match weighed {
                 None => Effect::Fault,
-                Some(_) if group.priority == OWNER => Effect::Priority(OWNER),
+                Some(_) if group.priority == OWNER => with(OWNER),
                 Some(added) => {
                     let sum = i64::from(group.priority) + added.into_iter().sum::<i64>();
-                    Effect::Priority(u8::try_from(sum.clamp(1, 254)).unwrap_or(1))
+                    with(u8::try_from(sum.clamp(1, 254)).unwrap_or(1))
                 }
             };
             if group.told != Some(effect) {

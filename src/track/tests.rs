@@ -174,6 +174,22 @@ fn a_session_that_goes_down_is_fault_and_says_why() {
     assert_eq!(status.why.as_deref(), Some("control detection time expired"));
 }
 
+/// keepalived's counts as down from the start, and its group is in no FAULT for it.
+#[test]
+fn a_session_with_a_weight_is_down_until_it_is_known() {
+    for (weight, reverse, early, up) in [(-20, false, 80, 100), (20, false, 100, 120), (20, true, 100, 80)] {
+        let session = vec![tracked(Tracked::Bfd("peer".to_owned()), weight, reverse)];
+        let mut tracks = Tracks::new(start(), &group(100, session), &script(1, 1, false));
+        assert_eq!(told(&tracks.handle(start(), Event::Tick)), Some(Effect::Provisional(early)));
+        assert_eq!(tracks.status("web")[0].state, "unknown");
+        let comes = Event::Bfd("peer".to_owned(), Ok(()));
+        assert_eq!(told(&tracks.handle(start(), comes)), Some(Effect::Priority(up)));
+    }
+    let both = [("peer", -20), ("other", 0)].map(|(name, weight)| tracked(Tracked::Bfd(name.to_owned()), weight, false));
+    let mut tracks = Tracks::new(start(), &group(100, both.to_vec()), &script(1, 1, false));
+    assert_eq!(told(&tracks.handle(start(), Event::Tick)), None, "one without a weight is waited for");
+}
+
 #[test]
 fn everything_is_looked_at_before_anything_is_said() {
     let tracks = vec![the_script(-10), tracked(Tracked::Interface("eth1".to_owned()), 30, false)];
@@ -212,7 +228,7 @@ proptest! {
         }
         let fails = |(weight, reverse, up): &(i16, bool, bool)| *weight == 0 && up == reverse;
         match last {
-            None => prop_assert!(false, "everything was looked at"),
+            None | Some(Effect::Provisional(_)) => prop_assert!(false, "everything was looked at"),
             Some(Effect::Fault) => prop_assert!(weights.iter().any(fails)),
             Some(Effect::Priority(priority)) => {
                 prop_assert!(!weights.iter().any(fails));

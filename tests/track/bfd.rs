@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// How the link-local addresses begin that come of the laboratory's MACs.
+const LOCAL: &str = "fe80::aff:fe4d:";
 const BFDD: &str = "/usr/lib/frr/bfdd";
 /// `multiplier` x the interval, and a second for a busy machine.
 const NOTICED: Duration = Duration::from_millis(1500);
@@ -43,6 +45,12 @@ source = {{ {} }}
 [bfd.six]
 neighbour = \"{}\"
 ttl = 64
+{common}
+[bfd.lb1]
+neighbour = \"{LOCAL}b%{LAN_NIC}\"
+{common}
+[bfd.lb2]
+neighbour = \"{LOCAL}c%{LAN_NIC}\"
 {common}
 [bfd.far]
 neighbour = \"{there}\"
@@ -72,6 +80,10 @@ check = {{ bfd = \"router\" }}
         ensure!(log.contains(&format!("({session}) Entering Up state")), "keepalived's {session} is not up: {log}");
     }
     println!("keepalived's sessions are up, over IPv4 and IPv6");
+    // keepalived has no link-local neighbours, and FRR none without zebra.
+    until(&cluster, 0, "lb2", true, PATIENCE)?;
+    until(&cluster, 1, "lb1", true, PATIENCE)?;
+    until(&cluster, 2, "lb1", false, PATIENCE)?;
 
     let cut_at = Instant::now();
     let cut = scene.lan.cut(&[scene.directors[0].lan], &[scene.legacy_lan], Kind::Any);

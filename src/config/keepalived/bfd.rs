@@ -1,6 +1,6 @@
 //! `bfd_instance`, with keepalived's defaults.
 
-use super::super::bfd::{self, IDLE, Settings, TTL};
+use super::super::bfd::{self, IDLE, Neighbour, Settings, TTL};
 use super::lvs::number;
 use super::syntax::Statement;
 use super::{argument, block, check_leaf, duration, flag, track, unknown};
@@ -47,6 +47,7 @@ pub(super) fn read(statement: &Statement, log: &Log) -> Option<(Located<String>,
     let (mut neighbour, mut ttl) = (None, None);
     let mut settings = Settings {
         neighbour: IpAddr::from([0; 4]),
+        interface: None,
         source: None,
         min_tx: INTERVAL,
         min_rx: INTERVAL,
@@ -60,7 +61,7 @@ pub(super) fn read(statement: &Statement, log: &Log) -> Option<(Located<String>,
     let (mut weight, mut vrrp, mut checker) = ((0, false), false, false);
     for line in block(statement, log) {
         match line.keyword.text.as_str() {
-            "neighbor_ip" | "neighbour_ip" => neighbour = number::<IpAddr>(line, "an IP address", log),
+            "neighbor_ip" | "neighbour_ip" => neighbour = number::<Neighbour>(line, "an IP address", log),
             "source_ip" => settings.source = number(line, "an IP address", log),
             "min_rx" => settings.min_rx = millis(line, log).unwrap_or(settings.min_rx),
             "min_tx" => settings.min_tx = millis(line, log).unwrap_or(settings.min_tx),
@@ -81,7 +82,8 @@ pub(super) fn read(statement: &Statement, log: &Log) -> Option<(Located<String>,
         log.add(Diagnostic::error(&name.place, format!("`bfd_instance {}` needs `neighbor_ip`", name.value)));
         return None;
     };
-    settings.neighbour = neighbour;
+    let Neighbour { address: neighbour, interface } = neighbour;
+    (settings.neighbour, settings.interface) = (neighbour, interface);
     settings.ttl = ttl.unwrap_or(if neighbour.is_ipv4() { TTL } else { HOP_LIMIT });
     // Without either it is for both.
     let both = vrrp == checker;

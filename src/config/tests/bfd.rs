@@ -17,6 +17,7 @@ fn a_session_has_what_routers_have() {
     let interval = Duration::from_millis(300);
     let up = Settings {
         neighbour: [10, 0, 0, 254].into(),
+        interface: None,
         source: Some([10, 0, 0, 11].into()),
         min_tx: interval,
         min_rx: interval,
@@ -47,6 +48,15 @@ fn a_session_has_what_routers_have() {
 }
 
 #[test]
+fn a_link_local_neighbour_has_its_interface() {
+    let text = format!("{WEB}[bfd.up]\nneighbour = \"fe80::1%eth1\"\n[bfd.there]\nneighbour = \"fe80::1%eth2\"\n");
+    let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &text)]);
+    let ends = |name: &str| (config.bfd[name].neighbour.to_string(), config.bfd[name].interface.clone());
+    assert_eq!(ends("up"), ("fe80::1".to_owned(), Some("eth1".to_owned())));
+    assert_eq!(ends("there"), ("fe80::1".to_owned(), Some("eth2".to_owned())));
+}
+
+#[test]
 fn what_is_wrong_with_a_session() {
     let one = "[bfd.up]\nneighbour = \"10.0.0.254\"\n";
     let cases = [
@@ -60,7 +70,11 @@ fn what_is_wrong_with_a_session() {
         (format!("{one}source = \"2001:db8::9\"\n"), "a source of another family than its neighbour"),
         (format!("{one}[bfd.twin]\nneighbour = \"10.0.0.254\"\n"), "`twin` and `up` are the same session"),
         (format!("{one}echo = true\n"), "unknown key `bfd.up.echo`"),
-        ("[bfd.up]\nneighbour = \"fe80::1\"\n".to_owned(), "has a link-local address"),
+        ("[bfd.up]\nneighbour = \"fe80::1\"\n".to_owned(), "say on which interface, as in `fe80::1%eth0`"),
+        ("[bfd.up]\nneighbour = \"10.0.0.1%eth0\"\n".to_owned(), "leave out `%eth0`"),
+        ("[bfd.up]\nneighbour = \"fe80::1%\"\n".to_owned(), "`` is no name of an interface"),
+        ("[bfd.up]\nneighbour = \"fe80::1%eth0\"\nmultihop = true\n".to_owned(), "not several hops away"),
+        ("[bfd.up]\nneighbour = \"2001:db8::1\"\nsource = \"fe80::2\"\n".to_owned(), "and no link-local neighbour"),
         (format!("{one}{SERVICE}check = {{ bfd = \"pu\" }}\n"), "there is no section [bfd.pu] / did you mean `up`?"),
     ];
     for (text, fault) in cases {
@@ -85,6 +99,7 @@ fn an_instance_has_keepaliveds_defaults() {
     let interval = Duration::from_millis(10);
     let four = Settings {
         neighbour: [10, 0, 0, 254].into(),
+        interface: None,
         source: None,
         min_tx: interval,
         min_rx: Duration::from_micros(3312),
