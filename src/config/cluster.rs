@@ -16,6 +16,7 @@ use super::timing;
 use super::track::{self, Script, Things};
 use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
+use crate::vrrp::hmac;
 use crate::vrrp::unicast::{Peer, Unicast};
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
 use hamesh_raft::command::Family;
@@ -144,12 +145,16 @@ fn read_group(
             Diagnostic::error(&checksum.place, "over IPv6 VRRP has one form of checksum").help("remove `checksum`"),
         );
     }
+    let interval = interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() });
+    let authentication = section.get("authentication");
+    let (auth, hmac) =
+        authentication.and_then(|value| read_auth(value, version, interval.value, log)).unwrap_or_default();
     let draft = group::Draft {
         interface,
         vrid,
         virtual_mac: section.get("virtual_mac").and_then(read_virtual_mac),
         version,
-        interval: interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() }),
+        interval,
         addresses,
         excluded: section
             .get("excluded_addresses")
@@ -157,7 +162,8 @@ fn read_group(
             .unwrap_or_default(),
         priority: read_rack_weight(&section, read_priority(&section, &name.value, director, log), director, log),
         nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
-        auth: section.get("authentication").and_then(|value| read_auth(value, version, log)).unwrap_or_default(),
+        auth,
+        hmac,
         checksum: checksum.map(|form| form.value).unwrap_or_default(),
         legacy_peers: section
             .get("legacy_peers")
@@ -346,18 +352,29 @@ fn read_rack_weight(
     })
 }
 
-/// `{ pass_file = "..." }` or `{ ah_file = "..." }`: the password itself never stands in a configuration file.
-fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
+/// `{ pass_file = "..." }`, `{ ah_file = "..." }` or `{ hmac_files = { 1 = "..." }, active = 1 }`: the password itself never
+/// stands in a configuration file.
+fn read_auth(
+    value: Value<'_>,
+    version: Version,
+    interval: Duration,
+    log: &Log,
+) -> Option<(Auth, Option<hmac::Settings>)> {
     let place = value.place.clone();
     let section = value.table()?;
+    if section.get("hmac_files").is_some() {
+        let settings = super::hmac::read(&section, &place, interval, log);
+        section.close();
+        return Some((Auth::None, Some(settings?)));
+    }
     if version == Version::V3 {
         let error = Diagnostic::error(&place, "VRRP version 3 has no authentication (RFC 9568 section 9)");
-        log.add(error.help("remove `authentication`, or set version = 2"));
+        log.add(error.help("remove `authentication`, set version = 2, or use `hmac_files`"));
     }
     let (pass, ah) = (section.get("pass_file"), section.get("ah_file"));
     let authenticated = ah.is_some();
     if pass.is_some() == authenticated {
-        let message = "`authentication` needs either `pass_file` or `ah_file`";
+        let message = "`authentication` needs either `pass_file`, `ah_file` or `hmac_files`";
         log.add(Diagnostic::error(&place, message));
     }
     let file = pass.or(ah).and_then(Value::string);
@@ -377,7 +394,7 @@ fn read_auth(value: Value<'_>, version: Version, log: &Log) -> Option<Auth> {
         pass if pass.len() > Password::MAX => {
             fault(format!("the password has {} bytes and VRRP sends only {}", pass.len(), Password::MAX))
         }
-        pass if authenticated => Some(Auth::Ah(Password::cut(pass))),
-        pass => Some(Auth::Pass(Password::cut(pass))),
+        pass if authenticated => Some((Auth::Ah(Password::cut(pass)), None)),
+        pass => Some((Auth::Pass(Password::cut(pass)), None)),
     }
 }

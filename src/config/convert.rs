@@ -99,6 +99,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         priority,
         nopreempt,
         auth,
+        hmac,
         checksum,
         legacy_peers: _,
         // keepalived does not know it.
@@ -148,6 +149,9 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     super::route::show(routing, quoted).into_iter().for_each(&mut line);
     if !track.is_empty() {
         line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(hmac) = hmac {
+        line(super::hmac::show(name, hmac, |text| quoted(text)));
     }
     match auth {
         Auth::None => {}

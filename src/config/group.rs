@@ -7,6 +7,7 @@ use super::track::Track;
 use crate::kernel::routing::Routing;
 use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
+use crate::vrrp::hmac;
 use crate::vrrp::router::Parameters;
 use crate::vrrp::timing::Timing;
 use crate::vrrp::unicast::Unicast;
@@ -49,6 +50,8 @@ pub struct VipGroup {
     pub nopreempt: bool,
     /// Version 2 only.
     pub auth: Auth,
+    /// The trailer that adverts have, of either version.
+    pub hmac: Option<hmac::Settings>,
     /// What we send; version 3 only.
     pub checksum: Form,
     /// Who outside the mesh is obeyed.
@@ -136,6 +139,7 @@ pub(super) struct Draft {
     pub priority: Option<u8>,
     pub nopreempt: bool,
     pub auth: Auth,
+    pub hmac: Option<hmac::Settings>,
     pub checksum: Form,
     pub legacy_peers: LegacyPeers,
     pub localnode: bool,
@@ -187,6 +191,7 @@ impl Draft {
             priority: self.priority,
             nopreempt: self.nopreempt,
             auth: self.auth,
+            hmac: self.hmac,
             checksum: self.checksum,
             legacy_peers: self.legacy_peers,
             localnode: self.localnode,

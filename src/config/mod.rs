@@ -9,6 +9,7 @@ pub mod check;
 pub mod diagnostic;
 pub mod fixed;
 pub mod group;
+mod hmac;
 pub mod ipvs;
 pub mod node;
 pub mod notify;

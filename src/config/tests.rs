@@ -3,6 +3,7 @@
 use super::diagnostic::Severity;
 use super::*;
 use crate::vrrp::checksum::Form;
+use crate::vrrp::hmac::Mode;
 use crate::vrrp::{Auth, LegacyPeers, Password, Version};
 use hamesh_raft::command::{Definition, Family};
 use std::net::IpAddr;
@@ -77,6 +78,7 @@ fn the_examples_in_deploy_are_right() {
         priority: Some(200),
         nopreempt: false,
         auth: Auth::None,
+        hmac: None,
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
         source: None,

@@ -301,7 +301,10 @@ impl Hands {
 
     fn advert_to(&self, served: &mut Served, priority: u8, source: IpAddr, to: IpAddr, ttl: u8) {
         let Some(voice) = &served.voice else { return };
-        let message = served.format.encode(priority, source, to);
+        let mut message = served.format.encode(priority, source, to);
+        if let Some(trailers) = &mut served.trailers {
+            message = trailers.sign(served::clock(), message, source, to);
+        }
         let sealed = served.authentication.as_mut().zip(voice.sealed.as_ref());
         let sent = match (sealed, &voice.outlet, source, to) {
             (Some((authentication, socket)), _, IpAddr::V4(source), IpAddr::V4(to)) => {

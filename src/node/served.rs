@@ -11,12 +11,14 @@ use crate::vrrp::advert::{Advert, Discard, Format, Header};
 use crate::vrrp::ah::Authentication;
 use crate::vrrp::guard::{Election, Guard};
 use crate::vrrp::hearing::Ear;
+use crate::vrrp::hmac::{Clock, Trailers};
 use crate::vrrp::router::{Parameters, Router};
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::{Definition, Family, GroupName, Token};
 use hamesh_raft::state::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Senders of other lists that are logged; anybody on the LAN can invent more.
 const MOST_OTHER_LISTS: usize = 16;
@@ -56,6 +58,8 @@ pub(crate) struct Served {
     pub(crate) voice: Option<Voice>,
     /// Of adverts behind an authentication header.
     pub(crate) authentication: Option<Authentication>,
+    /// Of adverts with a trailer.
+    pub(crate) trailers: Option<Trailers>,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     /// The last packet for this virtual router that was discarded, and who sent it.
     pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
@@ -103,6 +107,7 @@ impl Served {
                 Auth::Ah(key) => Some(Authentication::new(key, seconds_now())),
                 Auth::None | Auth::Pass(_) => None,
             },
+            trailers: config.hmac.clone().map(Trailers::new),
             discarded: BTreeMap::new(),
             last_discard: None,
             other_lists: BTreeSet::new(),
@@ -148,6 +153,10 @@ impl Served {
         self.router.reconfigure(Parameters { priority: self.priority(), ..parameters });
         self.ear.every(config.interval);
         self.other_lists.clear();
+        match (&mut self.trailers, &config.hmac) {
+            (Some(trailers), Some(settings)) => trailers.reconfigure(settings.clone()),
+            (trailers, settings) => *trailers = settings.clone().map(Trailers::new),
+        }
         (self.definition, self.format, self.vips) = (config.definition(), config.format(), vips(config));
         self.config = config.clone();
     }
@@ -180,7 +189,10 @@ impl Served {
                 let message = authentication.open(ip, payload, header)?;
                 self.format.decode(message, header)
             }
-            None if ip.is_empty() => self.format.decode(payload, header),
+            None if ip.is_empty() => match &mut self.trailers {
+                Some(trailers) => self.format.decode(&trailers.open(clock(), payload, header)?, header),
+                None => self.format.decode(payload, header),
+            },
             Some(_) => Err(Discard::AuthType(0)),
             None => Err(Discard::AuthType(2)),
         }
@@ -234,8 +246,16 @@ pub(crate) fn own_address(group: &VipGroup, link: &Link) -> Option<IpAddr> {
 
 /// Where the sequence numbers of authenticated adverts begin, see [`crate::vrrp::ah`].
 fn seconds_now() -> u32 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(now.as_secs()).unwrap_or_default()
+    u32::try_from(wall_now().as_secs()).unwrap_or_default()
+}
+
+/// What trailers count by.
+pub(super) fn clock() -> Clock {
+    Clock::at(wall_now())
+}
+
+fn wall_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Without an address the link counts as down; what comes later is told with it.

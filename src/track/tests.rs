@@ -19,6 +19,7 @@ fn group(priority: u8, track: Vec<Track>) -> BTreeMap<GroupName, VipGroup> {
         priority: Some(priority),
         nopreempt: false,
         auth: Auth::None,
+        hmac: None,
         checksum: crate::vrrp::checksum::Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
         source: None,

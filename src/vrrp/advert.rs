@@ -110,15 +110,24 @@ pub enum Discard {
     /// Version 2: configured otherwise there or here.
     #[error("authentication type {0}")]
     AuthType(u8),
-    /// No authentication header as VRRP uses it.
-    #[error("authentication header is malformed")]
+    /// No authentication header, or trailer, as VRRP uses it.
+    #[error("authentication header or trailer is malformed")]
     AuthHeader,
-    /// Behind an authentication header: another key there or here, or not what was sent.
+    /// Authenticated with another key there or here, or not what was sent.
     #[error("authentication digest is wrong")]
     Digest,
-    /// Behind an authentication header: heard before.
+    /// Authenticated, and heard before.
     #[error("sequence number {0} is no new one")]
     Replay(u32),
+    /// It has no authentication trailer, and one is asked for.
+    #[error("no authentication trailer")]
+    Unsigned,
+    /// Behind it an authentication trailer of a key that is not here.
+    #[error("authentication key {0} is not known")]
+    Key(u8),
+    /// By its authentication trailer it is so many seconds old, or of a time that is yet to come.
+    #[error("its clock is {0} s behind ours")]
+    Clock(i32),
     /// Version 2: most likely another cluster on the LAN with our VRID.
     #[error("password is wrong")]
     Password,
@@ -137,6 +146,9 @@ impl Discard {
             Self::AuthHeader => "auth_header",
             Self::Digest => "digest",
             Self::Replay(_) => "replay",
+            Self::Unsigned => "unsigned",
+            Self::Key(_) => "key",
+            Self::Clock(_) => "clock",
             Self::Short(_) => "short",
             Self::Length { .. } => "length",
             Self::Empty => "empty",

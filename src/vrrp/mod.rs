@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod conflict;
 pub mod guard;
 pub mod hearing;
+pub mod hmac;
 pub mod router;
 pub mod schedule;
 pub mod timing;

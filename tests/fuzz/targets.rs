@@ -8,6 +8,7 @@ use hamesh::net::join::{JoinAnswer, JoinRequest};
 use hamesh::net::{arp, ndp};
 use hamesh::vrrp::advert::{Advert, Discard, Format, Header};
 use hamesh::vrrp::checksum::{self, Form};
+use hamesh::vrrp::hmac;
 use hamesh::vrrp::{Auth, Password, TTL, Version, group};
 use hamesh_fencing::message::{Ask, Message, Renew};
 use hamesh_fencing::record::MayAct;
@@ -100,6 +101,8 @@ pub fn all() -> Vec<Target> {
         advert("advert v2 pass", Version::V2, Family::V4, Auth::Pass(Password::cut("secret"))),
         advert("advert v3", Version::V3, Family::V4, Auth::None),
         advert("advert v3 IPv6", Version::V3, Family::V6, Auth::None),
+        trailer("trailer", Family::V4),
+        trailer("trailer IPv6", Family::V6),
         target("bfd", vec![bfd(bfd::State::Down, 0), bfd(bfd::State::Up, 7)], |packet| {
             match bfd::Packet::parse(packet) {
                 Ok(packet) => vec![format!("{:?} {}", packet.state, packet.poll)],
@@ -147,6 +150,30 @@ pub fn all() -> Vec<Target> {
             )
         },
     ]
+}
+
+/// What is behind a digest is reached with the key alone: the seeds are signed.
+fn trailer(name: &'static str, family: Family) -> Target {
+    let settings = |mode| {
+        let keys = BTreeMap::from([(1, hmac::Key(vec![7; 32]))]);
+        hmac::Settings { keys, active: 1, mode, window: None }
+    };
+    let (source, destination) = (source(family), group(family));
+    let (clock, header) = (hmac::Clock::at(Duration::from_secs(9)), Header { source, destination, ttl: TTL });
+    let sign = |advert| {
+        let mut trailers = hmac::Trailers::new(settings(hmac::Mode::Enforce));
+        trailers.sign(clock, advert, source, destination)
+    };
+    let seeds = adverts(family).into_iter().flat_map(|advert| [sign(advert.clone()), advert]).collect();
+    target(name, seeds, move |message| {
+        let judged = [hmac::Mode::Enforce, hmac::Mode::Permissive].map(|mode| {
+            let mut trailers = hmac::Trailers::new(settings(mode));
+            trailers
+                .open(clock, message, &header)
+                .map_or_else(|why| why.name().to_owned(), |advert| format!("{} bytes", advert.len()))
+        });
+        judged.into()
+    })
 }
 
 fn bfd(state: bfd::State, yours: u32) -> Vec<u8> {
@@ -290,6 +317,7 @@ const WORDS: &[&str] = &[
     "include_check +match",
     "\nnopreempt\n",
     "\nstate MASTER\n",
+    "auth_hmac {\nkey 1 hex:00\nactive_key 1\n}\n",
     "authentication {\nauth_type PASS\nauth_pass x\n}\n",
     "255",
     "0",

@@ -39,7 +39,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "vrrp_mcast_group4 vrrp_mcast_group6 mcast_dst_ip", "adverts go to the group of RFC 9568"),
     (Missing, "old_unicast_checksum", "adverts have the checksums of keepalived 1.3.7 and later"),
     (Missing, "vrf", "adverts are sent on the `interface` of the instance"),
-    (Missing, "auth_hmac", "only a keepalived of the same version understands it: the mesh is authenticated anyway"),
     (Missing, "vrrp_strict strict_mode", "it also drops what is sent to the VIPs: remove it"),
     (Missing, "vrrp_owner_ignore_adverts owner_ignore_adverts", "use cluster.toml with `legacy_peers = []`"),
     (Missing, "no_virtual_ipaddress", "a VIP group has at least one address"),

@@ -204,6 +204,7 @@ struct Instance {
     interval: Option<Located<Duration>>,
     version: Option<Version>,
     auth: Option<Located<Auth>>,
+    hmac: Option<Located<authentication::Hmac>>,
     checksum: Option<Form>,
     nopreempt: Option<Place>,
     addresses: Vec<Located<(IpAddr, u8)>>,
@@ -229,7 +230,8 @@ impl Instance {
         "virtual_routes",
         "virtual_rules",
     ];
-    const KNOWN: [&str; 13] = [
+    const KNOWN: [&str; 14] = [
+        "auth_hmac",
         "use_vmac",
         "state",
         "interface",
@@ -268,6 +270,7 @@ impl Instance {
                 "advert_int" => instance.interval = interval(line, log),
                 "version" | "vrrp_version" => instance.version = version(line, log),
                 "authentication" => instance.auth = authentication::read(line, log),
+                "auth_hmac" => instance.hmac = authentication::hmac(line, log),
                 "virtual_ipaddress" | "virtual_ipaddress_excluded" => instance.read_addresses(line, log),
                 "virtual_routes" | "virtual_rules" => routing::read(line, &mut instance.routing, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
@@ -287,7 +290,7 @@ impl Instance {
             }
             check_leaf(line, &timing::INSTANCE, log);
             check_leaf(line, &notify::INSTANCE, log);
-            if keyword != "authentication" && !Self::LISTS.contains(&keyword) {
+            if !["authentication", "auth_hmac"].contains(&keyword) && !Self::LISTS.contains(&keyword) {
                 check_leaf(line, &Self::KNOWN, log);
             }
         }
@@ -322,6 +325,11 @@ impl Instance {
             }
         }
         let auth = match self.auth {
+            Some(auth) if self.hmac.is_some() => {
+                let message = "`auth_hmac` is there too: this authentication is ignored, as by keepalived";
+                log.add(Diagnostic::warning(&auth.place, message));
+                Auth::None
+            }
             Some(auth) if version == Version::V3 => {
                 let message = "VRRP version 3 has no authentication: it is ignored, as by keepalived";
                 log.add(Diagnostic::warning(&auth.place, message));
@@ -339,12 +347,13 @@ impl Instance {
             vrid: self.vrid,
             virtual_mac: self.virtual_mac,
             version,
-            interval: sendable(interval, version, log),
+            interval: sendable(interval.clone(), version, log),
             addresses: self.addresses,
             excluded: self.excluded,
             priority: Some(priority),
             nopreempt,
             auth,
+            hmac: self.hmac.and_then(|hmac| hmac.value.build(hmac.place, interval.value, log)),
             // The other versions have one form.
             checksum: if version == Version::V3 && !six {
                 self.checksum.unwrap_or(globals.checksum)

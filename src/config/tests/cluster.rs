@@ -194,15 +194,44 @@ fn a_password_comes_out_of_a_file_of_its_own() {
     let inline = format!("{WEB}version = 2\nauthentication = {{ pass = \"hunter22\" }}\n");
     assert_eq!(
         cluster_faults(&inline),
-        "cluster.toml:6:18: `authentication` needs either `pass_file` or `ah_file`\n\
+        "cluster.toml:6:18: `authentication` needs either `pass_file`, `ah_file` or `hmac_files`\n\
          cluster.toml:6:20: unknown key `vip.web.authentication.pass`\n"
     );
     let new = group.replace("version = 2", "version = 3");
     assert_eq!(
         faults(&[("cluster.toml", new.as_str()), ("pass", "x")]),
         "cluster.toml:6:18: VRRP version 3 has no authentication (RFC 9568 section 9) / \
-         remove `authentication`, or set version = 2\n"
+         remove `authentication`, set version = 2, or use `hmac_files`\n"
     );
+}
+
+#[test]
+fn the_keys_of_a_trailer_come_out_of_files_too() {
+    let with = |more: &str| {
+        let group = format!("{WEB}authentication = {{ hmac_files = {{ 1 = \"a.key\", 2 = \"b.key\" }}, {more} }}\n");
+        let (plain, hex) = ("k".repeat(64), format!("hex:{}\n", "0f".repeat(32)));
+        let files = [("hamesh.toml", NODE), ("cluster.toml", &group), ("a.key", &plain), ("b.key", &hex)];
+        let (result, _) = within(&files, |dir| load(&dir.join("hamesh.toml")));
+        let hmac = result.map(|config| config.groups["web"].hmac.clone().unwrap());
+        hmac.map_err(|errors| errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; "))
+    };
+    let plain = with("active = 2").unwrap();
+    assert_eq!((plain.active, plain.mode, plain.window), (2, Mode::Enforce, Some(Duration::from_secs(5))));
+    assert_eq!(plain.keys[&2].0, [0x0f; 32]);
+    let other = with("active = 1, mode = \"receive-only\", window = \"0s\"").unwrap();
+    assert_eq!((other.mode, other.window), (Mode::ReceiveOnly, None));
+    for (more, fault) in [
+        ("active = 3", "there is no key 3"),
+        ("active = 1, window = \"1.5s\"", "`window` is 1s to 300s, in whole seconds, or 0s: the clocks do not matter"),
+        ("mode = \"enforce\"", "`vip.web.authentication` needs `active`"),
+    ] {
+        assert_eq!(with(more).unwrap_err(), fault);
+    }
+    let short = format!("{WEB}authentication = {{ hmac_files = {{ 0 = \"a\", 1 = \"a\", 2 = \"b\" }}, active = 1 }}\n");
+    let found = faults(&[("cluster.toml", &short), ("a", "short"), ("b", "hex:0")]);
+    for fault in ["a key is 1 to 255", "the key has 5 bytes: 32 to 64", "pairs of hexadecimal digits", "there is no key 1"] {
+        assert!(found.contains(fault), "{fault}: {found}");
+    }
 }
 
 #[test]

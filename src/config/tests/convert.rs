@@ -72,7 +72,8 @@ const EXAMPLES: &[&str] = &[
      10.0.0.13 min_ttl 3 max_ttl 250\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      vrrp_instance old.one { interface eth0\n virtual_router_id 2\n mcast_src_ip 10.0.0.11\n authentication { auth_type AH\n \
      auth_pass secret\n }\n virtual_ipaddress { 10.0.0.2/24 } }\n\
-     vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n virtual_ipaddress_excluded { 10.0.9.1/24 }\n unicast_peer { 2001:db8::12 }\n virtual_ipaddress { 2001:db8::2/64 } }\n",
+     vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n virtual_ipaddress_excluded { 10.0.9.1/24 }\n unicast_peer { 2001:db8::12 }\n \
+     auth_hmac { key 3 hex:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n active_key 3\n mode permissive\n }\n virtual_ipaddress { 2001:db8::2/64 } }\n",
     // What moves together, and what it tracks.
     "vrrp_track_file busy { file /run/busy\n weight -5\n }\n\
      vrrp_sync_group pair { group {\n a\n b\n }\n track_file { busy\n }\n notify_master \"/bin/up 1\" nobody\n }\n\
@@ -81,7 +82,7 @@ const EXAMPLES: &[&str] = &[
     // Sessions with neighbours, and who goes by them.
     "bfd_instance up.1 { neighbour_ip 10.0.0.254\n source_ip 10.0.0.11\n min_rx 3.312\n min_tx 50\n idle_tx 1500\n multiplier 4\n passive\n \
      max_hops 2\n weight -30 reverse\n }\n\
-     bfd_instance six { neighbor_ip 2001:db8::1\n multihop\n max_hops -1\n }\nbfd_instance pool { neighbor_ip 10.1.0.1\n ttl 200\n checker\n }\n\
+     bfd_instance near { neighbor_ip fe80::1%eth4\n }\nbfd_instance six { neighbor_ip 2001:db8::1\n multihop\n max_hops -1\n }\nbfd_instance pool { neighbor_ip 10.1.0.1\n ttl 200\n checker\n }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n track_bfd { up.1\n six weight 9\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      virtual_server 10.0.0.1 80 {\n real_server 10.1.0.1 80 { BFD_CHECK { name pool\n alpha\n } }\n real_server 10.1.0.2 80 { BFD_CHECK { name six\n } } }\n",
     // Routes and rules.
@@ -106,6 +107,7 @@ fn what_is_converted_means_the_same() {
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         write("k.conf", text);
         write("old.one.pass", "secret\n");
+        write("six.3.key", "hex:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n");
         let head = "[node]\nname = \"lb1\"\nlisten = \"10.9.9.9:7112\"\n";
         write("old.toml", &format!("{head}keepalived_config = \"k.conf\"\n"));
         write("new.toml", &format!("{head}cluster = \"c.toml\"\n"));

@@ -81,6 +81,7 @@ vrrp_instance VI_2 {
         priority: Some(150),
         nopreempt: true,
         auth: Auth::Pass(Password::cut("1111")),
+        hmac: None,
         checksum: Form::Pseudo,
         legacy_peers: LegacyPeers::Any,
         source: None,
@@ -100,6 +101,7 @@ vrrp_instance VI_2 {
         priority: Some(100),
         nopreempt: false,
         auth: Auth::None,
+        hmac: None,
         checksum: Form::Plain,
         ..first.clone()
     };
@@ -611,6 +613,42 @@ fn an_authentication_header_has_the_password_for_its_key() {
     let (given, warnings) = group("authentication {\nauth_type AH\nauth_pass averylongpassword\n}");
     assert_eq!(given.auth, Auth::Ah(Password::cut("averylon")));
     assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are used, as by keepalived"]);
+}
+
+#[test]
+fn a_trailer_has_keepaliveds_keys_and_window() {
+    let key = "0123456789abcdef0123456789abcdef";
+    let one = format!("key 7 {key}\nactive_key 7");
+    let given = |lines: &str| {
+        let (group, warnings) = group(&format!("version 3\nauth_hmac {{\n{lines}\n}}"));
+        assert_eq!(warnings, Vec::<String>::new());
+        group.hmac.unwrap()
+    };
+    let plain = given(&one);
+    assert_eq!((plain.active, plain.mode, plain.window), (7, Mode::Enforce, Some(Duration::from_secs(5))));
+    assert_eq!(plain.keys[&7].0, key.as_bytes());
+    let all = given(&format!("key 1 hex:{}\n{one}\nmode receive-only\nanti_replay monotonic", "00ff".repeat(16)));
+    assert_eq!((all.keys.len(), &all.keys[&1].0[..2], all.mode, all.window), (2, &[0, 0xff][..], Mode::ReceiveOnly, None));
+    assert_eq!(given(&format!("{one}\ntime_window 300")).window, Some(Duration::from_secs(300)));
+    let (both, warnings) = group(&format!("authentication {{\nauth_type PASS\nauth_pass x\n}}\nauth_hmac {{\n{one}\n}}"));
+    assert_eq!((both.auth, both.hmac.is_some()), (Auth::None, true));
+    assert_eq!(warnings, ["`auth_hmac` is there too: this authentication is ignored, as by keepalived"]);
+    for (lines, fault) in [
+        ("active_key 7".to_owned(), "there is no key 7"),
+        (format!("key 7 {key}"), "`auth_hmac` needs `active_key`"),
+        (format!("key 0 {key}"), "the number of a key is 1 to 255"),
+        (format!("{one}\nkey 7 {key}"), "there are two keys 7"),
+        ("key 7 short".to_owned(), "the key has 5 bytes: 32 to 64 are needed"),
+        ("key 7 file:/no/such/key".to_owned(), "cannot read the key: No such file"),
+        ("key 7".to_owned(), "`key` takes its number and its value"),
+        (format!("{one}\ntime_window 301"), "`time_window` must be between 1 and 300"),
+        (format!("{one}\nanti_replay never"), "`anti_replay` is time or monotonic"),
+        (format!("{one}\nmode strict"), "`mode` is enforce, permissive or receive-only"),
+        (format!("{one}\nkeys 1"), "unknown keyword `keys`"),
+    ] {
+        let found = refused(&format!("{INSTANCE}auth_hmac {{\n{lines}\n}}\n}}\n"));
+        assert!(found.contains(fault), "{lines}: {found}");
+    }
 }
 
 #[test]
