@@ -60,7 +60,7 @@ pub(super) fn address(words: &[Located<String>], usual: Option<&str>, log: &Log)
     let mut interface = usual.map(str::to_owned);
     while let Some(word) = rest.next() {
         let value = match word.value.as_str() {
-            "dev" | "scope" | "label" => rest.next(),
+            "dev" | "scope" | "label" | "brd" | "broadcast" => rest.next(),
             other => return fault(word, format!("`{other}` of an address is not supported by this version")),
         };
         match value {

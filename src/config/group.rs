@@ -166,15 +166,20 @@ impl Draft {
 
     /// The name of the device with the virtual MAC, which keepalived calls so too.
     pub fn device(&self) -> Option<String> {
+        self.device_with("vrrp")
+    }
+
+    /// The same, where one without a name has another prefix.
+    pub fn device_with(&self, prefix: &str) -> Option<String> {
         let given = self.virtual_mac.as_ref()?;
         if !given.value.is_empty() {
             return Some(given.value.clone());
         }
-        let prefix = match self.family()? {
-            Family::V4 => "vrrp",
-            Family::V6 => "vrrp6",
+        let six = match self.family()? {
+            Family::V4 => "",
+            Family::V6 => "6",
         };
-        Some(format!("{prefix}.{}", self.vrid.as_ref()?.value))
+        Some(format!("{prefix}{six}.{}", self.vrid.as_ref()?.value))
     }
 
     /// `None` when a part is missing, which was noted where it was missed.

@@ -28,6 +28,7 @@ pub(super) fn read(section: &Section<'_>, log: &Log) -> Timing {
             .and_then(|value| value.integer(1..=100))
             .map_or(default.down_timer_adverts, |count| count.value),
         startup_delay: time(section, "startup_delay", default.startup_delay),
+        delay_after_boot: time(section, "delay_after_boot", default.delay_after_boot),
         preempt_delay: time(section, "preempt_delay", default.preempt_delay),
         higher_prio_send_advert: flag("higher_prio_send_advert"),
         lower_prio_no_advert: flag("lower_prio_no_advert"),
@@ -61,6 +62,7 @@ pub(super) fn show(timing: &Timing, seconds: impl Fn(Duration) -> String) -> Vec
     let Timing {
         down_timer_adverts,
         startup_delay,
+        delay_after_boot,
         preempt_delay,
         higher_prio_send_advert,
         lower_prio_no_advert,
@@ -71,7 +73,9 @@ pub(super) fn show(timing: &Timing, seconds: impl Fn(Duration) -> String) -> Vec
     if *down_timer_adverts != default.down_timer_adverts {
         lines.push(format!("down_timer_adverts = {down_timer_adverts}"));
     }
-    for (key, delay) in [("startup_delay", startup_delay), ("preempt_delay", preempt_delay)] {
+    let delays =
+        [("startup_delay", startup_delay), ("delay_after_boot", delay_after_boot), ("preempt_delay", preempt_delay)];
+    for (key, delay) in delays {
         if !delay.is_zero() {
             lines.push(format!("{key} = {}", seconds(*delay)));
         }

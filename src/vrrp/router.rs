@@ -261,7 +261,9 @@ impl Router {
         let before = self.status();
         let input = self.weigh(now, event);
         if input == Input::Start {
-            self.begins_at = now + self.parameters.timing.startup_delay;
+            let Timing { startup_delay, delay_after_boot, .. } = self.parameters.timing;
+            // The clock that counts suspend counts from the boot on.
+            self.begins_at = now + startup_delay.max(delay_after_boot.saturating_sub(now.both().0));
         }
         let (next, mut actions) = self.step(now, input);
         self.state = next;

@@ -11,6 +11,8 @@ pub struct Timing {
     /// For so long after a start the router neither wants the addresses nor listens: a LAN that is not forwarding yet looks
     /// like one without a MASTER. Up to 1000 s.
     pub startup_delay: Duration,
+    /// The same until the machine has run for so long. Up to 1000 s.
+    pub delay_after_boot: Duration,
     /// How long a living MASTER of lower priority is left alone, from its first advert on. Up to 1000 s.
     pub preempt_delay: Duration,
     /// A MASTER that yields to a higher priority says a last word, from which switches learn where it was.
@@ -47,6 +49,7 @@ impl Default for Timing {
         Self {
             down_timer_adverts: 3,
             startup_delay: Duration::ZERO,
+            delay_after_boot: Duration::ZERO,
             preempt_delay: Duration::ZERO,
             higher_prio_send_advert: false,
             lower_prio_no_advert: false,

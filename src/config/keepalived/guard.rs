@@ -11,13 +11,13 @@ const GLOBAL: [&str; 5] = [
     "vrrp_version",
     "v3_checksum_as_v2",
     "vrrp_check_unicast_src",
-    // What would have it elsewhere than we look: these are refused.
-    "net_namespace",
     "vmac_prefix",
+    // What would have it elsewhere than we look: it is refused.
+    "net_namespace",
 ];
 
 /// Of `vrrp_instance`, beside its announcements and its unicast.
-const INSTANCE: [&str; 19] = [
+const INSTANCE: [&str; 17] = [
     "use_vmac",
     "state",
     "interface",
@@ -36,8 +36,6 @@ const INSTANCE: [&str; 19] = [
     "no_virtual_ipaddress",
     "use_vmac_addr",
     "use_ipvlan",
-    "vmac_prefix",
-    "vmac_addr_prefix",
 ];
 
 /// What of the file there is to read.
@@ -69,8 +67,8 @@ fn place(arguments: Vec<Word>) -> Vec<Word> {
 }
 
 /// Gives devices with virtual MACs the names that keepalived does: the first that is free of `vrrp.VRID`, for IPv6
-/// `vrrp6.VRID`, then `vrrp1.VRID` and on.
-pub(super) fn name_devices(groups: &mut [Draft]) {
+/// `vrrp6.VRID`, then `vrrp1.VRID` and on; `prefix` is `vrrp`, or what the file has for it.
+pub(super) fn name_devices(groups: &mut [Draft], prefix: &str) {
     let given = groups.iter().filter_map(|group| Some(group.virtual_mac.as_ref()?.value.clone()));
     let mut taken: Vec<String> = given.filter(|name| !name.is_empty()).collect();
     for group in groups {
@@ -79,7 +77,7 @@ pub(super) fn name_devices(groups: &mut [Draft]) {
         if device.value.is_empty() {
             let numbers = [0].into_iter().chain(six.then_some(6)).chain((1..=u8::MAX).filter(|number| *number != 6));
             let name = |number: u8| if number == 0 { String::new() } else { number.to_string() };
-            let mut names = numbers.map(|number| format!("vrrp{}.{}", name(number), vrid.value));
+            let mut names = numbers.map(|number| format!("{prefix}{}.{}", name(number), vrid.value));
             device.value = names.find(|name| !taken.contains(name)).unwrap_or_default();
             taken.push(device.value.clone());
         }

@@ -19,7 +19,7 @@ use Outcome::{Missing, OwnWay};
 const TABLE: &[(Outcome, &str, &str)] = &[
     (OwnWay, "linkbeat_use_polling linkbeat_interfaces", "netlink tells of interfaces"),
     (OwnWay, "child_wait_time", "hamesh has no child processes to wait for"),
-    (OwnWay, "instance use_pid_dir process_names process_name vrrp_process_name checker_process_name bfd_process_name", "hamesh is one process without a pid file; systemd runs it"),
+    (OwnWay, "instance use_pid_dir process_names process_name vrrp_process_name checker_process_name lvs_process_name bfd_process_name", "hamesh is one process without a pid file; systemd runs it"),
     (OwnWay, "vrrp_priority vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime vrrp_rlimit_rtime checker_priority checker_no_swap checker_cpu_affinity checker_rt_priority checker_rlimit_rttime checker_rlimit_rtime bfd_priority bfd_no_swap bfd_cpu_affinity bfd_rt_priority bfd_rlimit_rttime bfd_rlimit_rtime max_auto_priority min_auto_priority_delay", "the thread of leases and adverts has real-time priority and locked memory where the system lets it"),
     (OwnWay, "enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_snmp_rfcv2 enable_snmp_rfcv3 enable_snmp_keepalived enable_traps snmp_socket snmp_name snmp_vs_stats_update_interval snmp_rs_stats_update_interval enable_dbus dbus_service_name dbus_no_interface_name", "there is no SNMP or D-Bus: `hamesh status --json` and `admin.metrics` have the same"),
     (OwnWay, "state_dump_file stats_dump_file json_dump_file json_version data_use_instance", "nothing is dumped into files: see `hamesh status --json`"),
@@ -32,8 +32,11 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (OwnWay, "timer_expired_backup thread_timer_expired", "a MASTER that is late has lost its lease, and the gate is shut"),
     (OwnWay, "native_ipv6 debug hashed use_symlink_paths umask iproute_usr_dir iproute_etc_dir log_unknown_vrids random_seed lvs_flush_onstop", "it means nothing to hamesh"),
     (Missing, "net_namespace net_namespace_ipvs namespace_with_ipsets", "start hamesh in the namespace: `NetworkNamespacePath=` in hamesh.service"),
-    (Missing, "garp_group vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute, at `vrrp_garp_interval`: remove it"),
-    (Missing, "track_group", "what is static is put back within a second, and no instance depends on it"),
+    (OwnWay, "vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute from where they are, or every `garp_master_refresh`"),
+    (OwnWay, "no_track", "what others remove is put back, and moves nothing"),
+    (OwnWay, "-nodad", "behind a shut gate duplicate address detection would find nothing; two owners are what the lease is against"),
+    (Missing, "garp_group", "each LAN has the pace of `vrrp_garp_interval` and `vrrp_gna_interval`: use those"),
+    (Missing, "track_group", "what is static is put back within a second, and no instance depends on it: use `track_interface` for its interface, and a `vrrp_script` for the rest"),
     (Missing, "vrrp_track_process track_process", "use a `vrrp_script` that runs `pgrep -x NAME`"),
     (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
     (Missing, "vrrp_mcast_group4 vrrp_mcast_group6 mcast_dst_ip", "adverts go to the group of RFC 9568"),
@@ -42,10 +45,10 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "vrrp_strict strict_mode", "it also drops what is sent to the VIPs: remove it"),
     (Missing, "vrrp_owner_ignore_adverts owner_ignore_adverts", "use cluster.toml with `legacy_peers = []`"),
     (Missing, "no_virtual_ipaddress", "a VIP group has at least one address"),
-    (Missing, "use_vmac_addr vmac_xmit_base use_ipvlan vmac_prefix vmac_addr_prefix", "a virtual MAC is `use_vmac [NAME]`, on the interface of the instance"),
+    (Missing, "use_vmac_addr use_ipvlan vmac_addr_prefix", "a virtual MAC is `use_vmac [NAME]`, on the interface of the instance"),
+    (Missing, "vmac_xmit_base", "adverts come from the virtual MAC (RFC 9568 section 7.3), those by unicast from the interface: remove it"),
     (Missing, "dont_track_primary", "without its interface an instance cannot be heard: it is in FAULT"),
     (Missing, "no_accept", "packets to a VIP are taken; use a rule of the firewall against those that are not wanted"),
-    (Missing, "vrrp_delay_after_boot", "use `vrrp_startup_delay`, or order hamesh.service behind what has to be up"),
     (Missing, "startup_script startup_script_timeout shutdown_script shutdown_script_timeout", "use `ExecStartPre=` and `ExecStopPost=` in hamesh.service"),
     (Missing, "set_supplementary_groups", "scripts run with the group that the user has, and with no other"),
     (Missing, "lvs_notify_fifo lvs_notify_fifo_script rs_init_notifies", "of servers `notify_up`, `notify_down`, `quorum_up` and `quorum_down` tell, when something changes"),
@@ -55,10 +58,19 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "nftables_ipvs nftables_ipvs_priority nftables_ipvs_start_fwmark", "each `virtual_server` is an IPVS service of its own: remove it"),
     (Missing, "disable_local_igmp", "set `net.ipv4.igmp_link_local_mcast_reports` by sysctl"),
     (Missing, "ip_family", "the family is that of the address"),
-    (Missing, "brd peer home mngtmpaddr noprefixroute autojoin no_track preferred_lft", "a VIP is added as `IP/LENGTH [dev IF] [scope S] [label L]`"),
+    (Missing, "peer home mngtmpaddr noprefixroute autojoin preferred_lft", "a VIP is added as `IP/LENGTH [dev IF] [scope S] [label L] [brd IP]`"),
     (Missing, "smtp_alert", "no mail is written about servers"),
-    (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop", "it does not belong into this block"),
+    (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop use_vmac", "it does not belong into this block"),
 ];
+
+/// Warns of a word that may stand here and changes nothing. Whether it is one.
+pub(super) fn changes_nothing(word: &Word, log: &Log) -> bool {
+    let own = TABLE.iter().any(|(outcome, words, _)| *outcome == OwnWay && words.split_whitespace().any(|own| own == word.text));
+    if own {
+        report(word, &[], log);
+    }
+    own
+}
 
 /// Reports a keyword that is not `known` where it stands.
 pub(super) fn report(word: &Word, known: &[&'static str], log: &Log) {
@@ -93,11 +105,11 @@ mod tests {
         ),
         (
             "global_defs",
-            "router_id notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_version vrrp_mcast_group4 vrrp_mcast_group6 default_interface vrrp_garp_master_delay vrrp_garp_master_repeat vrrp_garp_master_refresh vrrp_garp_master_refresh_repeat vrrp_garp_lower_prio_delay vrrp_garp_lower_prio_repeat vrrp_garp_interval vrrp_gna_interval vrrp_min_garp vrrp_garp_extra_if vrrp_vmac_garp_intvl vrrp_down_timer_adverts vrrp_lower_prio_no_advert vrrp_higher_prio_send_advert v3_checksum_as_v2 vrrp_check_unicast_src vrrp_skip_check_adv_addr vrrp_strict vrrp_notify_priority_changes fifo_write_vrrp_states_on_reload vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets nftables_ipvs nftables_ipvs_priority nftables_ipvs_start_fwmark disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap checker_cpu_affinity checker_rt_priority checker_rlimit_rttime bfd_priority bfd_no_swap bfd_cpu_affinity bfd_rt_priority bfd_rlimit_rttime max_auto_priority min_auto_priority_delay enable_script_security script_user use_symlink_paths set_supplementary_groups startup_script startup_script_timeout shutdown_script shutdown_script_timeout notify_fifo notify_fifo_script vrrp_notify_fifo vrrp_notify_fifo_script lvs_notify_fifo lvs_notify_fifo_script enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_snmp_rfcv2 enable_snmp_rfcv3 enable_traps snmp_socket snmp_vs_stats_update_interval snmp_rs_stats_update_interval enable_dbus dbus_service_name dbus_no_interface_name dynamic_interfaces vrrp_netlink_cmd_rcv_bufs vrrp_netlink_monitor_rcv_bufs lvs_netlink_cmd_rcv_bufs lvs_netlink_monitor_rcv_bufs process_monitor_rcv_bufs vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures vrrp_startup_delay vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed reload_check_config include_check reload_time_file reload_repeat reload_file config_save_dir tmp_config_directory process_names process_name vrrp_process_name checker_process_name bfd_process_name data_use_instance state_dump_file stats_dump_file json_dump_file json_version iproute_usr_dir iproute_etc_dir umask",
+            "router_id notification_email notification_email_from smtp_server smtp_connect_timeout smtp_helo_name smtp_alert smtp_alert_vrrp smtp_alert_checker no_email_faults no_checker_emails vrrp_version vrrp_mcast_group4 vrrp_mcast_group6 default_interface vrrp_garp_master_delay vrrp_garp_master_repeat vrrp_garp_master_refresh vrrp_garp_master_refresh_repeat vrrp_garp_lower_prio_delay vrrp_garp_lower_prio_repeat vrrp_garp_interval vrrp_gna_interval vrrp_min_garp vrrp_garp_extra_if vrrp_vmac_garp_intvl vrrp_down_timer_adverts vrrp_lower_prio_no_advert vrrp_higher_prio_send_advert v3_checksum_as_v2 vrrp_check_unicast_src vrrp_skip_check_adv_addr vrrp_strict vrrp_notify_priority_changes fifo_write_vrrp_states_on_reload vrrp_owner_ignore_adverts nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets nftables_ipvs nftables_ipvs_priority nftables_ipvs_start_fwmark disable_local_igmp lvs_sync_daemon lvs_timeouts lvs_flush lvs_flush_on_stop vrrp_priority vrrp_no_swap vrrp_cpu_affinity vrrp_rt_priority vrrp_rlimit_rttime checker_priority checker_no_swap checker_cpu_affinity checker_rt_priority checker_rlimit_rttime bfd_priority bfd_no_swap bfd_cpu_affinity bfd_rt_priority bfd_rlimit_rttime max_auto_priority min_auto_priority_delay enable_script_security script_user use_symlink_paths set_supplementary_groups startup_script startup_script_timeout shutdown_script shutdown_script_timeout notify_fifo notify_fifo_script vrrp_notify_fifo vrrp_notify_fifo_script lvs_notify_fifo lvs_notify_fifo_script enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_snmp_rfcv2 enable_snmp_rfcv3 enable_traps snmp_socket snmp_vs_stats_update_interval snmp_rs_stats_update_interval enable_dbus dbus_service_name dbus_no_interface_name dynamic_interfaces vrrp_netlink_cmd_rcv_bufs vrrp_netlink_monitor_rcv_bufs lvs_netlink_cmd_rcv_bufs lvs_netlink_monitor_rcv_bufs process_monitor_rcv_bufs vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier rs_init_notifies checker_log_all_failures vrrp_startup_delay vrrp_delay_after_boot log_unknown_vrids vmac_prefix vmac_addr_prefix random_seed reload_check_config include_check reload_time_file reload_repeat reload_file config_save_dir tmp_config_directory process_names process_name vrrp_process_name checker_process_name bfd_process_name data_use_instance state_dump_file stats_dump_file json_dump_file json_version iproute_usr_dir iproute_etc_dir umask bfd_rlimit_rtime checker_rlimit_rtime enable_snmp_keepalived lvs_flush_onstop lvs_netlink_cmd_rcv_bufs_force lvs_netlink_monitor_rcv_bufs_force lvs_process_name process_monitor_rcv_bufs_force vrrp_netlink_cmd_rcv_bufs_force vrrp_netlink_monitor_rcv_bufs_force vrrp_rlimit_rtime",
         ),
         (
             "vrrp_instance V",
-            "state interface vrf virtual_router_id priority advert_int version authentication auth_hmac unicast_src_ip mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip old_unicast_checksum v3_checksum_as_v2 nopreempt preempt preempt_delay garp_master_delay garp_master_repeat garp_master_refresh garp_master_refresh_repeat garp_lower_prio_delay garp_lower_prio_repeat garp_extra_if lower_prio_no_advert higher_prio_send_advert down_timer_adverts timer_expired_backup skip_check_adv_addr strict_mode owner_ignore_adverts virtual_ipaddress virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac use_vmac_addr vmac_xmit_base use_ipvlan dont_track_primary track_interface track_script track_file track_process track_bfd accept no_accept promote_secondaries native_ipv6 linkbeat_use_polling debug kernel_rx_buf_size notify notify_master notify_backup notify_fault notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes smtp_alert",
+            "state interface vrf virtual_router_id priority advert_int version authentication auth_hmac unicast_src_ip mcast_src_ip track_src_ip unicast_peer unicast_ttl unicast_fault_no_peer check_unicast_src mcast_dst_ip old_unicast_checksum v3_checksum_as_v2 nopreempt preempt preempt_delay garp_master_delay garp_master_repeat garp_master_refresh garp_master_refresh_repeat garp_lower_prio_delay garp_lower_prio_repeat garp_extra_if lower_prio_no_advert higher_prio_send_advert down_timer_adverts timer_expired_backup skip_check_adv_addr strict_mode owner_ignore_adverts virtual_ipaddress virtual_ipaddress_excluded no_virtual_ipaddress virtual_routes virtual_rules use_vmac use_vmac_addr vmac_xmit_base use_ipvlan dont_track_primary track_interface track_script track_file track_process track_bfd accept no_accept promote_secondaries native_ipv6 linkbeat_use_polling debug kernel_rx_buf_size notify notify_master notify_backup notify_fault notify_stop notify_deleted notify_master_rx_lower_pri notify_priority_changes smtp_alert vrrp_version lvs_sync_daemon_interface vmac_garp_intvl thread_timer_expired",
         ),
         (
             "vrrp_sync_group G",
@@ -108,6 +120,25 @@ mod tests {
             "neighbor_ip neighbour_ip source_ip min_rx min_tx idle_tx multiplier passive ttl hoplimit max_hops multihop weight vrrp checker",
         ),
         ("vrrp_script S", "script interval timeout weight rise fall user init_fail"),
+        ("track_file F", "file weight init_file"),
+        ("vrrp_instance V {\nauthentication", "auth_type auth_pass"),
+        ("vrrp_instance V {\nauth_hmac", "key active_key anti_replay time_window mode"),
+        ("vrrp_instance V {\nunicast_peer {\n10.0.0.2", "min_ttl max_ttl"),
+        (
+            "vrrp_instance V {\nvirtual_ipaddress {\n10.0.0.1/24",
+            "dev scope label brd broadcast peer home -nodad mngtmpaddr noprefixroute autojoin no_track preferred_lft use_vmac",
+        ),
+        (
+            "vrrp_instance V {\nvirtual_routes {\n10.5.0.0/16",
+            "via dev src table metric priority preference scope onlink no_track to tos dsfield protocol mtu hoplimit advmss rtt rttvar \
+             reordering window cwnd ssthresh realms rto_min initcwnd initrwnd features quickack congctl encap expires \
+             fastopen_no_cookie ttl-propagate pref nexthop or gw append track_group",
+        ),
+        (
+            "vrrp_instance V {\nvirtual_rules {\nto 10.5.0.0/16",
+            "from tos dsfield fwmark iif dev oif priority preference order table lookup realms goto nop l3mdev uidrange ipproto sport \
+             dport protocol type tunnel-id suppress_prefixlength sup_pl suppress_ifgroup sup_group not inet inet6 no_track track_group",
+        ),
     ];
 
     fn said(text: &str) -> Vec<Diagnostic> {
@@ -123,8 +154,15 @@ mod tests {
     #[test]
     fn every_keyword_is_served_or_has_its_reason() {
         for (block, words) in KEYWORDS {
+            // A word of an address, a route or a rule stands in its line.
+            let inline = block.lines().last().is_some_and(|line| line.contains('/') || line.starts_with("10."));
             for word in words.split_whitespace() {
-                let text = if block.is_empty() { format!("{word}\n") } else { format!("{block} {{\n{word}\n}}\n") };
+                let open = block.lines().count();
+                let text = match open {
+                    0 => format!("{word}\n"),
+                    _ if inline => format!("{block} {word} 1\n{}", "}\n".repeat(open - 1)),
+                    _ => format!("{block} {{\n{word}\n{}", "}\n".repeat(open)),
+                };
                 for Diagnostic { message, help, .. } in said(&text) {
                     assert!(!message.contains("unknown keyword"), "{word} in {block}: {message}");
                     let is_refused = message == format!("`{word}` is not supported by this version");

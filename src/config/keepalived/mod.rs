@@ -106,8 +106,16 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
             _ => unknown(&statement.keyword, &KNOWN, log),
         }
     }
+    let prefix = globals.vmac_prefix.as_deref();
     if setting.guard {
-        guard::name_devices(&mut groups);
+        guard::name_devices(&mut groups, prefix.unwrap_or("vrrp"));
+    } else if let Some(prefix) = prefix {
+        for group in &mut groups {
+            let device = group.device_with(prefix);
+            if let (Some(named), Some(device)) = (&mut group.virtual_mac, device) {
+                named.value = device;
+            }
+        }
     }
     // Wherever they stand: they are behind the addresses of the instances.
     let services = named("virtual_server");
@@ -132,6 +140,8 @@ struct Globals {
     script_user: Option<String>,
     /// Of static addresses without one.
     default_interface: String,
+    /// Of the names of devices with virtual MACs.
+    vmac_prefix: Option<String>,
     notify: notify::Globals,
     timing: timing::Given,
     check_source: bool,
@@ -146,6 +156,7 @@ impl Default for Globals {
             checksum: Form::Pseudo,
             script_user: None,
             default_interface: "eth0".to_owned(),
+            vmac_prefix: None,
             notify,
             timing,
             check_source: false,
@@ -156,7 +167,8 @@ impl Default for Globals {
 
 impl Globals {
     fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 8] = [
+        const KNOWN: [&str; 9] = [
+            "vmac_prefix",
             "default_interface",
             "dynamic_interfaces",
             "vrrp_check_unicast_src",
@@ -173,6 +185,7 @@ impl Globals {
                 "default_interface" => {
                     self.default_interface = argument(line, log).map_or_else(String::new, |name| name.value);
                 }
+                "vmac_prefix" => self.vmac_prefix = argument(line, log).map(|name| name.value),
                 "script_user" => self.script_user = track::read_user(line, log),
                 // What we do anyway: a list other than ours is never dropped, what others can change is never run as
                 // root, and an interface that is not there is waited for.
@@ -374,9 +387,9 @@ impl Instance {
         }
     }
 
-    /// `IP[/LENGTH] [dev IF] [scope S] [label L]` lines.
+    /// `IP[/LENGTH] [dev IF] [scope S] [label L] [brd IP]` lines.
     fn read_addresses(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 3] = ["dev", "scope", "label"];
+        const KNOWN: [&str; 5] = ["dev", "scope", "label", "brd", "broadcast"];
         let lines = block(statement, log);
         let excluded = statement.keyword.text == "virtual_ipaddress_excluded";
         let list = if excluded { &mut self.excluded } else { &mut self.addresses };
@@ -390,6 +403,9 @@ impl Instance {
             }
             let mut words = line.arguments.iter();
             while let Some(option) = words.next() {
+                if keywords::changes_nothing(option, log) {
+                    continue;
+                }
                 if !KNOWN.contains(&option.text.as_str()) {
                     unknown(option, &KNOWN, log);
                     break;
@@ -398,7 +414,7 @@ impl Instance {
                     Some(device) if option.text == "dev" => {
                         self.devices.push(Located { value: device.text.clone(), place: device.place.clone() });
                     }
-                    // Both only name the address for `ip addr`.
+                    // Both only name the address for `ip addr`. The kernel knows the broadcast address of a network.
                     Some(_) => {}
                     None => log.add(Diagnostic::error(&option.place, format!("`{}` needs a value", option.text))),
                 }

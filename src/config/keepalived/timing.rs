@@ -9,7 +9,7 @@ use hamesh_raft::command::Family;
 use std::time::Duration;
 
 /// In `global_defs`.
-pub(super) const GLOBAL: [&str; 13] = [
+pub(super) const GLOBAL: [&str; 14] = [
     "vrrp_garp_master_delay",
     "vrrp_garp_master_repeat",
     "vrrp_garp_master_refresh",
@@ -23,6 +23,7 @@ pub(super) const GLOBAL: [&str; 13] = [
     "vrrp_lower_prio_no_advert",
     "vrrp_higher_prio_send_advert",
     "vrrp_startup_delay",
+    "vrrp_delay_after_boot",
 ];
 
 /// In an instance.
@@ -55,6 +56,7 @@ pub(super) struct Given {
     lower_prio_no_advert: Option<bool>,
     higher_prio_send_advert: Option<bool>,
     startup_delay: Option<Duration>,
+    delay_after_boot: Option<Duration>,
     preempt_delay: Option<(Duration, Place)>,
 }
 
@@ -76,6 +78,7 @@ impl Given {
             "lower_prio_no_advert" => self.lower_prio_no_advert = Some(flag(line, log)),
             "higher_prio_send_advert" => self.higher_prio_send_advert = Some(flag(line, log)),
             "startup_delay" => self.startup_delay = time(line, log),
+            "delay_after_boot" => self.delay_after_boot = time(line, log),
             _ => self.preempt_delay = time(line, log).map(|time| (time, line.keyword.place.clone())),
         }
     }
@@ -105,6 +108,7 @@ impl Given {
                 .or(globals.down_timer_adverts)
                 .unwrap_or(default.down_timer_adverts),
             startup_delay: globals.startup_delay.unwrap_or_default(),
+            delay_after_boot: globals.delay_after_boot.unwrap_or_default(),
             preempt_delay: preempt_delay.map(|(delay, _)| delay).unwrap_or_default(),
             higher_prio_send_advert: self
                 .higher_prio_send_advert

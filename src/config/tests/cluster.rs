@@ -105,13 +105,14 @@ fn what_is_wrong_with_a_group() {
 fn delays_and_bursts_of_a_group() {
     use crate::vrrp::timing::{Garp, Timing};
     let second = Duration::from_secs(1);
-    let lines = "down_timer_adverts = 5\nstartup_delay = \"10s\"\npreempt_delay = \"1m\"\nhigher_prio_send_advert = true\n\
+    let lines = "down_timer_adverts = 5\nstartup_delay = \"10s\"\ndelay_after_boot = \"2m\"\npreempt_delay = \"1m\"\nhigher_prio_send_advert = true\n\
          lower_prio_no_advert = true\ngarp = { delay = \"1s\", repeat = 2, refresh = \"0s\", interval = \"5ms\" }\n";
     let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{lines}"))]);
     let garp = Garp { delay: second, repeat: 2, refresh: Duration::ZERO, lower_prio_delay: second, ..Garp::default() };
     let expected = Timing {
         down_timer_adverts: 5,
         startup_delay: 10 * second,
+        delay_after_boot: 120 * second,
         preempt_delay: 60 * second,
         higher_prio_send_advert: true,
         lower_prio_no_advert: true,
@@ -229,7 +230,9 @@ fn the_keys_of_a_trailer_come_out_of_files_too() {
     }
     let short = format!("{WEB}authentication = {{ hmac_files = {{ 0 = \"a\", 1 = \"a\", 2 = \"b\" }}, active = 1 }}\n");
     let found = faults(&[("cluster.toml", &short), ("a", "short"), ("b", "hex:0")]);
-    for fault in ["a key is 1 to 255", "the key has 5 bytes: 32 to 64", "pairs of hexadecimal digits", "there is no key 1"] {
+    for fault in
+        ["a key is 1 to 255", "the key has 5 bytes: 32 to 64", "pairs of hexadecimal digits", "there is no key 1"]
+    {
         assert!(found.contains(fault), "{fault}: {found}");
     }
 }

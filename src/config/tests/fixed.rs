@@ -27,9 +27,9 @@ fn what_is_wrong_with_what_is_static() {
         let found = faults(&[("cluster.toml", &format!("{WEB}[static.lb1]\n{line}\n"))]);
         assert!(found.contains(fault), "{line}: {found}");
     }
-    let text = "static_ipaddress {\n10.0.0.1/24 brd +\n}\nstatic_ipaddress {\n10.0.0.2 dev eth1\n}\n\
+    let text = "static_ipaddress {\n10.0.0.1/24 brd + peer 10.0.0.9\n}\nstatic_ipaddress {\n10.0.0.2 dev eth1\n}\n\
                 vrrp_instance v {\ninterface eth0\nvirtual_router_id 1\nvirtual_ipaddress {\n10.0.0.2/24\n}\n}\n";
     let found = faults(&[("k.conf", text)]);
-    assert!(found.contains("k.conf:2:13: `brd` of an address is not supported by this version"), "{found}");
+    assert!(found.contains("k.conf:2:19: `peer` of an address is not supported by this version"), "{found}");
     assert!(found.contains("k.conf:11:1: `10.0.0.2` is a static address, and cannot be a VIP as well"), "{found}");
 }

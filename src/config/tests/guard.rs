@@ -129,6 +129,8 @@ fn devices_have_the_names_that_keepalived_gives_them() {
         |name, interface| instance(name, interface, "", &format!("203.0.113.1{name}").replace(['a', 'b', 'c'], "1"));
     assert_eq!(named(&[four("a", "eth0"), six("b")]), ["vrrp.51", "vrrp6.51"]);
     assert_eq!(named(&[six("a"), four("b", "eth0")]), ["vrrp.51", "vrrp1.51"]);
+    let prefix = "global_defs {\nvmac_prefix vip\n}\n".to_owned();
+    assert_eq!(named(&[prefix, four("a", "eth0"), six("b")]), ["vip.51", "vip6.51"]);
     let mine = instance("a", "eth0", "mine", "203.0.113.10");
     assert_eq!(named(&[mine, four("b", "eth1"), six("c")]), ["mine", "vrrp.51", "vrrp6.51"]);
 }

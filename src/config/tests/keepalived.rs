@@ -175,7 +175,7 @@ vrrp_instance VI_1 {
         chk
     }
     virtual_ipaddress {
-        10.0.0.100/24 dev eth1 brd +
+        10.0.0.100/24 dev eth1 brd + peer 10.0.0.9
         10.0.0.101/24 lable x
         fd00::1/64
     }
@@ -190,10 +190,37 @@ vrrp_instance VI_1 {
          k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
          k.conf:19:9: there is no `bfd_instance chk`\n\
          k.conf:22:27: an address on another interface than its instance's is not supported by this version\n\
-         k.conf:22:32: `brd` is not supported by this version\n\
+         k.conf:22:38: `peer` is not supported by this version\n\
          k.conf:23:23: unknown keyword `lable` / did you mean `label`?\n\
          k.conf:24:9: `fd00::1` is of another family than the group's first address / make a group of its own for each family; both may have the same vrid\n"
     );
+}
+
+#[test]
+fn words_of_an_address_that_change_nothing_are_said_and_passed_over() {
+    let (given, warnings) = group(
+        "virtual_ipaddress_excluded {\n10.0.0.101/24 brd 10.0.0.255 no_track label eth0:1 -nodad scope global\n}",
+    );
+    assert_eq!(given.excluded, [([10, 0, 0, 101].into(), 24)]);
+    assert_eq!(warnings, ["`no_track` changes nothing", "`-nodad` changes nothing"]);
+}
+
+#[test]
+fn the_devices_of_virtual_macs_have_the_prefix_of_the_file() {
+    let instance = |name: &str, vmac: &str, vip: &str| {
+        format!(
+            "vrrp_instance {name} {{\ninterface eth0\nvirtual_router_id 51\nuse_vmac {vmac}\nvirtual_ipaddress {{\n{vip}\n}}\n}}\n"
+        )
+    };
+    let all = instance("a", "", "10.0.0.1/24") + &instance("b", "", "2001:db8::1/64");
+    let named = |text: &str| {
+        let config = read(text);
+        config.groups.values().filter_map(|group| group.virtual_mac.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&all), ["vrrp.51", "vrrp6.51"]);
+    let globals = "global_defs {\nvmac_prefix vip\n}\n";
+    assert_eq!(named(&format!("{globals}{all}")), ["vip.51", "vip6.51"]);
+    assert_eq!(named(&format!("{globals}{}", instance("a", "mine", "10.0.0.1/24"))), ["mine"]);
 }
 
 #[test]
@@ -525,6 +552,7 @@ fn delays_and_bursts_are_keepaliveds() {
     let expected = Timing {
         down_timer_adverts: 5,
         startup_delay: Duration::ZERO,
+        delay_after_boot: Duration::ZERO,
         preempt_delay: second * 5 / 2,
         higher_prio_send_advert: true,
         lower_prio_no_advert: true,
@@ -539,10 +567,11 @@ fn delays_and_bursts_are_keepaliveds() {
         },
     };
     assert_eq!(timing(every, ""), (expected, vec![]));
-    let globals = "vrrp_garp_master_delay 1\nvrrp_garp_interval 0.001\nvrrp_gna_interval 1\nvrrp_startup_delay 10\n\
+    let globals = "vrrp_garp_master_delay 1\nvrrp_garp_interval 0.001\nvrrp_gna_interval 1\nvrrp_startup_delay 10\nvrrp_delay_after_boot 90\n\
          vrrp_down_timer_adverts 4\nvrrp_lower_prio_no_advert true";
     let (global, _) = timing("garp_master_repeat 0\nlower_prio_no_advert off", globals);
     assert_eq!((global.startup_delay, global.down_timer_adverts), (10 * second, 4));
+    assert_eq!(global.delay_after_boot, 90 * second);
     assert!(!global.lower_prio_no_advert, "the instance's own counts");
     let garp = Garp { repeat: 1, delay: second, lower_prio_repeat: 1, lower_prio_delay: second, ..Garp::default() };
     assert_eq!(global.garp, Garp { interval: Duration::from_millis(1), ..garp });
@@ -628,9 +657,13 @@ fn a_trailer_has_keepaliveds_keys_and_window() {
     assert_eq!((plain.active, plain.mode, plain.window), (7, Mode::Enforce, Some(Duration::from_secs(5))));
     assert_eq!(plain.keys[&7].0, key.as_bytes());
     let all = given(&format!("key 1 hex:{}\n{one}\nmode receive-only\nanti_replay monotonic", "00ff".repeat(16)));
-    assert_eq!((all.keys.len(), &all.keys[&1].0[..2], all.mode, all.window), (2, &[0, 0xff][..], Mode::ReceiveOnly, None));
+    assert_eq!(
+        (all.keys.len(), &all.keys[&1].0[..2], all.mode, all.window),
+        (2, &[0, 0xff][..], Mode::ReceiveOnly, None)
+    );
     assert_eq!(given(&format!("{one}\ntime_window 300")).window, Some(Duration::from_secs(300)));
-    let (both, warnings) = group(&format!("authentication {{\nauth_type PASS\nauth_pass x\n}}\nauth_hmac {{\n{one}\n}}"));
+    let (both, warnings) =
+        group(&format!("authentication {{\nauth_type PASS\nauth_pass x\n}}\nauth_hmac {{\n{one}\n}}"));
     assert_eq!((both.auth, both.hmac.is_some()), (Auth::None, true));
     assert_eq!(warnings, ["`auth_hmac` is there too: this authentication is ignored, as by keepalived"]);
     for (lines, fault) in [

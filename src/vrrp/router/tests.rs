@@ -309,6 +309,21 @@ fn for_its_startup_delay_a_router_neither_wants_nor_listens() {
     assert_eq!(owner.handle(at(1_000), Event::Tick), [Want]);
 }
 
+#[test]
+fn a_router_waits_until_the_machine_has_run_for_long_enough() {
+    let started = |boot: u64, ms: u64| {
+        let mut router = Router::new(timed(|timing| {
+            timing.delay_after_boot = Duration::from_secs(boot);
+            timing.startup_delay = 5 * SECOND;
+        }));
+        router.handle(at(ms), Event::Start { resumed: false });
+        router.next_deadline().unwrap()
+    };
+    assert_eq!(started(60, 20_000), at(60_000));
+    assert_eq!(started(60, 58_000), at(63_000), "the startup delay is longer");
+    assert_eq!(started(60, 600_000), at(605_000), "it has run for long");
+}
+
 /// keepalived: the delay counts from the first advert of a lower priority, and ends with one that is not lower.
 #[test]
 fn a_lower_master_outside_the_mesh_is_left_alone_for_the_preempt_delay() {
