@@ -9,7 +9,7 @@ use super::check::{Check, Http, Probe, RECORDS, Slow, VERSIONS, Way};
 use super::diagnostic::{Errors, Log, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
 use super::service::{Notify, Server};
-use super::track::{Delays, Script, Track, Tracked};
+use super::track::{ARGUMENTS, Delays, Process, Script, Track, Tracked};
 use super::{Service, SyncGroup, VipGroup, forwarding, group, keepalived, notify, service, unreadable};
 use crate::ipvs::{Forwarding, Granularity, ServiceKey};
 use crate::vrrp::checksum::Form;
@@ -151,7 +151,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));
     }
     if let Some(hmac) = hmac {
-        line(super::hmac::show(name, hmac, |text| quoted(text)));
+        line(super::hmac::show(name, hmac, quoted));
     }
     match auth {
         Auth::None => {}
@@ -185,8 +185,23 @@ fn show_track(Track { what, weight, reverse }: &Track) -> String {
         Tracked::Script(name) => format!("script = {}", quoted(name)),
         Tracked::File(path) => format!("file = {}", quoted(path.display())),
         Tracked::Bfd(name) => format!("bfd = {}", quoted(name)),
+        Tracked::Process(process) => show_process(process),
     };
     format!("{{ {what}, weight = {weight}, reverse = {reverse} }}")
+}
+
+fn show_process(process: &Process) -> String {
+    let Process { command, arguments, least, most, delays: Delays { down, up } } = process;
+    let command: Vec<_> = command.iter().map(quoted).collect();
+    let arguments = ARGUMENTS.iter().find(|(_, these)| these == arguments).map_or("any", |(word, _)| word);
+    let most = most.map(|most| format!(", most = {most}")).unwrap_or_default();
+    format!(
+        "process = [{}], arguments = {}, least = {least}{most}, down_delay = {}, up_delay = {}",
+        command.join(", "),
+        quoted(arguments),
+        seconds(*down),
+        seconds(*up)
+    )
 }
 
 fn show_script(name: &str, script: &Script) -> String {

@@ -4,6 +4,7 @@ use super::bfd;
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::reader::{Section, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,10 +55,54 @@ pub enum Tracked {
     File(PathBuf),
     /// `[bfd.NAME]`: its neighbour is heard.
     Bfd(String),
+    /// So many processes run as there are to.
+    Process(Process),
 }
 
-/// How long a change of an interface must last to count; at most 255 s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A program, and how many of its processes are to run on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Its name, or its path as it was started with, and its arguments.
+    pub command: Vec<String>,
+    /// Which of its processes count.
+    pub arguments: Arguments,
+    /// So many at least.
+    pub least: u32,
+    /// So many at most.
+    pub most: Option<u32>,
+    /// How long it must be otherwise to count.
+    pub delays: Delays,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.command.join(" "))
+    }
+}
+
+/// What the arguments of a process are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arguments {
+    /// Nothing.
+    Any,
+    /// These, and no more.
+    Exact,
+    /// These, and the last may go on.
+    Initial,
+    /// These, and more behind them.
+    Partial,
+}
+
+/// In keepalived's words, but for the first two.
+pub(super) const ARGUMENTS: [(&str, Arguments); 4] = [
+    ("any", Arguments::Any),
+    ("exact", Arguments::Exact),
+    ("initial", Arguments::Initial),
+    ("partial", Arguments::Partial),
+];
+
+/// How long a change of an interface, or of a process, must last to count; of an interface at most 255 s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Delays {
     /// Of one that loses its carrier, or is set down.
     pub down: Duration,
@@ -138,6 +183,37 @@ pub(super) fn read_list(value: Value<'_>, things: &Things, log: &Log) -> Vec<Tra
     tracks
 }
 
+/// `process = "NAME"` or `["NAME", "ARGUMENT"]`, with `arguments`, `least`, `most`, `up_delay` and `down_delay` beside it.
+fn read_process(value: Value<'_>, section: &Section<'_>, log: &Log) -> Option<Tracked> {
+    let place = value.place.clone();
+    let command: Vec<String> = if value.is_list() {
+        value.list()?.into_iter().filter_map(|word| Some(word.string()?.value)).collect()
+    } else {
+        vec![value.string()?.value]
+    };
+    if command.first().is_none_or(String::is_empty) {
+        log.add(Diagnostic::error(&place, "a process has a name"));
+        return None;
+    }
+    let usual = if command.len() > 1 { Arguments::Exact } else { Arguments::Any };
+    let arguments = section.get("arguments").and_then(|value| value.choice(&ARGUMENTS));
+    let number = |key| section.get(key).and_then(|value| value.integer(0..=u32::MAX));
+    let delay = |key| section.get(key).and_then(Value::duration).map(|delay| delay.value).unwrap_or_default();
+    let (least, most) = (number("least").map_or(1, |least| least.value), number("most"));
+    if let Some(most) = most.as_ref().filter(|most| most.value > 0 && most.value < least) {
+        log.add(Diagnostic::error(&most.place, "`most` is less than `least`"));
+    }
+    let most = most.map(|most| most.value);
+    Some(Tracked::Process(Process {
+        command,
+        arguments: arguments.map_or(usual, |arguments| arguments.value),
+        // None at most: one is one too many.
+        least: if most == Some(0) { 0 } else { least },
+        most,
+        delays: Delays { down: delay("down_delay"), up: delay("up_delay") },
+    }))
+}
+
 fn read_one(section: Section<'_>, things: &Things, log: &Log) -> Option<Track> {
     let place = section.place().clone();
     let weight = section.get("weight").and_then(|value| value.integer(-HEAVIEST..=HEAVIEST));
@@ -158,14 +234,15 @@ fn read_one(section: Section<'_>, things: &Things, log: &Log) -> Option<Track> {
         bfd::is_known(name, &things.bfd, log);
     }
     let session = session.map(|name| Tracked::Bfd(name.value));
+    let process = section.get("process").and_then(|value| read_process(value, &section, log));
     section.close();
     // keepalived's defaults.
     let default = i16::from(file.is_some());
-    let mut named = [interface, script, file, session].into_iter().flatten();
+    let mut named = [interface, script, file, session, process].into_iter().flatten();
     let (Some(what), None) = (named.next(), named.next()) else {
         let error = Diagnostic::error(&place, "an entry of `track` names one thing");
         log.add(error.help(
-            "{ interface = \"eth1\" }, { script = \"NAME\" }, { bfd = \"NAME\" } or { file = \"/run/maintenance\" }",
+            "{ interface = \"eth1\" }, { script = \"NAME\" }, { bfd = \"NAME\" }, { process = \"haproxy\" } or { file = \"/run/maintenance\" }",
         ));
         return None;
     };

@@ -6,7 +6,7 @@ use super::interfaces::turning;
 use super::lane::LaneInput;
 use crate::bfd::SessionStatus;
 use crate::kernel::link::{self, Watch};
-use crate::probe::script;
+use crate::probe::{local, script};
 use crate::track::debounce::Debounce;
 use crate::track::{Action, Event};
 use hamesh_fencing::clock::Moment;
@@ -60,6 +60,10 @@ async fn run(core: Arc<Core>) {
                 Action::Read(path) => drop(looks.spawn(async move {
                     let number = read(&path).await;
                     Event::Read(path, number)
+                })),
+                Action::Count(process) => drop(looks.spawn(async move {
+                    let count = local::count(&process).await;
+                    Event::Counted(process, count)
                 })),
                 Action::Tell(group, effect) => {
                     for track in lock(&core.tracks).status(&group) {

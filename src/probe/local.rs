@@ -2,6 +2,7 @@
 
 use super::Trouble;
 use super::script;
+use crate::config::track::{Arguments, Process};
 use crate::health::Share;
 use std::fs;
 use std::path::Path;
@@ -57,28 +58,70 @@ pub(super) async fn process(name: &str) -> Result<(), Trouble> {
     }
 }
 
+/// How many of its processes run.
+///
+/// # Errors
+/// In words: they cannot be listed.
+pub(crate) async fn count(process: &Process) -> Result<u32, String> {
+    let process = process.clone();
+    let counted = spawn_blocking(move || -> std::io::Result<u32> {
+        let mut count = 0;
+        for command in commands(&process.command[0])? {
+            count += u32::from(has_arguments(&process, &command?));
+        }
+        Ok(count)
+    });
+    let counted = counted.await.map_err(std::io::Error::other).flatten();
+    counted.map_err(|error| format!("processes cannot be listed: {error}"))
+}
+
+/// Whether a command line, program and all, has the arguments that are asked for.
+fn has_arguments(process: &Process, command: &[u8]) -> bool {
+    let wanted = process.command[1..].iter().map(String::as_bytes);
+    let given: Vec<&[u8]> = command.strip_suffix(&[0]).unwrap_or(command).split(|byte| *byte == 0).skip(1).collect();
+    let wanted: Vec<&[u8]> = wanted.collect();
+    match (process.arguments, wanted.split_last()) {
+        (Arguments::Any, _) => true,
+        (Arguments::Exact, _) | (Arguments::Initial, None) => given == wanted,
+        (Arguments::Partial, _) => given.starts_with(&wanted),
+        (Arguments::Initial, Some((last, first))) => {
+            given.split_last().is_some_and(|(longer, others)| others == first && longer.starts_with(last))
+        }
+    }
+}
+
 fn runs(name: &str) -> std::io::Result<bool> {
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
+    commands(name)?.next().transpose().map(|found| found.is_some())
+}
+
+/// The command lines of the processes of this name: that of their program's file, with its path or without, or what they
+/// call themselves.
+fn commands(name: &str) -> std::io::Result<impl Iterator<Item = std::io::Result<Vec<u8>>>> {
+    let of = move |entry: std::io::Result<fs::DirEntry>| {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error)),
+        };
         if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            continue;
+            return None;
         }
         // One that has ended meanwhile has no files any more.
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
         let command = read("cmdline");
-        let program = command.split(|byte| *byte == 0).next().unwrap_or_default();
-        let program = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let path = command.split(|byte| *byte == 0).next().unwrap_or_default();
+        let program = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         // A zombie has no command line, and its own name only.
-        if !command.is_empty() && (program == name.as_bytes() || read("comm").trim_ascii_end() == name.as_bytes()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+        let is_it = !command.is_empty()
+            && ([path, program].contains(&name.as_bytes()) || read("comm").trim_ascii_end() == name.as_bytes());
+        is_it.then_some(Ok(command))
+    };
+    Ok(fs::read_dir("/proc")?.filter_map(of))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::track::Delays;
 
     fn command(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
@@ -108,6 +151,40 @@ mod tests {
         assert_eq!(file(&path, 0).await, Err(Trouble::There("the file says -3".to_owned())));
         fs::write(&path, [b'9'; 1000]).unwrap();
         assert_eq!(file(&path, 1).await, Ok(Share::More(0)), "no number");
+    }
+
+    #[tokio::test]
+    async fn processes_are_counted_by_their_arguments() {
+        let start = |argument: &str| std::process::Command::new("/bin/sleep").args([argument, "0"]).spawn().unwrap();
+        // Longer than anybody else sleeps.
+        let mut children = ["98765432", "98765432", "98765433"].map(start);
+        for (words, arguments, found) in [
+            (&["sleep", "98765432", "0"][..], Arguments::Exact, 2),
+            (&["/bin/sleep", "98765432", "0"], Arguments::Exact, 2),
+            (&["sleep", "98765432"], Arguments::Exact, 0),
+            (&["sleep", "98765432"], Arguments::Partial, 2),
+            (&["sleep", "9876543"], Arguments::Partial, 0),
+            (&["sleep", "98765433", ""], Arguments::Initial, 1),
+            (&["sleep", "9876543"], Arguments::Initial, 0),
+            (&["sleep"], Arguments::Initial, 0),
+        ] {
+            let process =
+                Process { command: command(words), arguments, least: 1, most: None, delays: Delays::default() };
+            // Until it is what it was started as.
+            let mut last = Ok(0);
+            for _ in 0..100 {
+                last = count(&process).await;
+                if last == Ok(found) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(last, Ok(found), "{words:?} {arguments:?}");
+        }
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 
 mod dns;
 mod http;
-mod local;
+pub(crate) mod local;
 mod ping;
 pub mod script;
 pub(crate) mod smtp;

@@ -1,4 +1,5 @@
-//! What a VIP group's priority depends on beside its servers: interfaces, scripts, files and BFD sessions, with keepalived's weights.
+//! What a VIP group's priority depends on beside its servers: interfaces, scripts, files, processes and BFD sessions, with
+//! keepalived's weights.
 //!
 //! [`Tracks`] says what to run and to read, hears what came of it, and says what each group's priority is then, or that the
 //! group is in FAULT.
@@ -6,7 +7,8 @@
 pub mod debounce;
 
 use crate::config::VipGroup;
-use crate::config::track::{Script, Track, Tracked};
+use crate::config::track::{Process, Script, Track, Tracked};
+use debounce::Debounce;
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::GroupName;
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Files are read this often.
+/// Files are read, and processes counted, this often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// An owner's priority, which nothing changes (RFC 9568 section 6.1).
 const OWNER: u8 = 255;
@@ -44,6 +46,8 @@ pub enum Event {
     Interface(String, bool),
     /// A BFD session is up, or not and why.
     Bfd(String, Result<(), String>),
+    /// How many of its processes run, or why they could not be counted.
+    Counted(Process, Result<u32, String>),
     /// [`Tracks::next_deadline`] has come.
     Tick,
 }
@@ -55,6 +59,8 @@ pub enum Action {
     Run(String, Script),
     /// Read a file and answer with [`Event::Read`].
     Read(PathBuf),
+    /// Count processes and answer with [`Event::Counted`].
+    Count(Process),
     /// This is so from now on.
     Tell(GroupName, Effect),
 }
@@ -81,6 +87,8 @@ pub struct Tracks {
     groups: BTreeMap<GroupName, Group>,
     states: BTreeMap<Tracked, State>,
     scripts: BTreeMap<String, Watch>,
+    /// What processes say must last.
+    lasting: Debounce,
     next_look: Option<Duration>,
 }
 
@@ -120,12 +128,17 @@ impl Tracks {
         let tracked: BTreeSet<&Tracked> = groups.values().flat_map(|g| &g.tracks).map(|track| &track.what).collect();
         let mut states = BTreeMap::new();
         let mut watches = BTreeMap::new();
+        let mut delays = BTreeMap::new();
         let mut next_look = None;
         for what in tracked {
             let mut state = State::default();
             match what {
                 Tracked::Interface(_) | Tracked::Bfd(_) => {}
                 Tracked::File(_) => next_look = Some(Duration::ZERO),
+                Tracked::Process(process) => {
+                    next_look = Some(Duration::ZERO);
+                    delays.insert(key(process), process.delays);
+                }
                 Tracked::Script(name) => {
                     let Some(script) = scripts.get(name) else { continue };
                     if script.init_fail {
@@ -137,14 +150,15 @@ impl Tracks {
             }
             states.insert(what.clone(), state);
         }
-        Self { started: now, groups, states, scripts: watches, next_look }
+        let lasting = Debounce::new(&delays);
+        Self { started: now, groups, states, scripts: watches, lasting, next_look }
     }
 
     /// The interfaces that are to be watched.
     pub fn interfaces(&self) -> BTreeSet<String> {
         let name = |what: &Tracked| match what {
             Tracked::Interface(name) => Some(name.clone()),
-            Tracked::Script(_) | Tracked::File(_) | Tracked::Bfd(_) => None,
+            Tracked::Script(_) | Tracked::File(_) | Tracked::Bfd(_) | Tracked::Process(_) => None,
         };
         self.states.keys().filter_map(name).collect()
     }
@@ -156,7 +170,7 @@ impl Tracks {
 
     /// Decides; touches nothing.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
-        let now = now.since(self.started);
+        let (moment, now) = (now, now.since(self.started));
         match event {
             Event::Ran(name, result) => self.ran(name, result),
             Event::Read(path, result) => {
@@ -173,6 +187,11 @@ impl Tracks {
             Event::Bfd(name, result) => {
                 let number = Some(i64::from(result.is_ok()));
                 self.states.insert(Tracked::Bfd(name), State { number, why: result.err() });
+            }
+            Event::Counted(process, Ok(count)) => self.counted(moment, process, count),
+            // It is as it was.
+            Event::Counted(process, Err(why)) => {
+                self.states.entry(Tracked::Process(process)).or_default().why = Some(why);
             }
             Event::Tick => {}
         }
@@ -199,12 +218,15 @@ impl Tracks {
                     Tracked::Script(name) => format!("script {name}"),
                     Tracked::File(path) => format!("file {}", path.display()),
                     Tracked::Bfd(name) => format!("bfd {name}"),
+                    Tracked::Process(process) => format!("process {process}"),
                 },
                 state: match (&track.what, number) {
                     (_, None) => "unknown".to_owned(),
                     (Tracked::File(_), Some(number)) => number.to_string(),
-                    (Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_), Some(0)) => "down".to_owned(),
-                    (Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_), Some(_)) => "up".to_owned(),
+                    (
+                        Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_) | Tracked::Process(_),
+                        Some(number),
+                    ) => if number == 0 { "down" } else { "up" }.to_owned(),
                 },
                 adds: weighed.flatten().unwrap_or(0),
                 fault: weighed == Some(None),
@@ -212,6 +234,14 @@ impl Tracks {
             }
         };
         self.groups.get(group).map(|group| group.tracks.iter().map(status).collect()).unwrap_or_default()
+    }
+
+    fn counted(&mut self, now: Moment, process: Process, count: u32) {
+        let runs = count >= process.least && process.most.is_none_or(|most| count <= most);
+        let up = self.lasting.see(now, &key(&process), runs);
+        let most = process.most.map(|most| format!(", {most} at most")).unwrap_or_default();
+        let why = (!up).then(|| format!("{count} run: {} at least{most}", process.least));
+        self.states.insert(Tracked::Process(process), State { number: Some(i64::from(up)), why });
     }
 
     /// The first run says what is so at once; then `rise` or `fall` in a row are needed.
@@ -281,12 +311,19 @@ impl Tracks {
         if self.next_look.is_some_and(|due| due <= now) {
             self.next_look = Some(now + LOOK_EVERY);
             for what in self.states.keys() {
-                if let Tracked::File(path) = what {
-                    actions.push(Action::Read(path.clone()));
+                match what {
+                    Tracked::File(path) => actions.push(Action::Read(path.clone())),
+                    Tracked::Process(process) => actions.push(Action::Count(process.clone())),
+                    Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_) => {}
                 }
             }
         }
     }
+}
+
+/// By what a process is known to what must last.
+fn key(process: &Process) -> String {
+    format!("{process:?}")
 }
 
 impl Track {
@@ -301,7 +338,7 @@ impl Track {
                 let added = number.saturating_mul(weight).saturating_mul(sign);
                 (added >= -MOST).then_some(added.min(MOST))
             }
-            Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_) => {
+            Tracked::Interface(_) | Tracked::Script(_) | Tracked::Bfd(_) | Tracked::Process(_) => {
                 let up = number != 0;
                 match weight {
                     0 => (up != self.reverse).then_some(0),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::VipGroup;
+use crate::config::track::{Arguments, Delays};
 use crate::vrrp::{Auth, LegacyPeers, Version};
 use hamesh_raft::command::Family;
 use proptest::prelude::*;
@@ -64,7 +65,7 @@ fn ended(well: bool) -> Event {
 fn told(actions: &[Action]) -> Option<Effect> {
     let told = |action: &Action| match action {
         Action::Tell(_, effect) => Some(*effect),
-        Action::Run(..) | Action::Read(_) => None,
+        Action::Run(..) | Action::Read(_) | Action::Count(_) => None,
     };
     actions.iter().find_map(told)
 }
@@ -186,9 +187,32 @@ fn a_session_with_a_weight_is_down_until_it_is_known() {
         let comes = Event::Bfd("peer".to_owned(), Ok(()));
         assert_eq!(told(&tracks.handle(start(), comes)), Some(Effect::Priority(up)));
     }
-    let both = [("peer", -20), ("other", 0)].map(|(name, weight)| tracked(Tracked::Bfd(name.to_owned()), weight, false));
+    let both =
+        [("peer", -20), ("other", 0)].map(|(name, weight)| tracked(Tracked::Bfd(name.to_owned()), weight, false));
     let mut tracks = Tracks::new(start(), &group(100, both.to_vec()), &script(1, 1, false));
     assert_eq!(told(&tracks.handle(start(), Event::Tick)), None, "one without a weight is waited for");
+}
+
+#[test]
+fn processes_are_to_be_as_many_as_they_are_to_be_and_for_long_enough() {
+    let delays = Delays { down: Duration::from_secs(2), up: Duration::ZERO };
+    let (command, arguments) = (vec!["haproxy".to_owned()], Arguments::Any);
+    let process = Process { command, arguments, least: 2, most: Some(3), delays };
+    let track = vec![tracked(Tracked::Process(process.clone()), -50, false)];
+    let mut tracks = Tracks::new(start(), &group(100, track), &BTreeMap::new());
+    let actions = tracks.handle(start(), Event::Tick);
+    assert_eq!(actions, [Action::Count(process.clone())]);
+    let mut at = |second, count| {
+        let actions = tracks.handle(start() + Duration::from_secs(second), Event::Counted(process.clone(), count));
+        (told(&actions), tracks.status("web")[0].why.clone())
+    };
+    assert_eq!(at(0, Ok(2)), (Some(Effect::Priority(100)), None));
+    assert_eq!(at(1, Ok(1)), (None, None), "not for long enough");
+    assert_eq!(at(2, Err("no /proc".to_owned())), (None, Some("no /proc".to_owned())));
+    assert_eq!(at(3, Ok(0)), (Some(Effect::Priority(50)), Some("0 run: 2 at least, 3 at most".to_owned())));
+    assert_eq!(at(4, Ok(3)).0, Some(Effect::Priority(100)));
+    at(5, Ok(4));
+    assert_eq!(at(7, Ok(4)).0, Some(Effect::Priority(50)));
 }
 
 #[test]

@@ -37,7 +37,7 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (OwnWay, "-nodad", "behind a shut gate duplicate address detection would find nothing; two owners are what the lease is against"),
     (Missing, "garp_group", "each LAN has the pace of `vrrp_garp_interval` and `vrrp_gna_interval`: use those"),
     (Missing, "track_group", "what is static is put back within a second, and no instance depends on it: use `track_interface` for its interface, and a `vrrp_script` for the rest"),
-    (Missing, "vrrp_track_process track_process", "use a `vrrp_script` that runs `pgrep -x NAME`"),
+    (Missing, "init_file", "a file that is not there counts as 0: have one with another number made by `ExecStartPre=` in hamesh.service"),
     (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
     (Missing, "vrrp_mcast_group4 vrrp_mcast_group6 mcast_dst_ip", "adverts go to the group of RFC 9568"),
     (Missing, "old_unicast_checksum", "adverts have the checksums of keepalived 1.3.7 and later"),
@@ -46,6 +46,7 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "vrrp_owner_ignore_adverts owner_ignore_adverts", "use cluster.toml with `legacy_peers = []`"),
     (Missing, "no_virtual_ipaddress", "a VIP group has at least one address"),
     (Missing, "use_vmac_addr use_ipvlan vmac_addr_prefix", "a virtual MAC is `use_vmac [NAME]`, on the interface of the instance"),
+    (Missing, "use_vmac", "all addresses of an instance are on one device: say `use_vmac` in the instance"),
     (Missing, "vmac_xmit_base", "adverts come from the virtual MAC (RFC 9568 section 7.3), those by unicast from the interface: remove it"),
     (Missing, "dont_track_primary", "without its interface an instance cannot be heard: it is in FAULT"),
     (Missing, "no_accept", "packets to a VIP are taken; use a rule of the firewall against those that are not wanted"),
@@ -60,12 +61,14 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "ip_family", "the family is that of the address"),
     (Missing, "peer home mngtmpaddr noprefixroute autojoin preferred_lft", "a VIP is added as `IP/LENGTH [dev IF] [scope S] [label L] [brd IP]`"),
     (Missing, "smtp_alert", "no mail is written about servers"),
-    (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop use_vmac", "it does not belong into this block"),
+    (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop", "it does not belong into this block"),
 ];
 
 /// Warns of a word that may stand here and changes nothing. Whether it is one.
 pub(super) fn changes_nothing(word: &Word, log: &Log) -> bool {
-    let own = TABLE.iter().any(|(outcome, words, _)| *outcome == OwnWay && words.split_whitespace().any(|own| own == word.text));
+    let own = TABLE
+        .iter()
+        .any(|(outcome, words, _)| *outcome == OwnWay && words.split_whitespace().any(|own| own == word.text));
     if own {
         report(word, &[], log);
     }
@@ -101,7 +104,7 @@ mod tests {
     const KEYWORDS: &[(&str, &str)] = &[
         (
             "",
-            "net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time interface_up_down_delays linkbeat_interfaces garp_group track_group global_defs vrrp_instance vrrp_sync_group vrrp_script track_file vrrp_track_file vrrp_track_process track_process static_ipaddress static_routes static_rules virtual_server virtual_server_group bfd_instance SSL",
+            "net_namespace net_namespace_ipvs namespace_with_ipsets instance use_pid_dir linkbeat_use_polling child_wait_time interface_up_down_delays linkbeat_interfaces garp_group track_group global_defs vrrp_instance vrrp_sync_group vrrp_script track_file vrrp_track_file vrrp_track_process static_ipaddress static_routes static_rules virtual_server virtual_server_group bfd_instance SSL",
         ),
         (
             "global_defs",
@@ -121,6 +124,10 @@ mod tests {
         ),
         ("vrrp_script S", "script interval timeout weight rise fall user init_fail"),
         ("track_file F", "file weight init_file"),
+        (
+            "vrrp_track_process P",
+            "process param_match weight quorum quorum_max fork_delay terminate_delay delay full_command",
+        ),
         ("vrrp_instance V {\nauthentication", "auth_type auth_pass"),
         ("vrrp_instance V {\nauth_hmac", "key active_key anti_replay time_window mode"),
         ("vrrp_instance V {\nunicast_peer {\n10.0.0.2", "min_ttl max_ttl"),
@@ -153,6 +160,7 @@ mod tests {
 
     #[test]
     fn every_keyword_is_served_or_has_its_reason() {
+        let mut unknown = Vec::new();
         for (block, words) in KEYWORDS {
             // A word of an address, a route or a rule stands in its line.
             let inline = block.lines().last().is_some_and(|line| line.contains('/') || line.starts_with("10."));
@@ -164,7 +172,9 @@ mod tests {
                     _ => format!("{block} {{\n{word}\n{}", "}\n".repeat(open)),
                 };
                 for Diagnostic { message, help, .. } in said(&text) {
-                    assert!(!message.contains("unknown keyword"), "{word} in {block}: {message}");
+                    if message.contains("unknown keyword") && !message.contains("`1`") {
+                        unknown.push(format!("{word} in {block}: {message}"));
+                    }
                     let is_refused = message == format!("`{word}` is not supported by this version");
                     assert!(!is_refused || help.is_some(), "{word} in {block} has no reason");
                     assert!(
@@ -174,6 +184,7 @@ mod tests {
                 }
             }
         }
+        assert!(unknown.is_empty(), "{unknown:#?}");
     }
 
     #[test]

@@ -52,7 +52,8 @@ pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, (Sessions,
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 15] = [
+        "vrrp_track_process",
         "interface_up_down_delays",
         "static_ipaddress",
         "static_routes",
@@ -84,6 +85,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
         bfd: read.into_iter().map(|(name, known)| (name.value, known)).collect(),
         scripts: named("vrrp_script").filter_map(|statement| track::script(statement, user, log)).collect(),
         files: files.filter_map(|statement| checks::track_file(statement, log)).collect(),
+        processes: named("vrrp_track_process").filter_map(|statement| track::process(statement, log)).collect(),
     };
     let mut groups = Vec::new();
     let mut syncs = Vec::new();
@@ -96,6 +98,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
             | "static_routes"
             | "static_rules"
             | "vrrp_script"
+            | "vrrp_track_process"
             | "virtual_server"
             | "virtual_server_group"
             | "SSL"
@@ -122,7 +125,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let own = named("SSL").filter_map(|statement| checks::ssl(statement, log)).last();
     let ranges =
         named("virtual_server_group").filter_map(|statement| entrances::server_group(statement, log)).collect();
-    let track::Things { scripts, files, bfd } = things;
+    let track::Things { scripts, files, bfd, processes: _ } = things;
     let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
     let delays = named("interface_up_down_delays").flat_map(|statement| track::delays(statement, log)).collect();
@@ -233,12 +236,13 @@ struct Instance {
 
 impl Instance {
     /// Blocks that add up.
-    const LISTS: [&str; 8] = [
+    const LISTS: [&str; 9] = [
         "virtual_ipaddress",
         "virtual_ipaddress_excluded",
         "track_interface",
         "track_script",
         "track_file",
+        "track_process",
         "track_bfd",
         "virtual_routes",
         "virtual_rules",

@@ -1,10 +1,10 @@
-//! `vrrp_script`, and what an instance tracks: `track_script`, `track_interface`, `track_file` and `track_bfd`, with keepalived's
-//! defaults.
+//! `vrrp_script`, `vrrp_track_process`, and what an instance tracks: `track_script`, `track_interface`, `track_file`,
+//! `track_process` and `track_bfd`, with keepalived's defaults.
 //!
 //! Two things differ. A script that cannot be run has failed, and is none that is well; and there is no shell.
 
 use super::super::duration;
-use super::super::track::{Delays, LONGEST_DELAY, Script, Track, Tracked};
+use super::super::track::{Arguments, Delays, LONGEST_DELAY, Process, Script, Track, Tracked};
 use super::syntax::{Statement, Word};
 use super::{argument, bfd, block, check_leaf, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
@@ -16,7 +16,7 @@ use std::time::Duration;
 const HEAVIEST: i16 = 253;
 
 /// The blocks that name what is tracked.
-pub(super) const LISTS: [&str; 4] = ["track_interface", "track_script", "track_file", "track_bfd"];
+pub(super) const LISTS: [&str; 5] = ["track_interface", "track_script", "track_file", "track_process", "track_bfd"];
 
 /// What only a shell understands.
 const SHELL: [char; 9] = ['|', '&', ';', '<', '>', '$', '`', '*', '('];
@@ -34,6 +34,69 @@ pub(super) struct Things {
     /// Of each `track_file` its path and weight.
     pub files: BTreeMap<String, (PathBuf, i32)>,
     pub bfd: BTreeMap<String, bfd::Known>,
+    /// Of each `vrrp_track_process` what it is and its weight.
+    pub processes: BTreeMap<String, Weighed>,
+}
+
+/// A process, and what tracks of it inherit.
+type Weighed = (Process, (i16, bool));
+
+/// Reads `vrrp_track_process NAME { ... }`.
+pub(super) fn process(statement: &Statement, log: &Log) -> Option<(String, Weighed)> {
+    const KNOWN: [&str; 9] = [
+        "process",
+        "param_match",
+        "weight",
+        "quorum",
+        "quorum_max",
+        "delay",
+        "fork_delay",
+        "terminate_delay",
+        "full_command",
+    ];
+    let name = argument(statement, log)?;
+    let (mut command, mut arguments, mut weighed) = (None, None, (0, false));
+    let (mut least, mut most, mut delays) = (1, None, Delays::default());
+    let number = |line| super::lvs::number::<u32>(line, "a number of processes", log);
+    for line in block(statement, log) {
+        match line.keyword.text.as_str() {
+            "process" => command = Some(read_command(line, log)),
+            "param_match" => match argument(line, log) {
+                Some(word) if word.value == "initial" => arguments = Some(Arguments::Initial),
+                Some(word) if word.value == "partial" => arguments = Some(Arguments::Partial),
+                Some(word) => log.add(Diagnostic::error(&word.place, "`param_match` is initial or partial")),
+                None => {}
+            },
+            "weight" => weighed = weight(&line.keyword, &line.arguments, log).unwrap_or(weighed),
+            "quorum" => least = number(line).unwrap_or(least),
+            "quorum_max" => most = number(line),
+            "delay" => delays = delay(line, log).map_or(delays, |delay| Delays { down: delay, up: delay }),
+            "fork_delay" => delays.up = delay(line, log).unwrap_or(delays.up),
+            "terminate_delay" => delays.down = delay(line, log).unwrap_or(delays.down),
+            "full_command" => arguments = Some(Arguments::Exact),
+            _ => unknown(&line.keyword, &KNOWN, log),
+        }
+        check_leaf(line, &KNOWN, log);
+    }
+    let Some(command) = command else {
+        log.add(Diagnostic::error(&name.place, format!("`vrrp_track_process {}` needs `process`", name.value)));
+        return None;
+    };
+    let command = command?;
+    let usual = if command.len() > 1 { Arguments::Exact } else { Arguments::Any };
+    let arguments = arguments.unwrap_or(usual);
+    let least = if most == Some(0) { 0 } else { least };
+    Some((name.value, (Process { command, arguments, least, most, delays }, weighed)))
+}
+
+fn delay(line: &Statement, log: &Log) -> Option<Duration> {
+    let Located { value, place } = argument(line, log)?;
+    let delay = duration::seconds(&value);
+    if let Err(reason) = &delay {
+        let message = format!("`{}` is not a number of seconds: {reason}", line.keyword.text);
+        log.add(Diagnostic::error(&place, message));
+    }
+    delay.ok()
 }
 
 /// Reads `vrrp_script NAME { ... }`. `user` is the `script_user` of the file.
@@ -131,6 +194,10 @@ fn tracked(list: &str, name: &Word, things: &Things, log: &Log) -> Option<(Track
         "track_script" => match things.scripts.get(&name.text) {
             Some(known) => Some((Tracked::Script(name.text.clone()), (known.weight, known.reverse))),
             None => missing("vrrp_script", things.scripts.keys().map(String::as_str).collect()),
+        },
+        "track_process" => match things.processes.get(&name.text) {
+            Some((process, weight)) => Some((Tracked::Process(process.clone()), *weight)),
+            None => missing("vrrp_track_process", things.processes.keys().map(String::as_str).collect()),
         },
         "track_bfd" => match things.bfd.get(&name.text) {
             Some(known) if known.vrrp => Some((Tracked::Bfd(name.text.clone()), known.weight)),

@@ -77,7 +77,8 @@ const EXAMPLES: &[&str] = &[
     // What moves together, and what it tracks.
     "vrrp_track_file busy { file /run/busy\n weight -5\n }\n\
      vrrp_sync_group pair { group {\n a\n b\n }\n track_file { busy\n }\n notify_master \"/bin/up 1\" nobody\n }\n\
-     vrrp_instance b { interface eth0\n virtual_router_id 1\n track_interface { eth5\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     vrrp_track_process cache { process varnishd -f \"/etc/a b\"\n param_match initial\n quorum 2\n quorum_max 9\n delay 1.5\n weight -7\n }\n\
+     vrrp_instance b { interface eth0\n virtual_router_id 1\n track_process { cache\n }\n track_interface { eth5\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      vrrp_instance a { interface eth1\n virtual_router_id 1\n virtual_ipaddress { 10.1.0.1/24 } }\n",
     // Sessions with neighbours, and who goes by them.
     "bfd_instance up.1 { neighbour_ip 10.0.0.254\n source_ip 10.0.0.11\n min_rx 3.312\n min_tx 50\n idle_tx 1500\n multiplier 4\n passive\n \
