@@ -251,17 +251,17 @@ impl Grantor {
         self.state.sessions.values().all(|session| session.fenced.is_none())
     }
 
-    /// How long until [`Event::Known`] is due, if something can be said of that: a session turns silent, or the last promise
-    /// that stands in the way of its end runs out. `own` is what this node's voter knows now.
+    /// How long until [`Event::Known`] is due, if something can be said of that: a session turns silent, the voters are asked
+    /// about it again, or the last promise that stands in the way of its end runs out. `own` is what this node's voter knows now.
     pub fn pause(&self, now: Moment, own: &BTreeMap<Sid, Known>) -> Option<Duration> {
         self.leadership?;
-        let pause = |(sid, session): (&Sid, &Session)| {
-            if session.fenced.is_none() {
-                return dead_after(session).checked_sub(own.get(sid)?.silent).filter(|left| !left.is_zero());
+        let pause = |(sid, session): (&Sid, &Session)| match self.suspects.get(sid) {
+            None => dead_after(session).checked_sub(own.get(sid)?.silent).filter(|left| !left.is_zero()),
+            Some(suspect) => {
+                let over = |(at, known): &(Moment, Known)| now.wait(*at + session.promise.saturating_sub(known.silent));
+                let over = suspect.told.values().map(over).filter(|left| !left.is_zero());
+                over.chain(suspect.asked.map(|at| now.wait(at + ASK_EVERY))).min()
             }
-            let told = self.suspects.get(sid)?.told.values();
-            let left = told.map(|(at, known)| now.wait(*at + session.promise.saturating_sub(known.silent)));
-            left.filter(|left| !left.is_zero()).min()
         };
         self.state.sessions.iter().filter_map(pause).min()
     }

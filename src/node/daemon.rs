@@ -440,7 +440,7 @@ fn lane_thread(
             flights,
             status,
             heartbeat,
-            looked: None,
+            look: Moment::default(),
             due: None,
             mesh,
             silence,

@@ -29,11 +29,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
-/// The grantor looks at the time this often: who is silent is not to be so for longer than it must.
-const TICK: Duration = Duration::from_millis(10);
-/// Whatever goes through all groups is done this often.
+/// Whatever goes through all groups, and what nothing wakes for, is done this often.
 const LOOK: Duration = Duration::from_millis(50);
+/// The same while this director may serve without a lease: its gate is armed for three adverts at a time, and they may come
+/// every hundredth of a second.
+const LOOK_ALONE: Duration = Duration::from_millis(10);
 
 /// What the other tasks tell the lane.
 #[derive(Debug)]
@@ -132,8 +134,9 @@ pub(crate) struct Lane {
     pub(crate) flights: Flights,
     pub(crate) status: Arc<Mutex<LaneStatus>>,
     pub(crate) heartbeat: Duration,
-    pub(crate) looked: Option<Moment>,
-    /// When the grantor wants to know of the sessions, before the next tick.
+    /// When the next look is due.
+    pub(crate) look: Moment,
+    /// When the grantor wants to know of the sessions, if that is before the next look.
     pub(crate) due: Option<Moment>,
     /// The members that the rest of the node is connected to.
     pub(crate) mesh: watch::Receiver<BTreeMap<NodeId, Reach>>,
@@ -145,10 +148,8 @@ impl Lane {
     /// Runs until told to stop, or until the rest of the node is gone.
     pub(crate) async fn run(mut self) {
         self.applied().await;
-        let mut ticker = tokio::time::interval(TICK);
-        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
-            let director = self.director.is_some();
+            let (director, pause) = (self.director.is_some(), self.pause());
             tokio::select! {
                 biased;
                 heard = self.datagrams.recv() => match heard {
@@ -168,8 +169,7 @@ impl Lane {
                     None => return,
                 },
                 // Before what hosts on the LAN can make happen all the time.
-                _ = ticker.tick() => self.tick().await,
-                () = at(self.due), if self.due.is_some() => self.grantor(grantor::Event::Known(self.own(Moment::now()))),
+                () = sleep(pause) => self.woken().await,
                 () = Director::happens(&mut self.director), if director => self.director_work().await,
             }
         }
@@ -261,29 +261,37 @@ impl Lane {
         }
     }
 
-    async fn tick(&mut self) {
+    fn pause(&self) -> Duration {
+        let now = Moment::now();
+        let due = self.due.map(|due| now.wait(due));
+        due.into_iter().fold(now.wait(self.look), Duration::min)
+    }
+
+    async fn woken(&mut self) {
+        let now = Moment::now();
+        if now.wait(self.look).is_zero() {
+            self.look_around(now).await;
+        } else {
+            self.grantor(grantor::Event::Known(self.own(now)));
+        }
+    }
+
+    async fn look_around(&mut self, now: Moment) {
         // Metrics of followers change without a wake-up of their own.
         self.stands().await;
-        let now = Moment::now();
-        let own = self.own(now);
-        let looks = self.looked.is_none_or(|at| now.since(at) >= LOOK);
-        self.grantor(if looks { grantor::Event::Tick(own) } else { grantor::Event::Known(own) });
-        if let Some(director) = self.director.as_mut().filter(|_| looks) {
-            director.look_around();
-        }
+        self.grantor(grantor::Event::Tick(self.own(now)));
         let alone = self.is_alone();
         if let Some(director) = &mut self.director {
+            director.look_around();
             director.alone(alone).await;
         }
         self.director_work().await;
-        if looks {
-            self.looked = Some(now);
-            let fresh = match &self.director {
-                Some(director) => director.status(),
-                None => LaneStatus::default(),
-            };
-            *lock(&self.status) = fresh;
-        }
+        self.look = now + if alone { LOOK_ALONE } else { LOOK };
+        let fresh = match &self.director {
+            Some(director) => director.status(),
+            None => LaneStatus::default(),
+        };
+        *lock(&self.status) = fresh;
         if !self.is_stuck()
             && let Some(watchdog) = &mut self.watchdog
         {
@@ -403,13 +411,6 @@ impl Lane {
         if let Err(error) = self.outputs.try_send((output, flight.flatten())) {
             tracing::warn!(%error, "the node's queue is full");
         }
-    }
-}
-
-/// Waits until then.
-async fn at(due: Option<Moment>) {
-    if let Some(due) = due {
-        tokio::time::sleep(Moment::now().wait(due)).await;
     }
 }
 
