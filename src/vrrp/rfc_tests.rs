@@ -1,9 +1,7 @@
-//! What the RFCs demand with MUST of a receiver, a sender and the state machine, by section: one test each.
-//!
-//! Elsewhere: the source address, TTL, class and protocol of what is sent (`net::lan_tests`), that nobody but the MASTER
-//! answers for an address (the gate's tests), the virtual MAC and its announcements (`net::lan_tests`, the laboratory).
-//! Where we differ from RFC 3768 its successor does too: a MASTER answers a lower priority at once (RFC 9568 section 6.4.3), and
-//! another list of addresses is logged and not a reason to discard (section 7.1).
+//! What the RFCs demand with MUST of a receiver, a sender and the state machine, by section: one test each. [`table`] has every
+//! demand with its test, here or elsewhere.
+
+mod table;
 
 use super::advert::{Advert, Discard, Format, Header};
 use super::checksum::{self, Form};
@@ -209,6 +207,28 @@ fn authentication_data_is_sent_as_zero_and_ignored() {
     assert!(judged(&format(Version::V2), |message| message[12..].fill(7)).is_ok());
 }
 
+/// RFC 9568 5.2, 7.2; RFC 3768 5.3, 7.2.
+#[test]
+fn what_is_sent_has_every_field() {
+    let (source, destination) = ends(&format(Version::V3));
+    let addresses = vec![ip(100), ip(7)];
+    let three = Format { interval: S * 5 / 2, addresses: addresses.clone(), ..format(Version::V3) };
+    let message = three.encode(150, source, destination);
+    assert_eq!(message[..6], [0x31, 51, 150, 2, 0, 250], "version and type, router, priority, count, centiseconds");
+    assert_eq!(message[8..], [192, 0, 2, 100, 192, 0, 2, 7], "in the order of the configuration");
+    let two = Format { interval: S * 3, addresses, ..format(Version::V2) };
+    let message = two.encode(255, source, destination);
+    assert_eq!(
+        message[..6],
+        [0x21, 51, 255, 2, 0, 3],
+        "version and type, router, priority, count, no authentication, seconds"
+    );
+    assert_eq!(message[8..16], [192, 0, 2, 100, 192, 0, 2, 7]);
+    let (source, destination) = ends(&six());
+    let message = six().encode(1, source, destination);
+    assert_eq!((message[3], &message[8..10], message[23]), (1, &[0xfe, 0x80][..], 0));
+}
+
 /// RFC 3768 7.1.
 #[test]
 fn another_interval_of_version_2_is_discarded() {
@@ -346,6 +366,37 @@ fn a_master_yields_to_a_higher_priority() {
     let mut master = master();
     assert_eq!(master.handle(at(4_500), heard(101, 1, S)), [Action::Refuse, Action::Yield]);
     assert!(matches!(master.status().state, State::Backup { .. }));
+}
+
+/// RFC 9568 6.4.3.
+#[test]
+fn a_master_that_yields_waits_by_the_interval_of_the_other() {
+    let mut master = master();
+    master.handle(at(5_000), heard(101, 1, 2 * S));
+    assert_eq!(at(5_000).until(master.next_deadline().unwrap()), Duration::from_micros(7_218_750));
+}
+
+/// RFC 9568 6.4.1, 6.4.3: priority 255 is above every other, and a claim of it is weighed as any.
+#[test]
+fn an_owner_stays_master_beside_every_other_priority() {
+    let (legacy_peers, timing) = (LegacyPeers::Any, Timing::default());
+    let parameters = Parameters {
+        version: Version::V3,
+        priority: 255,
+        interval: S,
+        preempt: true,
+        legacy_peers,
+        source: ip(50),
+        timing,
+    };
+    let mut owner = Router::new(parameters);
+    owner.handle(at(0), Event::Start { resumed: false });
+    owner.handle(at(0), Event::Granted);
+    for (priority, from) in [(254, 99), (1, 1), (255, 49)] {
+        owner.handle(at(9_000), heard(priority, from, S));
+        assert!(matches!(owner.status().state, State::Master(_)), "{priority} from {from}");
+    }
+    assert_eq!(owner.handle(at(20_000), heard(255, 51, S)), [Action::Refuse, Action::Yield]);
 }
 
 /// RFC 9568 6.4.3; RFC 3768 6.4.3.
