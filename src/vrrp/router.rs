@@ -6,6 +6,8 @@
 //!
 //! Only valid adverts come in here ([`super::advert`] discards the rest), so nothing else can move a timer.
 
+mod weighing;
+
 use super::advert::Advert;
 use super::schedule::{Due, Schedule};
 use super::timing::Timing;
@@ -14,6 +16,7 @@ use hamesh_fencing::clock::Moment;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
+use weighing::Input;
 
 /// The longest interval we follow, in our own ones. Version 3 lets a BACKUP adopt the MASTER's interval, so a single
 /// forged advert of 40.95 s would keep the addresses dark for two minutes.
@@ -189,32 +192,6 @@ enum Patience {
     Until(Moment),
     /// No longer.
     Over,
-}
-
-/// An event, with an advert weighed against our own priority and address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
-    Start,
-    Resume,
-    Tick,
-    Granted,
-    Revoked,
-    LinkDown,
-    LinkUp,
-    Stop,
-    Announce,
-    /// A member is MASTER, advertises so often, and is heard at this address.
-    Member(Duration, IpAddr),
-    /// A member was.
-    MemberResigned(IpAddr),
-    /// A router outside the mesh is MASTER by right.
-    Higher(Duration, IpAddr),
-    /// It is MASTER and would have to give way to us.
-    Lower(Duration, IpAddr),
-    /// It was MASTER.
-    Resigned,
-    /// Nobody we obey, or our own address.
-    Stranger,
 }
 
 impl Router {
@@ -451,73 +428,6 @@ impl Router {
         let Due { advert, burst } = schedule.take(now, self.parameters.interval, &self.parameters.timing.garp);
         let actions = advert.then_some(Action::SendAdvert).into_iter().chain(burst.map(Action::Announce));
         (State::Master(schedule), actions.collect())
-    }
-
-    fn weigh(&mut self, now: Moment, event: Event) -> Input {
-        match event {
-            Event::Start { resumed: false } => Input::Start,
-            Event::Start { resumed: true } => Input::Resume,
-            Event::Tick => Input::Tick,
-            Event::Granted => Input::Granted,
-            Event::Revoked => Input::Revoked,
-            Event::LinkDown => Input::LinkDown,
-            Event::LinkUp => Input::LinkUp,
-            Event::Stop => Input::Stop,
-            Event::Announce => Input::Announce,
-            Event::Elected(_) => Input::Stranger,
-            Event::Heard { advert, source, member } => {
-                self.heard += 1;
-                let lower = self.is_lower(&advert, source);
-                match (member, advert.priority) {
-                    _ if self.alone => self.weigh_alone(now, &advert, source, member),
-                    (true, 0) => Input::MemberResigned(source),
-                    (true, 1..) => {
-                        self.meet(now, lower);
-                        Input::Member(advert.interval, source)
-                    }
-                    (false, _) => self.weigh_foreign(now, &advert, source),
-                }
-            }
-        }
-    }
-
-    /// A BACKUP leaves whoever has its own priority alone (RFC 9568 section 6.4.2); of two MASTERs the one with the lower
-    /// address gives way (section 6.4.3).
-    fn is_lower(&self, advert: &Advert, source: IpAddr) -> bool {
-        let Parameters { priority, source: own, .. } = self.parameters;
-        advert.priority < priority
-            || advert.priority == priority && source < own && matches!(self.state, State::Master(_))
-    }
-
-    fn weigh_alone(&mut self, now: Moment, advert: &Advert, source: IpAddr, member: bool) -> Input {
-        match advert.priority {
-            _ if source == self.parameters.source => Input::Stranger,
-            0 => Input::Resigned,
-            priority => {
-                if !member {
-                    self.foreign = Some(Foreign { source, priority, obeyed: true, heard_at: now });
-                }
-                Input::Higher(advert.interval, source)
-            }
-        }
-    }
-
-    fn weigh_foreign(&mut self, now: Moment, advert: &Advert, source: IpAddr) -> Input {
-        let obeyed = self.parameters.legacy_peers.obeys(source);
-        if advert.priority > 0 {
-            self.foreign = Some(Foreign { source, priority: advert.priority, obeyed, heard_at: now });
-        }
-        // Our own address: an echo or a thief, and nothing to weigh.
-        if !obeyed || source == self.parameters.source {
-            self.strangers += 1;
-            return Input::Stranger;
-        }
-        if advert.priority == 0 {
-            return Input::Resigned;
-        }
-        let lower = self.is_lower(advert, source);
-        self.meet(now, lower);
-        if lower { Input::Lower(advert.interval, source) } else { Input::Higher(advert.interval, source) }
     }
 }
 

@@ -12,6 +12,7 @@ mod bfd;
 mod checks;
 mod entrances;
 mod expand;
+mod globals;
 mod guard;
 mod include;
 mod keywords;
@@ -38,6 +39,7 @@ use crate::kernel::routing::Routing;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 pub(super) use expand::Setting;
+use globals::Globals;
 use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -135,79 +137,6 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     }
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
     (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, (sessions, fixed, delays)))
-}
-
-struct Globals {
-    version: Version,
-    checksum: Form,
-    script_user: Option<String>,
-    /// Of static addresses without one.
-    default_interface: String,
-    /// Of the names of devices with virtual MACs.
-    vmac_prefix: Option<String>,
-    notify: notify::Globals,
-    timing: timing::Given,
-    check_source: bool,
-    ipvs: Ipvs,
-}
-
-impl Default for Globals {
-    fn default() -> Self {
-        let (timing, notify, ipvs) = (timing::Given::default(), notify::Globals::default(), Ipvs::default());
-        Self {
-            version: Version::V2,
-            checksum: Form::Pseudo,
-            script_user: None,
-            default_interface: "eth0".to_owned(),
-            vmac_prefix: None,
-            notify,
-            timing,
-            check_source: false,
-            ipvs,
-        }
-    }
-}
-
-impl Globals {
-    fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 9] = [
-            "vmac_prefix",
-            "default_interface",
-            "dynamic_interfaces",
-            "vrrp_check_unicast_src",
-            "vrrp_version",
-            "v3_checksum_as_v2",
-            "vrrp_skip_check_adv_addr",
-            "enable_script_security",
-            "script_user",
-        ];
-        for line in block(statement, log) {
-            match line.keyword.text.as_str() {
-                "vrrp_version" => self.version = version(line, log).unwrap_or(self.version),
-                "v3_checksum_as_v2" => self.checksum = checksum(line, log),
-                "default_interface" => {
-                    self.default_interface = argument(line, log).map_or_else(String::new, |name| name.value);
-                }
-                "vmac_prefix" => self.vmac_prefix = argument(line, log).map(|name| name.value),
-                "script_user" => self.script_user = track::read_user(line, log),
-                // What we do anyway: a list other than ours is never dropped, what others can change is never run as
-                // root, and an interface that is not there is waited for.
-                "vrrp_skip_check_adv_addr" | "enable_script_security" | "dynamic_interfaces" => {}
-                "vrrp_check_unicast_src" => self.check_source = flag(line, log),
-                keyword if lvs::GLOBAL.contains(&keyword) => lvs::global(line, &mut self.ipvs, log),
-                keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),
-                keyword if notify::GLOBAL.contains(&keyword) => {
-                    self.notify.read(line, self.script_user.as_deref(), log);
-                }
-                _ => {
-                    let known = [&KNOWN[..], &timing::GLOBAL, &lvs::GLOBAL, &notify::GLOBAL].concat();
-                    unknown(&line.keyword, &known, log);
-                }
-            }
-            check_leaf(line, &KNOWN, log);
-            check_leaf(line, &timing::GLOBAL, log);
-        }
-    }
 }
 
 /// The statements of one `vrrp_instance`, before defaults.
