@@ -47,7 +47,9 @@ impl Checks {
             self.violated(net.now, violation);
         }
         let now = net.now;
-        net.live = nodes.iter().any(|node| node.gates.iter().any(|gate| gate.is_alive(&node.clocks, now)));
+        if net.live || turned {
+            net.live = nodes.iter().any(|node| node.gates.iter().any(|gate| gate.is_alive(&node.clocks, now)));
+        }
         for node in nodes {
             let overdue = |gate: &&Gate| now > gate.at_latest() && gate.is_alive(&node.clocks, now);
             if node.gates.iter().any(|gate| overdue(&gate)) {

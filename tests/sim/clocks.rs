@@ -1,6 +1,6 @@
 //! A machine's clocks, as functions of true time.
 
-use hamesh_fencing::clock::{DRIFT_PPM, Moment};
+use hamesh_fencing::clock::Moment;
 use std::time::Duration;
 
 /// True time since the beginning of the schedule; no node can read it.
@@ -21,12 +21,13 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    pub fn any(rng: &mut fastrand::Rng) -> Self {
-        // The ends of the allowed range are where the margins are thin.
+    /// That drift by up to so many ppm.
+    pub fn any(rng: &mut fastrand::Rng, drift: u32) -> Self {
+        // The ends of the range are where the margins are thin.
         let crystal = match rng.u8(0..4) {
-            0 => MILLION - DRIFT_PPM,
-            1 => MILLION + DRIFT_PPM,
-            _ => rng.u32(MILLION - DRIFT_PPM..=MILLION + DRIFT_PPM),
+            0 => MILLION - drift,
+            1 => MILLION + drift,
+            _ => rng.u32(MILLION - drift..=MILLION + drift),
         };
         let slew = match rng.u8(0..8) {
             0 | 1 => 0,

@@ -7,6 +7,7 @@ use crate::lan;
 use crate::log::What;
 use crate::net::{Due, Msg};
 use crate::node::Node;
+use crate::voters;
 use crate::world::{World, definition};
 use hamesh_fencing::grantor::Hearing;
 use hamesh_fencing::holder::Event;
@@ -33,6 +34,8 @@ enum Fault {
     Priority,
     Definition,
     Voters,
+    ReplacesAVoter,
+    SplitsAChange,
     Stops,
     Namespace,
     DeafLan,
@@ -56,7 +59,7 @@ use Fault::*;
 #[rustfmt::skip]
 const ALL: &[Fault] = &[
     Killed, DiesBetweenSteps, LosesPower, Freezes, Suspends, Splits, Splits, CutOneWay, CutOneWay, CutOffTheLeader, Weather,
-    SlowDisk, Campaigns, GivesUpAGroup, GivesUpAGroup, OperatorMoves, Priority, Definition, Voters, Voters, Stops, Namespace,
+    SlowDisk, Campaigns, GivesUpAGroup, GivesUpAGroup, OperatorMoves, Priority, Definition, Voters, Voters, ReplacesAVoter, SplitsAChange, Stops, Namespace,
     DeafLan, FencesTheLiving, Ambush, Ambush, Ambush, Ambush, Isolated, Isolated, Isolated, MovedByOrder, Drains,
     SplitsTheLan, LegacySpeaks, LegacySpeaks, ForgesPackets, ForgesLeases, SomethingFails, SomethingFails, Dozes, RecordIsStuck,
 ];
@@ -71,7 +74,8 @@ const FAMILIES: &[&[Fault]] = &[
     // Fences that not every voter has, or has on its disk.
     &[Ambush, Ambush, FencesTheLiving, SlowDisk, SlowDisk, Killed, Campaigns, CutOffTheLeader, Isolated, Weather],
     // The voters change while leaders do.
-    &[Voters, Voters, Voters, Campaigns, Campaigns, FencesTheLiving, Ambush, Killed, Isolated, CutOffTheLeader, CutOneWay],
+    &[Voters, Voters, Voters, ReplacesAVoter, ReplacesAVoter, SplitsAChange, SplitsAChange, Campaigns, Campaigns, FencesTheLiving, Ambush,
+      Killed, Isolated, CutOffTheLeader, CutOneWay],
     // Time stands still for somebody.
     &[Freezes, Freezes, Suspends, Dozes, Dozes, Dozes, FencesTheLiving, Isolated, Weather],
     // Groups go to and fro.
@@ -87,6 +91,9 @@ pub fn any_family(rng: &mut fastrand::Rng) -> usize {
 pub fn strike(world: &mut World) {
     if !world.net.hostile {
         return;
+    }
+    if world.net.now < world.net.staged {
+        return world.net.at(world.net.staged, Due::Fault);
     }
     let pause = world.net.leases(1..world.net.calm);
     world.net.at(world.net.now + pause, Due::Fault);
@@ -119,7 +126,9 @@ pub fn strike(world: &mut World) {
         OperatorMoves => operator_moves(world),
         Priority => priority_changes(world, victim),
         Definition => definition_changes(world, victim),
-        Voters => voters_change(world),
+        Voters => voters::change(world),
+        ReplacesAVoter => voters::replaces_one(world),
+        SplitsAChange => voters::splits_a_change(world),
         Stops => stops(world, victim),
         Namespace => new_namespace(world, victim),
         DeafLan => deaf_lan(world),
@@ -252,7 +261,7 @@ fn ambushes(world: &mut World) {
         }
     }
     if world.net.rng.u8(0..3) == 0 {
-        voters_change(world);
+        voters::change(world);
     }
 }
 
@@ -303,7 +312,7 @@ fn loses_power(world: &mut World, victim: NodeId) {
     world.kill(victim, "lost power", pause);
     let World { net, nodes, .. } = world;
     if let Some(node) = nodes.iter_mut().find(|node| node.id == victim) {
-        node.clocks = Clocks::any(&mut net.rng);
+        node.clocks = Clocks::any(&mut net.rng, net.drift);
         node.run = None;
         node.gates = vec![Gate::new(GateId(net.rng.u128(..)), node.kind)];
         node.frozen = Duration::ZERO;
@@ -331,7 +340,7 @@ fn suspends(world: &mut World, victim: NodeId) {
     }
 }
 
-fn cut(world: &mut World, links: BTreeSet<(NodeId, NodeId)>) {
+pub fn cut(world: &mut World, links: BTreeSet<(NodeId, NodeId)>) {
     let (id, until) = (world.net.next_epoch(), world.net.now + world.net.leases(5..500));
     world.net.note(NodeId(0), || format!("cut {links:?} until {until:?}"));
     world.net.cuts.insert(id, links);
@@ -446,17 +455,6 @@ fn definition_changes(world: &mut World, victim: NodeId) {
         net.count("definition changed");
         let now = node.clocks.read(net.now);
         node.reweigh(net, now, &group);
-    }
-}
-
-fn voters_change(world: &mut World) {
-    let mut ids: Vec<NodeId> = world.nodes.iter().map(|node| node.id).collect();
-    world.net.rng.shuffle(&mut ids);
-    let most = if ids.len() % 2 == 1 { ids.len() } else { ids.len() - 1 };
-    let count = [1, 3, 3, 5][world.net.rng.usize(0..4)].min(most);
-    let target: BTreeSet<NodeId> = ids.into_iter().take(count).collect();
-    for node in &mut world.nodes {
-        node.voters = Some(target.clone());
     }
 }
 

@@ -1,7 +1,7 @@
 //! A model of the gate in one network namespace: what the kernel keeps when the process is gone.
 
 use crate::clocks::{Clocks, MILLION, Time};
-use hamesh_fencing::clock::{DRIFT_PPM, LATENESS, Moment};
+use hamesh_fencing::clock::{LATENESS, Moment};
 use hamesh_raft::command::{GateId, GroupName, Token};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -82,12 +82,12 @@ impl Gate {
     }
 
     /// Its process, whose session has this L, runs.
-    pub fn served(&mut self, t: Time, ttl: Duration) {
+    pub fn served(&mut self, t: Time, ttl: Duration, drift: u32) {
         let late = match self.kind {
             Kind::Nftables => LATENESS,
             Kind::Latest(late) => late,
         };
-        self.at_latest = t + (ttl + late) * (MILLION + 2 * DRIFT_PPM) / MILLION;
+        self.at_latest = t + (ttl + late) * (MILLION + 2 * drift) / MILLION;
     }
 
     /// S4: when the gate must be shut if its process does nothing any more.

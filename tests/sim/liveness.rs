@@ -329,7 +329,7 @@ impl World {
         self.kill(victim, "lost power", ELECTIONS * 10);
         let Self { net, nodes, .. } = self;
         if let Some(node) = nodes.iter_mut().find(|node| node.id == victim) {
-            node.clocks = Clocks::any(&mut net.rng);
+            node.clocks = Clocks::any(&mut net.rng, net.drift);
             node.gates = vec![Gate::new(GateId(net.rng.u128(..)), node.kind)];
         }
         self.watch(ELECTIONS, |world| world.nodes.iter().any(Node::leads));

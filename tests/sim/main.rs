@@ -1,7 +1,7 @@
 //! The leases under fire: the real minds, a model of Raft, of the kernel's gate and of everything that goes wrong.
 //!
 //! `sim` runs about 20 s of schedules; `--minutes M` and `--runs N` run longer, `--from S` begins at another seed, and
-//! `--seed N` replays one schedule and tells its story. A schedule is one seed on one thread, so a replay is the same bit
+//! `--seed N` replays one schedule and tells its story; `--drift PPM` has clocks that drift otherwise than they may. A schedule is one seed on one thread, so a replay is the same bit
 //! for bit; the first few of every run are run again to see that. Every core runs schedules of its own.
 
 mod checks;
@@ -15,8 +15,11 @@ mod log;
 mod net;
 mod node;
 mod raft;
+mod voters;
 mod world;
 
+use clocks::MILLION;
+use hamesh_fencing::clock::DRIFT_PPM;
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::process::ExitCode;
@@ -85,6 +88,8 @@ const MUST_HAPPEN: &[&str] = &[
     "trial: restart",
     "truncated",
     "unflushed tail lost",
+    "a change of voters split",
+    "a voter replaced and taken back",
     "voters changed",
 ];
 
@@ -104,23 +109,31 @@ enum Span {
 }
 
 fn main() -> ExitCode {
-    let (span, from) = match arguments() {
+    let Arguments { span, from, drift } = match arguments() {
         Ok(arguments) => arguments,
         Err(why) => {
-            eprintln!("sim: {why}; use --minutes M | --runs N | --until-found SECONDS | --seed N, and --from S");
+            eprintln!(
+                "sim: {why}; use --minutes M | --runs N | --until-found SECONDS | --seed N, and --from S, --drift PPM"
+            );
             return ExitCode::from(2);
         }
     };
     match span {
-        Span::Seed(seed) => replay(seed),
-        Span::Runs(runs) => explore(from, |done, _, _| done < runs),
-        Span::For(span) => explore(from, |done, since, _| done < FEWEST || since.elapsed() < span),
-        Span::UntilFound(span) => explore(from, |_, since, failed| failed == 0 && since.elapsed() < span),
+        Span::Seed(seed) => replay(seed, drift),
+        Span::Runs(runs) => explore(from, drift, |done, _, _| done < runs),
+        Span::For(span) => explore(from, drift, |done, since, _| done < FEWEST || since.elapsed() < span),
+        Span::UntilFound(span) => explore(from, drift, |_, since, failed| failed == 0 && since.elapsed() < span),
     }
 }
 
-fn arguments() -> Result<(Span, u64), String> {
-    let (mut span, mut from) = (Span::For(Duration::from_secs(20)), 1);
+struct Arguments {
+    span: Span,
+    from: u64,
+    drift: u32,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let (mut span, mut from, mut drift) = (Span::For(Duration::from_secs(20)), 1, DRIFT_PPM);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         if ["--nocapture", "--test-threads=1", "--quiet"].contains(&name.as_str()) {
@@ -134,19 +147,20 @@ fn arguments() -> Result<(Span, u64), String> {
             "--runs" => span = Span::Runs(value),
             "--seed" => span = Span::Seed(value),
             "--from" => from = value,
+            "--drift" if value < MILLION.into() => drift = u32::try_from(value).unwrap_or(MILLION),
             _ => return Err(format!("no such argument: {name}")),
         }
     }
-    Ok((span, from))
+    Ok(Arguments { span, from, drift })
 }
 
-fn replay(seed: u64) -> ExitCode {
-    let world = run(seed, true);
+fn replay(seed: u64, drift: u32) -> ExitCode {
+    let world = run(seed, drift, true);
     for line in world.net.story.iter().flatten() {
         println!("{line}");
     }
     println!("seed {seed}: {} events, trace {:016x}", world.net.events, world.net.hash);
-    if !is_the_same(seed) {
+    if !is_the_same(seed, drift) {
         println!("the replay differs: the simulation itself is not deterministic");
         return ExitCode::FAILURE;
     }
@@ -163,15 +177,15 @@ fn replay(seed: u64) -> ExitCode {
     }
 }
 
-fn run(seed: u64, told: bool) -> World {
-    let mut world = World::new(seed, told);
+fn run(seed: u64, drift: u32, told: bool) -> World {
+    let mut world = World::new(seed, told, drift);
     world.run();
     world
 }
 
 /// Whether a schedule is the same bit for bit when it is run again: story, violation and trace, told or not.
-fn is_the_same(seed: u64) -> bool {
-    let (one, other, untold) = (run(seed, true), run(seed, true), run(seed, false));
+fn is_the_same(seed: u64, drift: u32) -> bool {
+    let (one, other, untold) = (run(seed, drift, true), run(seed, drift, true), run(seed, drift, false));
     let traces = one.net.hash == other.net.hash && one.net.hash == untold.net.hash;
     traces && one.net.story == other.net.story && one.checks.violation == other.checks.violation
 }
@@ -186,7 +200,7 @@ struct Sum {
 }
 
 /// Runs schedules on every core until `goes_on` says no.
-fn explore(from: u64, goes_on: impl Fn(u64, Instant, u64) -> bool + Sync) -> ExitCode {
+fn explore(from: u64, drift: u32, goes_on: impl Fn(u64, Instant, u64) -> bool + Sync) -> ExitCode {
     let begin = Instant::now();
     let sum = Mutex::new(Sum { counts: MUST_HAPPEN.iter().map(|what| (*what, 0)).collect(), ..Sum::default() });
     let next = AtomicU64::new(0);
@@ -201,8 +215,8 @@ fn explore(from: u64, goes_on: impl Fn(u64, Instant, u64) -> bool + Sync) -> Exi
                         break;
                     }
                     let seed = from + number;
-                    let world = run(seed, false);
-                    let same = number >= REPLAYED || is_the_same(seed);
+                    let world = run(seed, drift, false);
+                    let same = number >= REPLAYED || is_the_same(seed, drift);
                     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                     sum.take(seed, world, same);
                 }
@@ -239,7 +253,7 @@ impl Sum {
         let differs = || "the replay differs: the simulation itself is not deterministic".to_owned();
         if let Some(violation) = world.checks.violation.or_else(|| (!same).then(differs)) {
             self.failed += 1;
-            println!("seed {seed}: {violation}");
+            println!("seed {seed}: {violation}, gate {:?}", world.kind);
         }
     }
 }

@@ -49,19 +49,26 @@ pub enum Due {
         node: NodeId,
         epoch: Option<u64>,
         what: What,
-        now: Option<Moment>,
+        /// The clock as it was read before the process was frozen. Boxed, as it is rare: the queue moves what is in it.
+        now: Option<Box<Moment>>,
     },
     Start(NodeId),
     Resume(NodeId),
     Kill(NodeId),
     Isolate(NodeId),
+    Cut(BTreeSet<(NodeId, NodeId)>),
+    /// An operator wants these voters.
+    Voters(BTreeSet<NodeId>),
+    /// Its election timer is over.
+    Campaign(NodeId),
     Want(NodeId, GroupName),
     Uncut(u64),
     Fault,
 }
 
 struct Item {
-    at: Time,
+    /// In nanoseconds.
+    at: u64,
     seq: u64,
     due: Due,
 }
@@ -132,10 +139,14 @@ pub struct Net {
     pub base: Duration,
     /// How late this schedule's gates may be; it goes into Lg.
     pub lateness: Duration,
+    /// How far clocks drift, in ppm.
+    pub drift: u32,
+    /// Nothing else goes wrong until then: what takes several steps is being staged.
+    pub staged: Time,
 }
 
 impl Net {
-    pub fn new(seed: u64, told: bool) -> Self {
+    pub fn new(seed: u64, told: bool, drift: u32) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         // Mostly short ones: what goes wrong in terms of L goes wrong sooner.
         let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 300, 300, 300, 1000, 2000][rng.usize(0..6)]);
@@ -178,6 +189,8 @@ impl Net {
             terms,
             base,
             lateness,
+            drift,
+            staged: Time::ZERO,
         }
     }
 
@@ -234,7 +247,7 @@ impl Net {
 
     pub fn at(&mut self, at: Time, due: Due) {
         self.seq += 1;
-        self.queue.push(Reverse(Item { at, seq: self.seq, due }));
+        self.queue.push(Reverse(Item { at: nanos(at), seq: self.seq, due }));
     }
 
     pub fn after(&mut self, span: Duration, node: NodeId, epoch: u64, what: What) {
@@ -243,14 +256,13 @@ impl Net {
 
     /// The next thing that is due before `end`.
     pub fn next(&mut self, end: Time) -> Option<Due> {
-        if self.queue.peek().is_none_or(|Reverse(item)| item.at > end) {
+        if self.queue.peek().is_none_or(|Reverse(item)| item.at > nanos(end)) {
             return None;
         }
         let Reverse(Item { at, seq, due }) = self.queue.pop()?;
-        self.now = self.now.max(at);
+        self.now = self.now.max(Time::from_nanos(at));
         self.events += 1;
-        let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-        for word in [nanos, seq, self.rng.get_seed()] {
+        for word in [at, seq, self.rng.get_seed()] {
             self.hash = (self.hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(17);
         }
         Some(due)
@@ -261,7 +273,7 @@ impl Net {
     pub fn heals(&mut self) {
         self.hostile = false;
         self.healed = Some(self.now);
-        let late = self.now + LATE;
+        let late = nanos(self.now + LATE);
         self.queue.retain(|Reverse(item)| match &item.due {
             Due::Process { what: What::Heard(_, msg), .. } => {
                 let order =
@@ -273,6 +285,9 @@ impl Net {
             | Due::Resume(_)
             | Due::Kill(_)
             | Due::Isolate(_)
+            | Due::Cut(_)
+            | Due::Voters(_)
+            | Due::Campaign(_)
             | Due::Want(..)
             | Due::Uncut(_)
             | Due::Fault => true,
@@ -334,4 +349,9 @@ impl Net {
         let what = What::Heard(from, Box::new(msg));
         self.at(self.now + span, Due::Process { node: to, epoch: None, what, now: None });
     }
+}
+
+/// A schedule takes seconds.
+fn nanos(at: Time) -> u64 {
+    u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }

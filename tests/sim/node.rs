@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// How long a registration may stay without effect before it is made again.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Who has answered the leader for so long may be made a voter, as with the daemon's.
+pub const READY: Duration = Duration::from_secs(1);
 /// The longest pause of a director that loses a group again and again; short, as everything is quick here.
 const DAMPING: Duration = Duration::from_secs(4);
 
@@ -176,9 +178,9 @@ impl Node {
     }
 
     /// The process executes something.
-    pub fn runs(&mut self, t: Time) {
+    pub fn runs(&mut self, t: Time, drift: u32) {
         if let Some(process) = &self.process {
-            self.gates[process.gate].served(t, process.ttl);
+            self.gates[process.gate].served(t, process.ttl, drift);
         }
     }
 
@@ -255,7 +257,7 @@ impl Node {
         if effective.index > process.raft.applied || effective.halves.len() != 1 || effective.halves[0] == *target {
             return;
         }
-        let replicating = process.raft.replicating(t.saturating_sub(Duration::from_millis(400)));
+        let replicating = process.raft.replicating(t.saturating_sub(READY));
         // As the daemon's: the leader goes on voting, and a lone voter too. Else a node that votes no more may be the only one
         // to know that, and nobody can be elected.
         let old = &effective.halves[0];

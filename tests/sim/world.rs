@@ -7,6 +7,7 @@ use crate::kernel::{Gate, Kind};
 use crate::log::{Disk, Snapshot};
 use crate::net::{Due, Net, What};
 use crate::node::Node;
+use crate::voters;
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::{
     Applicant, ClusterId, Command, Definition, Family, GateId, GroupName, InvitationId, Leadership, Lineage, NodeId,
@@ -25,13 +26,14 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub groups: Vec<GroupName>,
     pub checks: Checks,
+    pub kind: Kind,
     ends: Time,
     heals: bool,
 }
 
 impl World {
-    pub fn new(seed: u64, told: bool) -> Self {
-        let mut net = Net::new(seed, told);
+    pub fn new(seed: u64, told: bool, drift: u32) -> Self {
+        let mut net = Net::new(seed, told, drift);
         let size = [2, 3, 3, 3, 4, 5, 5, 6][net.rng.usize(0..8)];
         let ids: Vec<NodeId> = (1..=size).map(NodeId).collect();
         let voters = *net.rng.choice([1usize, 3, 3, 3, 5, 5].iter()).unwrap_or(&1);
@@ -45,7 +47,7 @@ impl World {
         for id in &ids {
             let role = if Some(*id) == witness { Role::Witness } else { Role::Director };
             let disk = Disk { vote: Leadership { term: 1, node: ids[0] }, snapshot: snapshot.clone(), log: Vec::new() };
-            let clocks = Clocks::any(&mut net.rng);
+            let clocks = Clocks::any(&mut net.rng, net.drift);
             nodes.push(Node {
                 id: *id,
                 role,
@@ -77,7 +79,7 @@ impl World {
         net.at(begin, Due::Fault);
         let ends = begin + net.leases(150..500);
         let heals = net.rng.u8(0..12) == 0;
-        let mut world = Self { net, nodes, groups, checks: Checks::default(), ends, heals };
+        let mut world = Self { net, nodes, groups, checks: Checks::default(), kind, ends, heals };
         world.want_everything();
         world
     }
@@ -126,12 +128,15 @@ impl World {
                     node.clocks.resume(now);
                 }
             }
-            Due::Kill(_) if !self.net.hostile => {}
+            Due::Kill(_) | Due::Cut(_) | Due::Voters(_) | Due::Campaign(_) if !self.net.hostile => {}
             Due::Kill(id) => {
                 let pause = self.net.millis(1..40);
                 self.kill(id, "killed", pause);
             }
             Due::Isolate(id) => faults::isolate(self, id),
+            Due::Cut(links) => faults::cut(self, links),
+            Due::Voters(target) => voters::want(self, &target),
+            Due::Campaign(id) => voters::campaigns_after(self, id, Duration::ZERO),
             Due::Want(id, group) => self.wish(id, &group, true),
             Due::Uncut(cut) => {
                 self.net.cuts.remove(&cut);
@@ -142,7 +147,7 @@ impl World {
         self.checks.look(&mut self.net, &self.nodes);
     }
 
-    fn process(&mut self, id: NodeId, epoch: Option<u64>, what: What, now: Option<Moment>) {
+    fn process(&mut self, id: NodeId, epoch: Option<u64>, what: What, now: Option<Box<Moment>>) {
         let Self { net, nodes, .. } = self;
         let Some(node) = nodes.iter_mut().find(|node| node.id == id) else { return };
         if node.process.as_ref().is_none_or(|process| epoch.is_some_and(|epoch| epoch != process.epoch)) {
@@ -156,17 +161,18 @@ impl World {
             }
             return;
         }
-        let read = now.unwrap_or_else(|| node.clocks.read(t));
-        if now.is_none() && net.chance(1) {
+        let fresh = now.is_none();
+        let read = now.map_or_else(|| node.clocks.read(t), |now| *now);
+        if fresh && net.chance(1) {
             // Frozen between reading the clock and acting on it.
             node.frozen = t + net.leases(1..250);
             net.count("frozen between clock and act");
             net.note(id, || "freezes with the clock in its hand".to_owned());
             // It dies with this process, and so does its reading of this boot's clocks.
             let epoch = node.process.as_ref().map(|process| process.epoch);
-            return net.at(node.frozen, Due::Process { node: id, epoch, what, now: Some(read) });
+            return net.at(node.frozen, Due::Process { node: id, epoch, what, now: Some(Box::new(read)) });
         }
-        node.runs(t);
+        node.runs(t, net.drift);
         node.happens(net, read, what);
         self.checks.look(&mut self.net, &self.nodes);
     }
