@@ -14,6 +14,7 @@ use hamesh::vrrp::{self, Password, Version};
 use hamesh_raft::command::Family;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
@@ -60,6 +61,30 @@ pub fn judged(dialect: Dialect, seconds: u64, dir: &Path) -> Result<String> {
         ensure!(grown(&after) > grown(&counted), "`{}` was not counted: {after:?}", shot.counted);
     }
     Ok(format!("{sent} packets of {} kinds in {seconds} s moved nothing", shots.len()))
+}
+
+/// The highest priority, of a router that would be obeyed, without the trailer that its virtual router asks for.
+pub fn unsigned(seconds: u64, dir: &Path) -> Result<String> {
+    let key = dir.join("trailer.key");
+    fs::write(&key, format!("hex:{}\n", "5a".repeat(32)))?;
+    let keys = format!("authentication = {{ hmac_files = {{ 1 = \"{}\" }}, active = 1 }}\n", key.display());
+    let stage = Stage::set(Dialect::V3, &(cluster_toml(Dialect::V3, &PRIORITIES) + &keys), dir)?;
+    let range = Range::find()?;
+    let message = format(Dialect::V3).encode(255, range.legacy.into(), ALL.into());
+    let shots = [Shot { counted: "unsigned", packet: packet(range.legacy, ALL, 255, PLAIN, &message), to: ALL }];
+    let (begun, counted, from) = (stage.calm()?, stage.counters(1)?, Instant::now());
+    let sent = stage.shoot(&shots, Duration::from_secs(seconds))?;
+    stage.undisturbed(from, Instant::now())?;
+    ensure!(stage.stands()? == begun, "the lease or a state has moved: {begun:?} became {:?}", stage.stands()?);
+    sleep(Duration::from_secs(2));
+    let after = stage.counters(1)?;
+    let grown = |name: &str| after.get(name).copied().unwrap_or(0) - counted.get(name).copied().unwrap_or(0);
+    ensure!(grown("unsigned") > 0, "lb2 has not counted them: {after:?}");
+    ensure!(grown("heard") >= seconds / 2, "lb2 does not hear the MASTER, which signs: {after:?}");
+    for name in ["digest", "replay", "clock", "key", "auth_header"] {
+        ensure!(grown(name) == 0, "lb2 discards what the MASTER signs: {after:?}");
+    }
+    Ok(format!("{sent} claims without a trailer moved nothing, {} adverts with one were heard", grown("heard")))
 }
 
 /// A lower router outside the mesh, which is obeyed, claims as fast as it can.

@@ -94,7 +94,8 @@ fn main() -> ExitCode {
     let flood = ("hostile lower".to_owned(), Box::new(move |dir: &Path| hostile::not_multiplied(seconds, dir)) as Act);
     let (mut passed, mut failed) = (0, 0);
     let together = ("sync group".to_owned(), Box::new(sync::together) as Act);
-    for (name, act) in beside.chain(hostile).chain([flood, together]) {
+    let unsigned = ("hostile unsigned".to_owned(), Box::new(move |dir: &Path| hostile::unsigned(seconds, dir)) as Act);
+    for (name, act) in beside.chain(hostile).chain([flood, unsigned, together]) {
         if options.only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
