@@ -1,9 +1,11 @@
 //! IPVS for real: `vm [NAME...]` boots a virtual machine whose kernel has it (`tests/vm/boot`), and this same program is then
 //! what runs inside. Needs root, and of Debian qemu-system-x86, busybox-static, kmod, cpio and ipvsadm.
 
+mod big;
 mod cluster;
 mod node;
 mod pair;
+mod rate;
 mod stage;
 mod table;
 mod traffic;
@@ -25,6 +27,7 @@ const ALONE: &[Case<()>] = &[
     ("refusal", table::a_refusal_names_its_change_and_stops_nothing),
     ("settings", table::timeouts_and_synchronization),
     ("node", node::serves_under_the_lease_and_only_then),
+    ("flush", node::puts_a_flushed_gate_back),
 ];
 
 /// A director whose table the test writes itself.
@@ -48,6 +51,13 @@ const PAIR: &[Case<Cluster>] = &[
     ("freeze", pair::freeze),
     ("localnode", pair::localnode),
     ("stop", pair::stop),
+];
+
+/// What takes long, and is run where it is named. Each makes the machines that it needs.
+const LONG: &[Case<()>] = &[
+    ("big", big::beside_keepalived),
+    ("rate", rate::beside_keepalived),
+    ("watchdog", node::feeds_the_watchdog_while_it_turns),
 ];
 
 fn main() -> ExitCode {
@@ -81,6 +91,7 @@ fn guest(only: &[String]) -> ExitCode {
     if only.is_empty() {
         println!("pair: NOT RUN: three daemons need a quick machine and a release build; `vm pair` runs it");
     } else {
+        tally.run("long", LONG, || Ok(()));
         tally.run("pair", PAIR, || Cluster::form(stage.map_or_else(Stage::set, Ok)?));
     }
     println!("vm: {} passed, {} failed", tally.passed, tally.failed);

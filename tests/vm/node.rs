@@ -7,7 +7,7 @@ use hamesh::ipvs::Scope;
 use hamesh::kernel::ipvs::Ipvs;
 use hamesh::lab::host::{Host, Process};
 use nix::sys::signal::Signal;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -26,18 +26,27 @@ struct Director {
     table: Ipvs,
 }
 
-fn cluster_toml() -> String {
+fn groups() -> String {
     let mut text = format!("[lease]\nttl = \"{}s\"\n", LEASE.as_secs());
     for (family, (name, vip)) in ["web", "web6"].into_iter().zip(VIP).enumerate() {
-        let length = [24, 64][family];
+        text += &format!(
+            "[vip.{name}]\ninterface = \"eth0\"\nvrid = {}\naddresses = [\"{vip}/{}\"]\npriority = 100\n",
+            51 + family,
+            [24, 64][family]
+        );
+    }
+    text
+}
+
+fn services() -> String {
+    let mut text = String::new();
+    for (family, (name, vip)) in ["web", "web6"].into_iter().zip(VIP).enumerate() {
         let end = |ip: &str| SocketAddr::new(ip.parse().expect("an address of this file"), 80);
         let servers: Vec<String> =
             SERVERS.iter().map(|server| format!("{{ address = \"{}\" }}", end(server[family]))).collect();
         text += &format!(
-            "[vip.{name}]\ninterface = \"eth0\"\nvrid = {}\naddresses = [\"{vip}/{length}\"]\npriority = 100\n\
-             [service.{name}]\nvip = \"{name}\"\nlisten = \"{}\"\nscheduler = \"rr\"\nforwarding = \"direct\"\n\
+            "[service.{name}]\nvip = \"{name}\"\nlisten = \"{}\"\nscheduler = \"rr\"\nforwarding = \"direct\"\n\
              server = [{}]\n",
-            51 + family,
             end(vip),
             servers.join(", ")
         );
@@ -46,7 +55,8 @@ fn cluster_toml() -> String {
 }
 
 impl Director {
-    fn begin() -> Result<Self> {
+    /// `more`: lines of `[node]`; `cluster`: its cluster.toml.
+    fn begin(more: &str, cluster: &str) -> Result<Self> {
         let stage = Stage::set()?;
         stage.vips_on_the_servers()?;
         let table = stage.director.netns().run(|| Ok(Ipvs::open()?))?;
@@ -54,10 +64,10 @@ impl Director {
         let dir = director.host().dir().display();
         let text = format!(
             "[node]\nname = \"lb1\"\nlisten = \"10.5.0.1:7112\"\ndata_dir = \"{dir}/data\"\n\
-             cluster = \"{dir}/cluster.toml\"\n[admin]\nsocket = \"{dir}/run/hamesh.sock\"\n"
+             cluster = \"{dir}/cluster.toml\"\n{more}[admin]\nsocket = \"{dir}/run/hamesh.sock\"\n"
         );
         fs::write(director.config(), text)?;
-        fs::write(director.host().dir().join("cluster.toml"), cluster_toml())?;
+        fs::write(director.host().dir().join("cluster.toml"), cluster)?;
         let config = director.config();
         director.host().output(
             Path::new(HAMESH),
@@ -111,6 +121,20 @@ impl Director {
         Ok((table.len(), table.values().map(|service| service.servers.len()).sum()))
     }
 
+    /// Each server that the kernel has with its service and weight, as `ipvsadm -Sn` has them.
+    fn saved(&self) -> Result<Vec<String>> {
+        let saved = sh(self.host(), "ipvsadm -Sn")?;
+        Ok(saved.lines().filter(|line| line.starts_with("-a")).map(|line| line.trim_end().to_owned()).collect())
+    }
+
+    /// Has hamesh read `text` in the place of its cluster.toml.
+    fn reload(&self, text: &str) -> Result<String> {
+        fs::write(self.host().dir().join("cluster.toml"), text)?;
+        let config = self.config();
+        let args = ["reload".as_ref(), "--config".as_ref(), config.as_os_str()];
+        self.host().output(Path::new(HAMESH), &args, PATIENCE)
+    }
+
     /// The client is answered by both servers, in both families.
     fn served(&self) -> Result<bool> {
         for vip in VIP {
@@ -142,13 +166,55 @@ impl Director {
     }
 }
 
+/// Services and servers come, go and change while connections of those that stay go on.
+fn takes_other_services(director: &mut Director) -> Result<()> {
+    let vip = SocketAddr::new(VIP[0].parse()?, 80);
+    let mut talks = [director.stage.converse(vip, SHORTLY)?, director.stage.converse(vip, SHORTLY)?];
+    talks.sort_by(|a, b| a.with.cmp(&b.with));
+    let [first, second] = SERVERS.map(|server| server[0]);
+    let section =
+        |server: &str, more: &str| format!("vip = \"web\"\nforwarding = \"direct\"\nserver = [{server}]\n{more}");
+    let text = groups() + &services();
+    let other = format!(
+        "{}[service.web]\nlisten = \"{vip}\"\nscheduler = \"wrr\"\n{}[service.more]\nlisten = \"{}:81\"\n{}",
+        groups(),
+        section(
+            &format!("{{ address = \"{first}:80\", weight = 3 }}"),
+            "check = { tcp = {}, interval = \"2s\", timeout = \"2s\", fall = 2, rise = 1 }\n"
+        ),
+        VIP[0],
+        section(&format!("{{ address = \"{second}:81\" }}"), "")
+    );
+    let wrong = director.reload(&other.replace("wrr", "nonesuch"));
+    ensure!(wrong.is_err(), "a scheduler that is none was taken: {wrong:?}");
+    ensure!(director.programmed()? == (2, 4), "a file that is wrong has changed something");
+    director.reload(&other)?;
+    let weights = [format!("-a -t {vip} -r {first}:80 -g -w 3"), format!("-a -t {}:81 -r {second}:81 -g -w 1", VIP[0])];
+    director.until("other services", |d| {
+        let saved = d.saved()?;
+        ensure!(saved == weights, "{saved:?}");
+        Ok(true)
+    })?;
+    talks[0].goes_on().context("a connection of a server that stays")?;
+    ensure!(director.stage.ask(vip, SHORTLY)? == NAMES[0], "it is not the one server that answers");
+    director.reload(&text)?;
+    director.until("the services as they were", |d| Ok(d.programmed()? == (2, 4)))?;
+    director.until("service as it was", |d| d.served())?;
+    talks[0].goes_on().context("a connection of a server that stays, after the second reload")
+}
+
 pub fn serves_under_the_lease_and_only_then(_: &mut ()) -> Result<String> {
-    let mut director = Director::begin()?;
+    let mut director = Director::begin("", &(groups() + &services()))?;
     let (all, none) = ((2, 4), (0, 0));
     director.until("the first service", |d| d.served())?;
     ensure!(director.programmed()? == all, "the holder has {:?}", director.programmed()?);
-    // One by each server.
-    director.until("two connections that are shown", |d| Ok(d.counted()? == (2, 2)))?;
+    // One by each server at least: a client that was not answered in time has asked again.
+    director.until("connections that are shown", |d| {
+        let (all, each) = d.counted()?;
+        ensure!(all >= 2 && all == each, "{all} of the service, {each} of its servers");
+        Ok(true)
+    })?;
+    takes_other_services(&mut director)?;
 
     // What somebody else does to it is put right.
     sh(director.host(), "ipvsadm -C")?;
@@ -186,4 +252,97 @@ pub fn serves_under_the_lease_and_only_then(_: &mut ()) -> Result<String> {
         repaired.as_millis(),
         lost.as_millis()
     ))
+}
+
+/// Flushes that are measured.
+const FLUSHES: usize = 5;
+/// In half of them the gate is away for less than this.
+const AWAY: Duration = Duration::from_millis(100);
+
+/// Before Linux 6.9 anybody can flush the gate, and a running hamesh puts it back. `nft monitor` is told of both, at the same
+/// pace, so the time between is the time that it was away.
+pub fn puts_a_flushed_gate_back(_: &mut ()) -> Result<String> {
+    let mut director = Director::begin("", &groups())?;
+    director.until("a VIP without services", |d| Ok(sh(d.host(), "ip addr show dev eth0")?.contains(VIP[1])))?;
+    director.reload(&(groups() + &services()))?;
+    director.until("the first service, which came with a reload", |d| d.served())?;
+    let log = director.host().dir().join("monitor.log");
+    let args = ["-oL", "nft", "monitor"].map(OsString::from);
+    let _monitor = director.host().start("monitor", Path::new("/usr/bin/stdbuf"), &args, &[])?;
+    let told = |from: usize, word: &str| -> Result<usize> {
+        let text = fs::read(&log)?;
+        let text = String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned();
+        Ok(text.lines().filter(|line| line.starts_with(word) && line.ends_with("hamesh")).count())
+    };
+    director.until("a monitor that hears", |d| {
+        sh(d.host(), "nft 'add table inet probe-hamesh; delete table inet probe-hamesh'")?;
+        Ok(told(0, "delete table")? > 0)
+    })?;
+    let mut away = Vec::new();
+    for _ in 0..FLUSHES {
+        let from = usize::try_from(fs::metadata(&log)?.len())?;
+        sh(director.host(), "nft flush ruleset")?;
+        let mut gone = None;
+        director.until("a gate that is put back", |_| {
+            let (deleted, added) = (told(from, "delete table")?, told(from, "add table")?);
+            if fs::metadata(&log)?.len() > u64::try_from(from)? {
+                gone.get_or_insert_with(Instant::now);
+            }
+            Ok(deleted > 0 && added == deleted)
+        })?;
+        away.push(gone.context("it was seen to go")?.elapsed());
+        director.until("service behind it", |d| d.served())?;
+    }
+    away.sort_unstable();
+    let (median, worst) = (away[FLUSHES / 2], away[FLUSHES - 1]);
+    ensure!(median < AWAY, "the gate was away for {away:?}");
+    director.signal(Signal::SIGSTOP)?;
+    sleep(LEASE + Duration::from_secs(2));
+    ensure!(!director.answers_by_mac()?, "a gate that was put back stays open");
+    director.signal(Signal::SIGCONT)?;
+    Ok(format!("{FLUSHES} flushes: away for {} ms in the median, {} ms at most", median.as_millis(), worst.as_millis()))
+}
+
+/// Much longer than the lease: a machine that is reset is no news to the others. An emulated one starts slowly.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// softdog says in the kernel's log what it would do, instead of doing it.
+pub fn feeds_the_watchdog_while_it_turns(_: &mut ()) -> Result<String> {
+    let fired = || -> Result<usize> {
+        let log = std::process::Command::new("dmesg").output()?;
+        Ok(String::from_utf8_lossy(&log.stdout).lines().filter(|line| line.contains("Reboot ignored")).count())
+    };
+    let load = format!("softdog soft_margin={} soft_noboot=1", MARGIN.as_secs());
+    let loaded = std::process::Command::new("modprobe").args(load.split(' ')).status()?;
+    ensure!(loaded.success(), "modprobe {load}: {loaded}");
+    let mut director = Director::begin("watchdog = \"/dev/watchdog\"\n", &(groups() + &services()))?;
+    director.until("the first service", |d| d.served())?;
+    let second = fs::OpenOptions::new().write(true).open("/dev/watchdog");
+    ensure!(second.is_err(), "nobody has the watchdog");
+    let longer = MARGIN + Duration::from_secs(10);
+    sleep(longer);
+    ensure!(fired()? == 0, "it has fired while hamesh ran");
+
+    // A kill is no clean end, and the next start comes in time.
+    director.process.take().context("it runs")?.kill()?;
+    sleep(Duration::from_secs(2));
+    director.start()?;
+    director.until("service after a kill", |d| d.served())?;
+    sleep(longer);
+    ensure!(fired()? == 0, "it has fired though hamesh came back");
+
+    director.signal(Signal::SIGSTOP)?;
+    sleep(longer);
+    let frozen = fired()?;
+    ensure!(frozen > 0, "it has not fired while hamesh was frozen");
+    director.signal(Signal::SIGCONT)?;
+    director.until("service after the freeze", |d| d.served())?;
+
+    director.signal(Signal::SIGTERM)?;
+    let status = director.process.as_mut().context("it runs")?.wait(PATIENCE)?.context("it does not end")?;
+    ensure!(status.success(), "it ended with {status}");
+    let before = fired()?;
+    sleep(longer);
+    ensure!(fired()? == before, "it has fired after a clean stop");
+    Ok(format!("fired {frozen} times while frozen, and at no other time"))
 }
