@@ -237,7 +237,7 @@ impl Health {
     /// For people.
     pub fn status(&self, names: &Names) -> Vec<ServiceStatus> {
         let name = |node: NodeId| names.get(&node).cloned().unwrap_or_else(|| node.to_string());
-        let server = |service: &str, (server, ids): (&Server, &Vec<TargetId>)| {
+        let server = |service: &str, policy: &Policy, (server, ids): (&Server, &Vec<TargetId>)| {
             let own: Vec<&Watch> = ids.iter().filter_map(|id| self.targets.get(id)?.watch.as_ref()).collect();
             let mut observers: BTreeMap<NodeId, Vec<Option<Seen>>> = BTreeMap::new();
             for (node, seen) in ids.iter().flat_map(|id| self.others(*id)) {
@@ -253,7 +253,7 @@ impl Health {
                     ServerOrder::Drain => "drained by order".to_owned(),
                     ServerOrder::Disable => "disabled by order".to_owned(),
                 }),
-                state: word(look.seen),
+                state: word(look.seen.or(policy.is_out(server).then_some(Seen::Down))),
                 why: own.iter().find_map(|watch| watch.why()).map(str::to_owned),
                 connections: None,
                 traffic: None,
@@ -269,7 +269,7 @@ impl Health {
             scheduler: service.scheduler.to_owned(),
             quorum: policy.has_quorum(),
             traffic: None,
-            servers: service.servers.iter().zip(targets).map(|one| server(name, one)).collect(),
+            servers: service.servers.iter().zip(targets).map(|one| server(name, policy, one)).collect(),
         };
         self.services.iter().map(service).collect()
     }

@@ -68,6 +68,11 @@ impl Policy {
         self.quorum
     }
 
+    /// Whether a server is not served, as of the last look.
+    pub(super) fn is_out(&self, server: &Server) -> bool {
+        self.courses.get(&server.address).is_some_and(|course| !course.up)
+    }
+
     /// A server that nobody knows of is what it was; at first it is taken to be up, because it was not seen to fail, unless
     /// it is `alpha`.
     /// `looks` are at its servers, in their order; `now` is the time since the machine's start.
