@@ -7,37 +7,34 @@ use super::balance::Balance;
 use super::certificate;
 use super::core::{Core, lock};
 use super::director::Silence;
+use super::errands;
 use super::flight::{Flight, Flights};
-use super::lan::Neighbours;
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
 use super::members;
 use super::notify::Notices;
+use super::ports::{Notes, OverMesh};
 use super::prepare::Prepared;
 use super::reload::{reload, say_wishes};
-use super::requests::Request;
 use super::restart::{self, Running};
 use super::roster;
-use super::service::{Ear, SILENT};
+use super::service::Ear;
 use crate::admin;
 use crate::config::Config;
 use crate::health::Health;
 use crate::kernel::watchdog::Watchdog;
-use crate::net::frame::Kind;
 use crate::net::identity::{self, Identity};
 use crate::net::lease::LeasePlane;
 use crate::net::mesh::Mesh;
 use crate::net::{Reach, Timing};
 use crate::track::Tracks;
 use anyhow::{Context, bail};
-use futures_util::future::BoxFuture;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::Grantor;
-use hamesh_fencing::voter::{self, Voter};
-use hamesh_gossip::{Gossip, Wire};
+use hamesh_fencing::voter::Voter;
+use hamesh_gossip::Gossip;
 use hamesh_raft::Store;
 use hamesh_raft::command::{Applicant, Command, NodeId, Role};
-use hamesh_raft::entry::{Noted, What};
-use hamesh_raft::{Observer, Peers, ProposeError, Raft, Standing, Unreachable, View};
+use hamesh_raft::{ProposeError, Raft, Standing, View};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -57,11 +54,6 @@ const HAND_OVER: Duration = Duration::from_secs(3);
 const STILL_HELD: Duration = Duration::from_millis(500);
 /// The fact that says so of a node, and why.
 pub(crate) const RAFT_STOPPED: &str = "raft stopped";
-/// One try to bring a command of the lane to the leader; the mind that wants it asks again.
-const LANE_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Raft answers at once when the leadership is over; a disk may be slow meanwhile.
-const FLIGHT: Duration = Duration::from_secs(5);
 
 /// Marks a data directory as one whose cluster is not founded yet: `hamesh init` ends with it.
 ///
@@ -225,12 +217,12 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     core.gossip.set_fact("version", env!("CARGO_PKG_VERSION"));
     say_wishes(&core, None);
     let (stopped_in, stopped) = oneshot::channel();
-    tokio::spawn(serve_lane(core.clone(), lane_out, stopped_in));
+    tokio::spawn(errands::run(core.clone(), lane_out, stopped_in));
     tokio::spawn(roster::introduce(core.clone(), first));
     tokio::spawn(members::welcome_back(core.clone()));
     tokio::spawn(members::keep(core.clone()));
     tokio::spawn(certificate::keep(core.clone()));
-    tokio::spawn(tell_neighbours(core.clone()));
+    tokio::spawn(errands::tell_neighbours(core.clone()));
     let (mut checks, mut still) = (None, None);
     if core.config().node.role == Role::Director {
         checks = Some(super::health::start(core.clone())?);
@@ -449,155 +441,4 @@ fn lane_thread(
         lane.run().await;
         Ok(())
     })
-}
-
-/// Does what the lane asks of the slower world.
-async fn serve_lane(
-    core: Arc<Core>,
-    mut outputs: mpsc::Receiver<(LaneOutput, Option<Flight>)>,
-    stopped: oneshot::Sender<()>,
-) {
-    let mut stopped = Some(stopped);
-    while let Some((output, flight)) = outputs.recv().await {
-        let core = core.clone();
-        match output {
-            LaneOutput::Propose(command) => {
-                tracing::trace!(?command, "proposed");
-                tokio::spawn(async move {
-                    // A leader that is gone answers nothing: the next attempt finds its successor.
-                    match timeout(LANE_PATIENCE, core.propose(command.clone(), LANE_PATIENCE)).await {
-                        Ok(Ok(_)) => {}
-                        Ok(Err(trouble)) => tracing::debug!(?command, %trouble, "not proposed"),
-                        Err(_) => tracing::debug!(?command, "not answered"),
-                    }
-                    drop(flight);
-                });
-            }
-            LaneOutput::ProposeUnder(leadership, command) => {
-                tracing::info!(?command, "as leader");
-                tokio::spawn(async move {
-                    let proposal = core.raft.propose_under(leadership, command);
-                    if let Ok(Err(error)) = timeout(FLIGHT, proposal).await {
-                        tracing::debug!(%error, "not proposed as leader");
-                    }
-                    drop(flight);
-                });
-            }
-            LaneOutput::AskToMove(node, group, token, to) => {
-                tracing::info!(%node, %group, %token, %to, "asking the holder to hand over");
-                if node == core.me {
-                    core.lane.try_send(LaneInput::Move(group, token, to)).ok();
-                } else {
-                    tokio::spawn(async move {
-                        let request = Request::Move(group, token, to);
-                        if let Err(trouble) = core.ask(node, &request, LANE_PATIENCE).await {
-                            tracing::debug!(%trouble, "the holder was not asked");
-                        }
-                    });
-                }
-            }
-            LaneOutput::Fact(key, value) => core.gossip.set_fact(key, value),
-            LaneOutput::Notice(notice) => core.notices.tell(notice),
-            LaneOutput::Retract(key) => core.gossip.remove_fact(key),
-            LaneOutput::Stopped => {
-                if let Some(stopped) = stopped.take() {
-                    stopped.send(()).ok();
-                }
-            }
-        }
-    }
-}
-
-/// What gossip says of the LANs goes to the lane whenever it changes.
-async fn tell_neighbours(core: Arc<Core>) {
-    let mut facts = core.gossip.facts();
-    let mut told = Neighbours::default();
-    loop {
-        let neighbours = {
-            let facts = facts.borrow_and_update();
-            let alive = facts.iter().filter(|(_, facts)| facts.alive);
-            Neighbours::from_facts(alive.map(|(node, facts)| (*node, &facts.values)))
-        };
-        if neighbours != told {
-            told = neighbours.clone();
-            if core.lane.send(LaneInput::Neighbours(Arc::new(neighbours))).await.is_err() {
-                return;
-            }
-        }
-        if facts.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The mesh as Raft and gossip see it. In silence nothing is asked, and no answer is heard.
-struct OverMesh(Mesh, Silence);
-
-impl Peers for OverMesh {
-    fn call(
-        &self,
-        to: NodeId,
-        request: Vec<u8>,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Vec<u8>, Unreachable>> {
-        let (mesh, silence) = (self.0.clone(), self.1.clone());
-        Box::pin(async move {
-            let silent = || Unreachable(SILENT.to_owned());
-            if silence.is_kept() {
-                return Err(silent());
-            }
-            let answer = mesh.call(to, Kind::Raft, request, deadline).await;
-            if silence.is_kept() {
-                return Err(silent());
-            }
-            answer.map_err(|error| Unreachable(error.to_string()))
-        })
-    }
-}
-
-impl Wire for OverMesh {
-    fn send(&self, to: NodeId, bytes: Vec<u8>) {
-        self.0.tell(to, Kind::Gossip, bytes);
-    }
-}
-
-/// Notes the log for the voter, under its lock, before anything is reported (H9).
-struct Notes {
-    voter: Arc<Mutex<Voter>>,
-}
-
-impl Notes {
-    fn note(&self, event: voter::Event<'_>) {
-        let mut voter = lock(&self.voter);
-        voter.handle(Moment::now(), event);
-    }
-}
-
-impl Observer for Notes {
-    fn appended(&self, entries: &[Noted]) {
-        for entry in entries {
-            match &entry.what {
-                What::Command(command) => {
-                    tracing::trace!(index = entry.index, ?command, "appended");
-                    self.note(voter::Event::Appended(entry.index, command));
-                }
-                What::Membership(membership) => self.note(voter::Event::MembershipAppended(membership.clone())),
-                What::Blank => {}
-            }
-        }
-    }
-
-    fn truncated(&self, from: u64) {
-        self.note(voter::Event::Truncated(from));
-    }
-
-    fn flushed(&self, index: u64) {
-        tracing::trace!(index, "flushed");
-        self.note(voter::Event::Flushed(index));
-    }
-
-    fn applied(&self, view: &View) {
-        tracing::trace!(index = view.applied, "applied");
-        self.note(voter::Event::Applied(view.applied, &view.state, &view.membership));
-    }
 }
