@@ -2,11 +2,12 @@
 //! is in FAULT while it is not there, and comes back by itself. With and without the virtual MAC.
 
 use super::{PATIENCE, ip, moves_to, status};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{Cluster, cluster_toml};
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::{PRIORITIES, Scene, routers};
 use hamesh::lab::{LAN_NIC, PREFIX, VIP, VRID};
+use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 const BACK: Duration = Duration::from_secs(1);
 /// What an interface is renamed to.
 const AWAY: &str = "away0";
+/// What comes after a reload.
+const LATE: &str = "late0";
 
 pub fn story(dir: &Path, program: &Path, dialect: Dialect) -> Result<u32> {
     let scene = Scene::set(dir, 3)?;
@@ -54,6 +57,7 @@ pub fn story(dir: &Path, program: &Path, dialect: Dialect) -> Result<u32> {
         ip(&stage.scene, 0, &["link", "set", device, "up"])?;
         stage.is_back()?;
     }
+    println!("a group that a reload brings: up {} ms after its interface has come", stage.reloads()?.as_millis());
     let two = stage.scene.observer.two_owners(began, Instant::now(), |_| true);
     ensure!(two.is_zero(), "two owners for {two:?}");
     Ok(1)
@@ -89,6 +93,41 @@ impl Stage {
         let took = began.elapsed();
         moves_to(&self.scene, "lb1")?;
         ensure!(took < BACK, "lb1 was in FAULT for {took:?}");
+        Ok(took)
+    }
+
+    /// A reload brings a group whose interface is nowhere; then lb1 gets it.
+    fn reloads(&self) -> Result<Duration> {
+        for node in 0..PRIORITIES.len() {
+            let file = self.cluster.cluster_file(node);
+            let text = fs::read_to_string(&file)?;
+            let late = format!("[vip.late]\ninterface = \"{LATE}\"\nvrid = 60\naddresses = [\"10.99.0.100/24\"]\n");
+            fs::write(&file, format!("{text}\n{late}"))?;
+            self.cluster.command(node, &["reload"])?;
+        }
+        let state = || -> Result<String> {
+            let status = self.cluster.status(0)?;
+            Ok(status.vips.iter().find(|vip| vip.name == "late").context("no such group")?.state.clone())
+        };
+        ensure!(state()? == "FAULT", "without its interface it is in {}", state()?);
+        ip(&self.scene, 0, &["link", "add", LATE, "type", "veth", "peer", "name", "late1"])?;
+        ip(&self.scene, 0, &["link", "set", "late1", "up"])?;
+        ip(&self.scene, 0, &["link", "set", LATE, "up"])?;
+        ip(&self.scene, 0, &["address", "add", "10.99.0.11/24", "dev", LATE])?;
+        let began = Instant::now();
+        let mut up = None;
+        while state()? != "MASTER" {
+            if up.is_none() && state()? != "FAULT" {
+                up = Some(began.elapsed());
+            }
+            ensure!(began.elapsed() < PATIENCE, "it stays in {}", state()?);
+            sleep(Duration::from_millis(10));
+        }
+        let took = up.context("it was never BACKUP")?;
+        ensure!(took < BACK, "it was in FAULT for {took:?}");
+        let host = &self.scene.directors[0].host;
+        let shown = host.output(Path::new("/sbin/ip"), &["-o", "-4", "address", "show", "dev", LATE], PATIENCE)?;
+        ensure!(shown.contains("10.99.0.100/24"), "MASTER, and the VIP is not there: {shown}");
         Ok(took)
     }
 
