@@ -147,16 +147,27 @@ pub fn configuration_of(host: &Host) -> PathBuf {
     host.dir().join("keepalived.conf")
 }
 
-/// Starts keepalived with it.
+/// Starts keepalived with it, for VRRP alone.
 ///
 /// # Errors
 /// It cannot be started.
 pub fn run(host: &Host, program: &Path) -> Result<Process> {
+    run_parts(host, program, &["-P"])
+}
+
+/// Starts keepalived with it, for VRRP and for what it balances.
+///
+/// # Errors
+/// It cannot be started.
+pub fn run_whole(host: &Host, program: &Path) -> Result<Process> {
+    run_parts(host, program, &[])
+}
+
+fn run_parts(host: &Host, program: &Path, parts: &[&str]) -> Result<Process> {
     let run = |name: &str| host.dir().join("run").join(name).into_os_string();
-    let args: [OsString; 11] = [
+    let args: [OsString; 10] = [
         "-n".into(),
         "-l".into(),
-        "-P".into(),
         "-f".into(),
         configuration_of(host).into_os_string(),
         "-p".into(),
@@ -166,5 +177,6 @@ pub fn run(host: &Host, program: &Path) -> Result<Process> {
         "-c".into(),
         run("checkers.pid"),
     ];
+    let args: Vec<OsString> = args.into_iter().chain(parts.iter().map(OsString::from)).collect();
     host.start("keepalived", program, &args, &[])
 }

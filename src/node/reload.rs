@@ -68,11 +68,16 @@ async fn changed(core: &Core) -> Result<String, String> {
         let (answer, answered) = oneshot::channel();
         let order = LaneInput::Reload(Fresh { config: fresh.clone(), answer });
         core.lane.send(order).await.map_err(|_| "the lane has ended".to_owned())?;
-        match timeout(PATIENCE, answered).await {
-            Ok(Ok(served)) => served?,
-            Ok(Err(_)) => return Err("the lane has ended".to_owned()),
-            Err(_) => return Err(format!("the director has not answered within {PATIENCE:?}")),
+        let served = match timeout(PATIENCE, answered).await {
+            Ok(Ok(served)) => served,
+            Ok(Err(_)) => Err("the lane has ended".to_owned()),
+            Err(_) => Err(format!("the director has not answered within {PATIENCE:?}")),
+        };
+        if served.is_err() {
+            // Its thread may just have begun, with what is not to be ours.
+            core.balance.order(Order::Own(balance::scope(&running)));
         }
+        served?;
     }
     // Not before the director: what is given up is told as it was wished before.
     core.notices.reload(&fresh).await;

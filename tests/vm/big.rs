@@ -227,7 +227,7 @@ pub fn found(host: &Host) -> Result<()> {
 pub fn beside_keepalived(_: &mut ()) -> Result<String> {
     let keepalived = legacy::keepalived().context("keepalived is not installed")?;
     let mut theirs = Director::new("keepalived")?;
-    let theirs = theirs.measure(|host| legacy::run(host, &keepalived)).context("keepalived")?;
+    let theirs = theirs.measure(|host| legacy::run_whole(host, &keepalived)).context("keepalived")?;
     let mut ours = Director::new("hamesh")?;
     fs::write(ours.conf(), keepalived_conf(Weights { all: 1, one: 1 })?)?;
     found(&ours.host)?;

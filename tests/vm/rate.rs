@@ -146,7 +146,7 @@ pub fn beside_keepalived(_: &mut ()) -> Result<String> {
         let mut highest = None;
         for rate in RATES {
             fs::write(&conf, keepalived_conf(kind, rate)?)?;
-            let theirs = machines.measure(legacy::run(director, &keepalived)?).context("keepalived")?;
+            let theirs = machines.measure(legacy::run_whole(director, &keepalived)?).context("keepalived")?;
             let ours = machines.measure(hamesh(director)?).context("hamesh")?;
             let share = |figure: Figure| format!("{:.0}/s {:.1} %", figure.rate, figure.cpu * 100.0);
             let name = format!("{kind:?} {rate}/s").to_lowercase();
