@@ -12,7 +12,8 @@ use hamesh::lab::frame::Kind;
 use hamesh::lab::host::Host;
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::{PRIORITIES, Scene, tell};
-use std::net::TcpListener;
+use socket2::{Domain, Socket, Type};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -48,7 +49,15 @@ struct Pool {
 
 impl Pool {
     fn serve(&mut self, ports: &[u16]) -> Result<()> {
-        let bind = |port: &u16| TcpListener::bind(("10.77.0.15", *port)).with_context(|| format!("port {port}"));
+        let bind = |port: &u16| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            let address: SocketAddr = ([10, 77, 0, 15], *port).into();
+            socket.bind(&address.into()).with_context(|| format!("port {port}"))?;
+            // Nobody takes connections out of the queue, and the story is long.
+            socket.listen(4096)?;
+            Ok(socket.into())
+        };
         self.servers.extend(self.host.netns().run(|| ports.iter().map(bind).collect::<Result<Vec<_>>>())?);
         Ok(())
     }
@@ -71,6 +80,28 @@ fn until(cluster: &Cluster, node: usize, up: usize, patience: Duration) -> Resul
         ensure!(began.elapsed() < patience, "{} after {patience:?}, {up} up wanted: {service:?}", cluster.name(node));
         sleep(Duration::from_millis(20));
     }
+}
+
+/// While the first server is down: it is asked another way, the second weighs more, the last is none any more; and back.
+fn takes_other_services(cluster: &Cluster, text: &str) -> Result<()> {
+    let last = ", { address = \"10.77.0.15:8004\" }";
+    let text = text.replace("\n           {", " {");
+    let other = text.replace("\"500ms\"", "\"600ms\"").replace("8002\" }", "8002\", weight = 7 }").replace(last, "");
+    for (words, servers, weight) in [(&other, 3, 7), (&text, 4, 1)] {
+        for node in 0..DIRECTORS {
+            std::fs::write(cluster.cluster_file(node), words)?;
+            let before: Vec<String> = service(cluster, node)?.servers.into_iter().map(|server| server.state).collect();
+            println!("{}", cluster.command(node, &["reload"])?.trim());
+            let shown = service(cluster, node)?;
+            let states: Vec<&str> = shown.servers.iter().map(|server| server.state.as_str()).collect();
+            ensure!(states.len() == servers && shown.servers[1].weight == weight, "{shown:?}");
+            ensure!(states[0] == "down", "before {before:?}, after a reload {states:?}");
+        }
+    }
+    for node in 0..DIRECTORS {
+        until(cluster, node, 3, PATIENCE)?;
+    }
+    Ok(())
 }
 
 fn story(dir: &Path) -> Result<u32> {
@@ -126,10 +157,13 @@ fn story(dir: &Path) -> Result<u32> {
     let shown = service(&cluster, 0)?;
     let failed = shown.servers.iter().find(|server| server.state == "down").context("none is down")?;
     ensure!(failed.why.as_deref() == Some("connection refused"), "why: {:?}", failed.why);
+    takes_other_services(&cluster, &text)?;
     pool.serve(&PORTS[..1])?;
     for node in 0..DIRECTORS {
         until(&cluster, node, 4, PATIENCE)?;
     }
+    ensure!(scene.settled(Duration::from_millis(500), PATIENCE)? == "lb1", "a reload of services has moved the VIP");
+    println!("other servers, weights and checks by a reload: what is known of a server is kept, and the VIP stays");
 
     let began = Instant::now();
     let cut = scene.lan.cut(&[scene.directors[0].lan], &[scene.legacy_lan], Kind::Any);
@@ -158,5 +192,5 @@ fn story(dir: &Path) -> Result<u32> {
     }
     ensure!(scene.settled(Duration::from_secs(2), PATIENCE)? == "lb1", "the VIP has moved though all see the same");
     println!("a pool that fails as a whole moves no VIP, and is served all the same");
-    Ok(checked + 7)
+    Ok(checked + 8)
 }
