@@ -49,8 +49,10 @@ pub struct Facts {
     pub alive: bool,
     /// Which of its starts wrote the values.
     pub incarnation: u64,
-    /// What it says.
-    pub values: BTreeMap<String, String>,
+    /// What it says. The same one as long as it says nothing new.
+    pub values: Arc<BTreeMap<String, String>>,
+    /// chitchat's number of its latest change.
+    version: u64,
 }
 
 /// A node's part in the gossip. Ends when it is dropped.
@@ -255,9 +257,15 @@ impl Keeper {
                 latest.insert(node, (id, values));
             }
         }
-        let facts = |(node, (id, values)): (NodeId, (&ChitchatId, &NodeState))| {
-            let values = values.key_values().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-            (node, Facts { alive: live.contains(id), incarnation: id.generation_id, values })
+        let published = self.publish.borrow();
+        let facts = |(node, (id, state)): (NodeId, (&ChitchatId, &NodeState))| {
+            let (alive, incarnation, version) = (live.contains(id), id.generation_id, state.max_version());
+            let same = |known: &&Facts| known.incarnation == incarnation && known.version == version;
+            let values = published.get(&node).filter(same).map_or_else(
+                || Arc::new(state.key_values().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
+                |known| known.values.clone(),
+            );
+            (node, Facts { alive, incarnation, values, version })
         };
         latest.into_iter().map(facts).collect()
     }

@@ -41,7 +41,7 @@ pub type Orders = BTreeMap<(String, SocketAddr), ServerOrder>;
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The facts of every living node.
-    Facts(BTreeMap<NodeId, BTreeMap<String, String>>),
+    Facts(BTreeMap<NodeId, Arc<BTreeMap<String, String>>>),
     /// The services and how they are watched, from now on. What was there before keeps what is known of it.
     Services(HealthMesh, BTreeMap<String, Service>),
     /// What this director holds now.
@@ -126,7 +126,7 @@ struct Watched {
 #[derive(Debug)]
 struct Peer {
     /// As they were heard last.
-    facts: BTreeMap<String, String>,
+    facts: Arc<BTreeMap<String, String>>,
     beaten: Duration,
     seen: BTreeMap<TargetId, Seen>,
 }
@@ -274,7 +274,7 @@ impl Health {
         self.services.iter().map(service).collect()
     }
 
-    fn hear(&mut self, now: Duration, facts: &BTreeMap<NodeId, BTreeMap<String, String>>) -> bool {
+    fn hear(&mut self, now: Duration, facts: &BTreeMap<NodeId, Arc<BTreeMap<String, String>>>) -> bool {
         let gone = |node: &NodeId| !facts.get(node).is_some_and(|facts| facts.contains_key(BEAT));
         let left: Vec<NodeId> = self.peers.keys().copied().filter(gone).collect();
         let mut changed = !left.is_empty();

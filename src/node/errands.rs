@@ -80,7 +80,7 @@ pub(super) async fn tell_neighbours(core: Arc<Core>) {
         let neighbours = {
             let facts = facts.borrow_and_update();
             let alive = facts.iter().filter(|(_, facts)| facts.alive);
-            Neighbours::from_facts(alive.map(|(node, facts)| (*node, &facts.values)))
+            Neighbours::from_facts(alive.map(|(node, facts)| (*node, &*facts.values)))
         };
         if neighbours != told {
             told = neighbours.clone();

@@ -175,7 +175,7 @@ impl Core {
         let nodes = state.members.iter().map(|(id, member)| {
             let voter = voting.contains(id);
             let trouble = reach.get(id).and_then(|reach| reach.trouble.clone()).filter(|_| !here(*id));
-            let values = facts.get(id).map(|facts| &facts.values);
+            let values = facts.get(id).map(|facts| &*facts.values);
             let places = values.into_iter().flatten().filter_map(|(key, value)| {
                 let group = key.strip_prefix(super::lan::FACT)?;
                 let place: super::lan::Place = serde_json::from_str(value).ok()?;
@@ -456,7 +456,7 @@ impl Core {
         let mut wishes: BTreeMap<&str, BTreeMap<&str, Vec<String>>> = BTreeMap::new();
         let facts = self.gossip.facts().borrow().clone();
         for (node, facts) in facts.iter().filter(|(node, facts)| facts.alive && state.members.contains_key(node)) {
-            for (key, value) in &facts.values {
+            for (key, value) in &*facts.values {
                 if let Some(subject) = key.strip_prefix("wish/") {
                     wishes.entry(subject).or_default().entry(value).or_default().push(name(node));
                 }

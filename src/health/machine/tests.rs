@@ -49,6 +49,11 @@ fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
     BTreeMap::from([("web".to_owned(), service)])
 }
 
+/// As gossip hands them out.
+fn shared(facts: &BTreeMap<NodeId, BTreeMap<String, String>>) -> BTreeMap<NodeId, Arc<BTreeMap<String, String>>> {
+    facts.iter().map(|(node, facts)| (*node, Arc::new(facts.clone()))).collect()
+}
+
 struct Mesh {
     now: Moment,
     minds: BTreeMap<NodeId, Health>,
@@ -111,7 +116,7 @@ impl Mesh {
         while !self.now.reached(end) {
             self.now = self.now + STEP;
             for node in self.minds.keys().copied().collect::<Vec<_>>() {
-                self.event(node, Event::Facts(self.facts.clone()), &answers);
+                self.event(node, Event::Facts(shared(&self.facts)), &answers);
                 if self.now.reached(self.minds[&node].next_deadline()) {
                     self.event(node, Event::Tick, &answers);
                 }
@@ -238,12 +243,12 @@ fn observations_of_a_director_that_is_gone_or_hung_count_no_more() {
     mesh.pass(10 * SECOND, |_, server| server > 4);
     // All but the last are gone: it watches everything itself, and what they saw is nothing any more.
     let last = mesh.facts.remove(&NodeId(4)).unwrap();
-    mesh.event(NodeId(4), Event::Facts([(NodeId(4), last.clone())].into()), &|_, _| true);
+    mesh.event(NodeId(4), Event::Facts([(NodeId(4), last.clone().into())].into()), &|_, _| true);
     assert!(mesh.minds[&NodeId(4)].peers.is_empty());
     // One that is alive by gossip and says nothing new is believed for sixteen seconds.
     let mut hung = mesh.facts.clone();
     hung.insert(NodeId(4), last);
-    mesh.event(NodeId(4), Event::Facts(hung.clone()), &|_, _| true);
+    mesh.event(NodeId(4), Event::Facts(shared(&hung)), &|_, _| true);
     let known = |mesh: &Mesh| mesh.minds[&NodeId(4)].peers.values().filter(|peer| !peer.seen.is_empty()).count();
     assert_eq!(known(&mesh), 3);
     mesh.now = mesh.now + 17 * SECOND;
