@@ -109,7 +109,12 @@ impl Stage {
             let status = self.cluster.status(0)?;
             Ok(status.vips.iter().find(|vip| vip.name == "late").context("no such group")?.state.clone())
         };
-        ensure!(state()? == "FAULT", "without its interface it is in {}", state()?);
+        let began = Instant::now();
+        // What is shown is drawn twenty times a second.
+        while state()? != "FAULT" {
+            ensure!(began.elapsed() < BACK, "without its interface it is in {}", state()?);
+            sleep(Duration::from_millis(10));
+        }
         ip(&self.scene, 0, &["link", "add", LATE, "type", "veth", "peer", "name", "late1"])?;
         ip(&self.scene, 0, &["link", "set", "late1", "up"])?;
         ip(&self.scene, 0, &["link", "set", LATE, "up"])?;
