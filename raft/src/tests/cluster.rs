@@ -231,8 +231,9 @@ async fn at_the_start_the_observer_hears_the_log_that_is_not_applied_then_that_i
 async fn a_request_that_no_honest_node_sends_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (lines, members) = cluster(3, dir.path()).await;
-    lines.isolate(NodeId(3)); // it must learn nothing from its leader meanwhile
     let victim = &members[2];
+    victim.sees(|view| view.membership.halves == vec![ids(&[1, 2, 3])]).await;
+    lines.isolate(NodeId(3)); // it must learn nothing from its leader meanwhile
     let before = victim.raft.view().borrow().clone();
     let vote = |term: u64, node: u64| {
         // As `Request::Vote`: variant 1, ballot, no log, no transfer.
