@@ -18,6 +18,9 @@ const ENTRIES: u32 = 2_400;
 /// As long as a cut is to be noticed, a member to be taken out and another to be heard of.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What a node's log says of a snapshot that came from the leader.
+const TAKEN_UP: &str = "the leader's snapshot is taken up";
+
 /// A director is away while the log grows, and what it lacks is cut off behind a snapshot.
 pub fn far_behind(bench: &mut Bench, _: u32) -> Result<Seen> {
     unmoved(bench, |bench| {
@@ -30,12 +33,12 @@ pub fn far_behind(bench: &mut Bench, _: u32) -> Result<Seen> {
         grow(&bench.cluster.socket(leader))?;
         bench.cluster.start(away, &[])?;
         bench.cluster.wait_whole(away, PATIENCE)?;
-        let after = fs::read_to_string(&said).context("its log")?;
-        ensure!(
-            after.get(before..).is_some_and(|after| after.contains("the leader's snapshot is taken up")),
-            "{} is back without a snapshot",
-            bench.cluster.name(away)
-        );
+        let back = Instant::now();
+        // It is heard before it has caught up.
+        while !fs::read_to_string(&said)?.get(before..).is_some_and(|after| after.contains(TAKEN_UP)) {
+            ensure!(back.elapsed() < PATIENCE, "{} is back without a snapshot", bench.cluster.name(away));
+            sleep(Duration::from_millis(50));
+        }
         let bite = format!("{ENTRIES} entries without {}, back by a snapshot", bench.cluster.name(away));
         Ok(seen(from, Measure::Gap, NOTHING, bite))
     })
