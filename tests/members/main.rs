@@ -20,7 +20,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is left of a certificate that is about to end.
@@ -128,6 +128,7 @@ fn story(dir: &Path) -> Result<u32> {
         ensure!(key.exists() == voter, "{}: voter {voter}, CA key {}", cluster.name(node), key.exists());
     }
     certificates(&mut cluster)?;
+    stand(&cluster, |names| names.len() == PRIORITIES.len())?;
     cluster.kill(0)?;
     cluster.wait(1, "a leader without the founder", PATIENCE, |status| {
         status.cluster.quorum && status.cluster.leader.as_deref() != Some("lb1")
@@ -148,10 +149,11 @@ fn story(dir: &Path) -> Result<u32> {
     let Err(error) = cluster.command(0, &["run"]) else { bail!("lb1 runs on without its log") };
     ensure!(format!("{error:#}").contains("join"), "a node without its log said: {error:#}");
     println!("a node without its log is told to join anew");
-    // Nobody is removed who was heard a moment ago.
+    // Nobody is removed who was heard a moment ago, or whose session is not over.
     cluster.wait(1, "lb1 not reachable", PATIENCE, |status| {
         status.nodes.iter().any(|node| node.name == "lb1" && !node.reachable)
     })?;
+    stand(&cluster, |names| names.iter().all(|name| name != "lb1"))?;
     // The founder is gone for good: its name, its address and its vote are free.
     println!("{}", cluster.command(1, &["node", "remove", "lb1"])?.trim());
     let status = cluster.wait(1, "three voters without the founder", PATIENCE, |status| {
@@ -159,6 +161,21 @@ fn story(dir: &Path) -> Result<u32> {
     })?;
     ensure!(status.cluster.quorum, "no quorum after the founder was removed");
     Ok(18)
+}
+
+/// Waits until those who stand for the VIP, as lb2 sees it, are as they should be.
+fn stand(cluster: &Cluster, are: impl Fn(&[String]) -> bool) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let status: serde_json::Value = serde_json::from_str(&cluster.command(1, &["status", "--json"])?)?;
+        let candidates = status["vips"][0]["candidates"].as_array().context("candidates")?;
+        let names: Vec<String> = candidates.iter().filter_map(|one| one["node"].as_str()).map(str::to_owned).collect();
+        if are(&names) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < PATIENCE, "{names:?} stand for the VIP");
+        sleep(Duration::from_millis(50));
+    }
 }
 
 /// Certificates that end soon, or have ended: of a voter, which has the CA's key, and of a node that has not.

@@ -43,15 +43,15 @@ pub fn story(dir: &Path, program: &Path, dialect: Dialect) -> Result<u32> {
 
     stage.rename(LAN_NIC, AWAY)?;
     ip(&stage.scene, 0, &["address", "flush", "dev", AWAY])?;
+    moves_to(&stage.scene, "lb2")?;
     println!("renamed; back {} ms after another one has taken its name", stage.comes()?.as_millis());
     stage.left_nothing()?;
 
     if let Some(device) = &stage.device {
-        let show = ["-o", "link", "show", device];
-        let shown = stage.scene.directors[0].host.output(Path::new("/sbin/ip"), &show, PATIENCE)?;
-        ensure!(shown.contains(&format!("{device}@{LAN_NIC}:")), "it is on the other one: {shown}");
+        stage.is_on_the_lan(device)?;
         ip(&stage.scene, 0, &["link", "del", device])?;
-        println!("back {} ms after the virtual MAC's device was removed", stage.is_back()?.as_millis());
+        println!("back {} ms after the virtual MAC's device was removed", stage.is_on_the_lan(device)?.as_millis());
+        stage.is_back()?;
         ip(&stage.scene, 0, &["link", "set", device, "down"])?;
         moves_to(&stage.scene, "lb2")?;
         ip(&stage.scene, 0, &["link", "set", device, "up"])?;
@@ -94,6 +94,17 @@ impl Stage {
         moves_to(&self.scene, "lb1")?;
         ensure!(took < BACK, "lb1 was in FAULT for {took:?}");
         Ok(took)
+    }
+
+    /// Waits until the device with the virtual MAC is there, on the LAN's interface, and how long that takes.
+    fn is_on_the_lan(&self, device: &str) -> Result<Duration> {
+        let (began, host) = (Instant::now(), &self.scene.directors[0].host);
+        let (show, on_it) = (["-o", "link", "show", device], format!("{device}@{LAN_NIC}:"));
+        while !host.output(Path::new("/sbin/ip"), &show, PATIENCE).is_ok_and(|shown| shown.contains(&on_it)) {
+            ensure!(began.elapsed() < BACK, "{device} is not on {LAN_NIC} after {BACK:?}");
+            sleep(Duration::from_millis(10));
+        }
+        Ok(began.elapsed())
     }
 
     /// A reload brings a group whose interface is nowhere; then lb1 gets it.
