@@ -250,11 +250,10 @@ fn another_list_of_addresses_is_no_reason_to_discard() {
     assert!(!format(Version::V3).lists_the_same(&other));
 }
 
-/// RFC 9568 6.4.1; RFC 3768 6.4.1.
-#[test]
-fn the_owner_is_master_from_the_start() {
+/// A router with priority 255, at ip(50).
+fn owner() -> Router {
     let (legacy_peers, timing) = (LegacyPeers::Any, Timing::default());
-    let mut owner = Router::new(Parameters {
+    Router::new(Parameters {
         version: Version::V3,
         priority: 255,
         interval: S,
@@ -262,7 +261,13 @@ fn the_owner_is_master_from_the_start() {
         legacy_peers,
         source: ip(50),
         timing,
-    });
+    })
+}
+
+/// RFC 9568 6.4.1; RFC 3768 6.4.1.
+#[test]
+fn the_owner_is_master_from_the_start() {
+    let mut owner = owner();
     assert_eq!(owner.handle(at(0), Event::Start { resumed: false }), [Action::Want]);
     assert_eq!(owner.handle(at(0), Event::Granted), [Action::SendAdvert, Action::Announce(5)]);
 }
@@ -379,17 +384,7 @@ fn a_master_that_yields_waits_by_the_interval_of_the_other() {
 /// RFC 9568 6.4.1, 6.4.3: priority 255 is above every other, and a claim of it is weighed as any.
 #[test]
 fn an_owner_stays_master_beside_every_other_priority() {
-    let (legacy_peers, timing) = (LegacyPeers::Any, Timing::default());
-    let parameters = Parameters {
-        version: Version::V3,
-        priority: 255,
-        interval: S,
-        preempt: true,
-        legacy_peers,
-        source: ip(50),
-        timing,
-    };
-    let mut owner = Router::new(parameters);
+    let mut owner = owner();
     owner.handle(at(0), Event::Start { resumed: false });
     owner.handle(at(0), Event::Granted);
     for (priority, from) in [(254, 99), (1, 1), (255, 49)] {
