@@ -55,6 +55,12 @@ pub struct Facts {
     version: u64,
 }
 
+/// What those say that are alive.
+pub fn of_the_living(facts: &BTreeMap<NodeId, Facts>) -> BTreeMap<NodeId, Arc<BTreeMap<String, String>>> {
+    let alive = facts.iter().filter(|(_, facts)| facts.alive);
+    alive.map(|(node, facts)| (*node, facts.values.clone())).collect()
+}
+
 /// A node's part in the gossip. Ends when it is dropped.
 pub struct Gossip {
     shared: Arc<Shared>,

@@ -5,6 +5,7 @@ use super::flight::Flight;
 use super::lan::Neighbours;
 use super::lane::{LaneInput, LaneOutput};
 use super::requests::Request;
+use hamesh_gossip::of_the_living;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -78,9 +79,8 @@ pub(super) async fn tell_neighbours(core: Arc<Core>) {
     let mut told = Neighbours::default();
     loop {
         let neighbours = {
-            let facts = facts.borrow_and_update();
-            let alive = facts.iter().filter(|(_, facts)| facts.alive);
-            Neighbours::from_facts(alive.map(|(node, facts)| (*node, &*facts.values)))
+            let living = of_the_living(&facts.borrow_and_update());
+            Neighbours::from_facts(living.iter().map(|(node, values)| (*node, &**values)))
         };
         if neighbours != told {
             told = neighbours.clone();

@@ -9,6 +9,7 @@ use crate::config::service::Notify;
 use crate::health::{Action, Event, Holdings};
 use crate::probe;
 use hamesh_fencing::clock::Moment;
+use hamesh_gossip::of_the_living;
 use hamesh_raft::View;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,9 +104,7 @@ async fn run(
                 if changed.is_err() {
                     return;
                 }
-                let facts = facts.borrow_and_update();
-                let alive = facts.iter().filter(|(_, facts)| facts.alive);
-                Event::Facts(alive.map(|(node, facts)| (*node, facts.values.clone())).collect())
+                Event::Facts(of_the_living(&facts.borrow_and_update()))
             }
             changed = view.changed() => {
                 if changed.is_err() {

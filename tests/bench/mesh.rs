@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use hamesh::config::service::HealthMesh;
 use hamesh::health::{Action, Answer, Event, Health, Said, Share};
 use hamesh_fencing::clock::Moment;
-use hamesh_gossip::{Gossip, INTERVAL, Wire};
+use hamesh_gossip::{Gossip, INTERVAL, Wire, of_the_living};
 use hamesh_raft::command::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -111,9 +111,7 @@ async fn direct(me: NodeId, mut mind: Health, gossip: Arc<Gossip>, stage: Arc<St
                 if changed.is_err() {
                     return;
                 }
-                let facts = facts.borrow_and_update();
-                let alive = facts.iter().filter(|(_, facts)| facts.alive);
-                Event::Facts(alive.map(|(node, facts)| (*node, facts.values.clone())).collect())
+                Event::Facts(of_the_living(&facts.borrow_and_update()))
             }
             () = sleep(pause) => Event::Tick,
         });
