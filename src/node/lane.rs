@@ -383,7 +383,9 @@ impl Lane {
             }
         }
         let now = Moment::now();
-        self.due = lock(&self.grantor).pause(now, &self.own(now)).map(|pause| now + pause);
+        let leads = self.standing.borrow().leading.is_some();
+        let pause = leads.then(|| lock(&self.grantor).pause(now, &self.own(now))).flatten();
+        self.due = pause.map(|pause| now + pause);
     }
 
     /// A datagram that was not sent is like one that was lost: there will be a next one.
