@@ -126,8 +126,12 @@ async fn drain(core: &Core, name: &str) -> Result<String, Trouble> {
     Err((StatusCode::GATEWAY_TIMEOUT, format!("{name} is drained from now on, but {why}. See hamesh status")))
 }
 
+/// Of a node that has stopped a moment ago the session is waited for: voters keep their promises to it until they run out.
 async fn remove(core: &Core, name: &str) -> Result<String, Trouble> {
     let node = known_node(core, name)?;
+    if core.lives(node).is_none() {
+        comes_to(core, |view, _| view.state.sessions.values().all(|session| session.node != node)).await;
+    }
     propose(core, Command::Remove { node }).await?;
     if comes_to(core, |view, _| !view.effective.members().contains(&node)).await {
         return Ok(format!("{name} is no member any more; its name and address are free"));

@@ -174,7 +174,7 @@ impl Core {
     }
 
     /// Why `node` cannot be removed: it runs. One that is only cut off finds out when it is back.
-    fn lives(&self, node: NodeId) -> Option<String> {
+    pub(crate) fn lives(&self, node: NodeId) -> Option<String> {
         let name = self.state().members.get(&node).map_or_else(|| node.to_string(), |member| member.name.clone());
         let up = node == self.me || self.mesh.reachable().borrow().get(&node).is_some_and(crate::net::Reach::is_up);
         up.then(|| format!("{name} is running: drain it, and stop hamesh there first"))
