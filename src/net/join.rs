@@ -302,7 +302,7 @@ pub async fn join(invited: &JoinString, joiner: &Joiner) -> Result<Joined, JoinE
 
 /// Listens at the address that the node will have, with its key, for the member that looks for the way back.
 fn answer_at(listen: SocketAddr, key: &Key) -> Result<Endpoint, JoinError> {
-    let server = tls::joiner_server(key, Arc::new(tls::transport(&Timing::MESH)?))?;
+    let server = tls::joiner_server(key, tls::transport(&Timing::MESH)?)?;
     let failed = |source| JoinError::Listen { address: listen, source };
     let socket = tls::socket(listen).map_err(failed)?;
     let endpoint =

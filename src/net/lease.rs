@@ -7,12 +7,12 @@
 use super::hello::{HelloRefusal, Peer};
 use super::identity::Identity;
 use super::plane::{BindError, Plane, Reach, Setup, Timing, Traffic, Way};
-use super::tls;
+use super::tls::{self, TlsError};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hamesh_raft::command::NodeId;
-use quinn::Connection;
 use quinn::congestion::{Controller, ControllerFactory};
+use quinn::{Connection, TransportConfig};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -60,6 +60,16 @@ pub enum SendError {
     TooLong,
 }
 
+fn transport(timing: &Timing) -> Result<TransportConfig, TlsError> {
+    let mut transport = tls::transport(timing)?;
+    transport
+        .datagram_receive_buffer_size(Some(1 << 16))
+        // The queue's own cost per datagram counts too: one of full length fits, or a few short ones.
+        .datagram_send_buffer_size(DATAGRAM_LIMIT + 64)
+        .congestion_controller_factory(Arc::new(ConstantWindow));
+    Ok(transport)
+}
+
 /// A node's place in the lease plane. It lives until [`LeasePlane::close`].
 #[derive(Clone)]
 pub struct LeasePlane {
@@ -78,12 +88,6 @@ impl LeasePlane {
         incarnation: u64,
         timing: Timing,
     ) -> Result<(Self, mpsc::Receiver<Datagram>), BindError> {
-        let mut transport = tls::transport(&timing)?;
-        transport
-            .datagram_receive_buffer_size(Some(1 << 16))
-            // The queue's own cost per datagram counts too: one of full length fits, or a few short ones.
-            .datagram_send_buffer_size(DATAGRAM_LIMIT + 64)
-            .congestion_controller_factory(Arc::new(ConstantWindow));
         let (deliver, datagrams) = mpsc::channel(QUEUE);
         let setup = Setup { label: "lease", alpn: &[tls::LEASE], timing, transport, address: lease_address };
         let plane = Plane::bind(listen, identity, incarnation, setup, Arc::new(Datagrams { deliver }))?;

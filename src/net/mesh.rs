@@ -109,7 +109,7 @@ impl Mesh {
             label: "mesh",
             alpn: &[tls::MEMBER, tls::JOIN],
             timing,
-            transport: tls::transport(&timing)?,
+            transport: tls::transport,
             address: |listen| listen,
         };
         let (strangers, joins) = (Arc::new(Semaphore::new(STRANGERS)), Arc::new(Semaphore::new(JOINS)));

@@ -30,7 +30,7 @@ pub struct Timing {
     pub pause_max: Duration,
     /// A connection that hears nothing for this long is lost. Milliseconds; at least three times `keepalive`.
     pub idle: Duration,
-    /// How often a silent connection says something.
+    /// How often a silent connection says something, at the end that has dialed.
     pub keepalive: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Timing {
         pause_min: Duration::from_millis(50),
         pause_max: Duration::from_millis(500),
         idle: Duration::from_millis(700),
-        keepalive: Duration::from_millis(100),
+        keepalive: Duration::from_millis(200),
     };
 
     /// Of the lease plane: it comes back at once, and a lossy path does not cut it.
@@ -50,7 +50,7 @@ impl Timing {
         pause_min: Duration::from_millis(10),
         pause_max: Duration::from_millis(50),
         idle: Duration::from_millis(1000),
-        keepalive: Duration::from_millis(100),
+        keepalive: Duration::from_millis(250),
     };
 }
 
@@ -122,7 +122,7 @@ pub(super) struct Setup {
     /// The members' protocol, then those of strangers.
     pub alpn: &'static [&'static [u8]],
     pub timing: Timing,
-    pub transport: TransportConfig,
+    pub transport: fn(&Timing) -> Result<TransportConfig, TlsError>,
     /// From the member's `listen` to this plane's address.
     pub address: fn(SocketAddr) -> SocketAddr,
 }
@@ -174,13 +174,13 @@ impl Plane {
         listen: SocketAddr,
         identity: Arc<Identity>,
         incarnation: u64,
-        mut setup: Setup,
+        setup: Setup,
         traffic: Arc<dyn Traffic>,
     ) -> Result<Arc<Self>, BindError> {
-        let transport = Arc::new(std::mem::take(&mut setup.transport));
+        let transport = || (setup.transport)(&setup.timing);
         let clients = if setup.alpn.len() > 1 { Clients::MembersAndJoiners } else { Clients::Members };
-        let server = tls::server(&identity, setup.alpn, clients, transport.clone())?;
-        let client = tls::client(&identity, setup.alpn.first().copied().unwrap_or_default(), transport)?;
+        let server = tls::server(&identity, setup.alpn, clients, transport()?)?;
+        let client = tls::client(&identity, setup.alpn.first().copied().unwrap_or_default(), Arc::new(transport()?))?;
         let address = (setup.address)(listen);
         let failed = |source| BindError::Socket { address, source };
         let socket = tls::socket(address).map_err(failed)?;

@@ -64,7 +64,7 @@ pub(super) fn server(
     identity: &Arc<Identity>,
     alpn: &[&[u8]],
     clients: Clients,
-    transport: Arc<TransportConfig>,
+    transport: TransportConfig,
 ) -> Result<quinn::ServerConfig, TlsError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(identity)?), provider());
     let verifier = match clients {
@@ -92,7 +92,7 @@ pub(super) fn client(
 }
 
 /// The server side of a joiner, which has a key and no certificate yet.
-pub(super) fn joiner_server(key: &Key, transport: Arc<TransportConfig>) -> Result<quinn::ServerConfig, TlsError> {
+pub(super) fn joiner_server(key: &Key, transport: TransportConfig) -> Result<quinn::ServerConfig, TlsError> {
     let config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
@@ -297,14 +297,16 @@ impl ResolvesClientCert for Chain {
 fn quic_server(
     mut config: rustls::ServerConfig,
     alpn: &[&[u8]],
-    transport: Arc<TransportConfig>,
+    mut transport: TransportConfig,
 ) -> Result<quinn::ServerConfig, TlsError> {
+    // Who has dialed keeps a connection alive, and is answered.
+    transport.keep_alive_interval(None);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     let mut quic = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config)?));
-    quic.transport_config(transport).migration(false).max_incoming(64);
+    quic.transport_config(Arc::new(transport)).migration(false).max_incoming(64);
     Ok(quic)
 }
 

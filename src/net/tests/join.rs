@@ -313,7 +313,7 @@ async fn a_joiner_that_cannot_be_reached_is_not_admitted() {
         wall: wall_now(),
     };
     let silent = address();
-    let transport = Arc::new(crate::net::tls::transport(&SLOW).unwrap());
+    let transport = crate::net::tls::transport(&SLOW).unwrap();
     let server = crate::net::tls::joiner_server(&other, transport).unwrap();
     let wrong = quinn::Endpoint::server(server, address()).unwrap();
     let accepting = wrong.clone();
