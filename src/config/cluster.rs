@@ -108,11 +108,9 @@ fn custom_lease(ttl: &Located<Duration>, log: &Log) -> LeaseProfile {
         log.add(Diagnostic::error(&ttl.place, message).help(help));
     }
     LeaseProfile::with_ttl(ttl.value).unwrap_or_else(|shortest| {
-        let message = format!("a lease of {} is too short for an election", duration::show(ttl.value));
-        let help = format!(
-            "2 x the longest election timeout + the renewal interval must fit into it: use {} or more, or profile = \"fast\"",
-            duration::show(shortest)
-        );
+        let message = format!("a lease of {} is too short", duration::show(ttl.value));
+        let help =
+            format!("a gate that shuts before its end needs its margins: use {} or more", duration::show(shortest));
         log.add(Diagnostic::error(&ttl.place, message).help(help));
         LeaseProfile::default()
     })

@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, default_value_t = 8)]
     lanes: usize,
     /// The lengths, in milliseconds
-    #[arg(long, value_delimiter = ',', default_values_t = [300, 1000, 2000, 3000])]
+    #[arg(long, value_delimiter = ',', default_values_t = [125, 1000, 2000, 3000])]
     leases: Vec<u64>,
 }
 

@@ -20,9 +20,9 @@ fn what_is_wrong_with_a_lease() {
     assert_eq!(lease("ttl = \"1s\"\ndamping = \"0s\""), "");
     assert_eq!(lease("damping = \"17m\""), "cluster.toml:2:11: `damping` is longer than 1000s\n");
     assert_eq!(
-        lease("ttl = \"400ms\""),
-        "cluster.toml:2:7: a lease of 400ms is too short for an election / 2 x the longest election timeout + the \
-         renewal interval must fit into it: use 500ms or more, or profile = \"fast\"\n"
+        lease("ttl = \"120ms\""),
+        "cluster.toml:2:7: a lease of 120ms is too short / a gate that shuts before its end needs its margins: use 125ms or \
+         more\n"
     );
     assert_eq!(
         lease("ttl = \"61s\""),

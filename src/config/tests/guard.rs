@@ -99,7 +99,7 @@ fn a_guard_has_a_keepalived_and_no_vips_of_its_own() {
     let said = faults(&files);
     assert!(said.contains("a guard holds no VIP but those of its keepalived"), "{said}");
     let leases = [files[0], files[1], ("cluster.toml", "[lease]\nprofile = \"fast\"\n")];
-    assert_eq!(loaded(&leases).lease.ttl, Duration::from_millis(300));
+    assert_eq!(loaded(&leases).lease.ttl, Duration::from_millis(125));
 }
 
 #[test]
