@@ -28,6 +28,7 @@ const ALONE: &[Case<()>] = &[
     ("settings", table::timeouts_and_synchronization),
     ("node", node::serves_under_the_lease_and_only_then),
     ("flush", node::puts_a_flushed_gate_back),
+    ("vlan", node::holds_vips_on_a_vlan),
 ];
 
 /// A director whose table the test writes itself.

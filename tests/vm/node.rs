@@ -156,10 +156,15 @@ impl Director {
         Ok((shown.traffic.unwrap_or_default().connections, of_servers.sum()))
     }
 
+    fn mac(&self, interface: &str) -> Result<String> {
+        let script = format!(r"ip -o link show {interface} | sed -n 's|.*link/ether \([^ ]*\).*|\1|p'");
+        Ok(sh(self.host(), &script)?.trim().to_owned())
+    }
+
     /// Whether it answers for the VIP to somebody who goes to it past ARP.
     fn answers_by_mac(&self) -> Result<bool> {
-        let mac = sh(self.host(), r"ip -o link show eth0 | sed -n 's|.*link/ether \([^ ]*\).*|\1|p'")?;
-        sh(&self.stage.router, &format!("ip neigh replace {} lladdr {} dev br0 nud permanent", VIP[0], mac.trim()))?;
+        let mac = self.mac("eth0")?;
+        sh(&self.stage.router, &format!("ip neigh replace {} lladdr {mac} dev br0 nud permanent", VIP[0]))?;
         let answer = self.stage.ask(SocketAddr::new(VIP[0].parse()?, 80), SHORTLY);
         sh(&self.stage.router, &format!("ip neigh del {} dev br0", VIP[0]))?;
         Ok(answer.is_ok())
@@ -301,6 +306,45 @@ pub fn puts_a_flushed_gate_back(_: &mut ()) -> Result<String> {
     ensure!(!director.answers_by_mac()?, "a gate that was put back stays open");
     director.signal(Signal::SIGCONT)?;
     Ok(format!("{FLUSHES} flushes: away for {} ms in the median, {} ms at most", median.as_millis(), worst.as_millis()))
+}
+
+/// The VIPs of [`groups`], on a VLAN of their LAN that comes after hamesh has started.
+pub fn holds_vips_on_a_vlan(_: &mut ()) -> Result<String> {
+    const VIPS: [&str; 2] = ["10.7.0.100", "fd07::100"];
+    let on_it = groups().replace("eth0", "vlan10").replace(VIP[0], VIPS[0]).replace(VIP[1], VIPS[1]);
+    let mut director = Director::begin("", &on_it)?;
+    for (host, below, [v4, v6]) in [
+        (director.host(), "eth0", ["10.7.0.1", "fd07::1"]),
+        (&director.stage.router, "br0", ["10.7.0.254", "fd07::fe"]),
+    ] {
+        sh(
+            host,
+            &format!(
+                "ip link add link {below} name vlan10 type vlan id 10; ip link set vlan10 up; \
+                 ip addr add {v4}/24 dev vlan10; ip addr add {v6}/64 dev vlan10 nodad"
+            ),
+        )?;
+    }
+    let mac = director.mac("vlan10")?;
+    // Whoever asks for it, and whoever knows its MAC still.
+    let reached = |d: &Director, vip: &str, way: &str| {
+        let ping = format!("ip neigh {way}; busybox ping -c 1 -W 1 {vip}");
+        sh(&d.stage.router, &ping).is_ok()
+    };
+    let ways = VIPS.map(|vip| {
+        let known = format!("replace {vip} lladdr {mac} dev vlan10 nud permanent");
+        [(vip, format!("del {vip} dev vlan10 || true")), (vip, known)]
+    });
+    let ways = ways.as_flattened();
+    let all = |d: &mut Director| Ok(ways.iter().all(|(vip, way)| reached(d, vip, way)));
+    let came = director.until("VIPs on a VLAN", all)?;
+    director.signal(Signal::SIGSTOP)?;
+    sleep(LEASE + Duration::from_secs(2));
+    let open: Vec<_> = ways.iter().filter(|(vip, way)| reached(&director, vip, way)).collect();
+    ensure!(open.is_empty(), "a frozen director answers without a lease: {open:?}");
+    director.signal(Signal::SIGCONT)?;
+    let back = director.until("VIPs after the freeze", all)?;
+    Ok(format!("held {} ms after it came, {} ms after a freeze", came.as_millis(), back.as_millis()))
 }
 
 /// Much longer than the lease: a machine that is reset is no news to the others. An emulated one starts slowly.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Servers, each asked every second. Tried until one of the two does not get there.
-const RATES: [u32; 7] = [100, 200, 400, 800, 1_200, 1_600, 2_400];
+const RATES: [u32; 8] = [25, 50, 100, 200, 300, 400, 800, 1_600];
 /// Less of a rate than this is not held.
 const HELD: f64 = 0.95;
 /// First answers make a table, and are not what goes on.
