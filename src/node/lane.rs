@@ -33,6 +33,8 @@ use tokio::time::sleep;
 
 /// Whatever goes through all groups, and what nothing wakes for, is done this often.
 const LOOK: Duration = Duration::from_millis(50);
+/// The same for each group, where they are so many that the looks would cost more than their adverts.
+const LOOK_PER_GROUP: Duration = Duration::from_micros(400);
 /// The same while this director may serve without a lease: its gate is armed for three adverts at a time, and they may come
 /// every hundredth of a second.
 const LOOK_ALONE: Duration = Duration::from_millis(10);
@@ -286,11 +288,12 @@ impl Lane {
             director.alone(alone).await;
         }
         self.director_work().await;
-        self.look = now + if alone { LOOK_ALONE } else { LOOK };
         let fresh = match &self.director {
             Some(director) => director.status(),
             None => LaneStatus::default(),
         };
+        let groups = u32::try_from(fresh.groups.len()).unwrap_or(u32::MAX);
+        self.look = now + if alone { LOOK_ALONE } else { LOOK.max(LOOK_PER_GROUP.saturating_mul(groups)) };
         *lock(&self.status) = fresh;
         if !self.is_stuck()
             && let Some(watchdog) = &mut self.watchdog

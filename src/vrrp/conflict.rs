@@ -40,15 +40,15 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Which of the addresses to ask for now.
-    pub fn ask<'a, T>(&mut self, now: Moment, held: &'a [T]) -> Option<&'a T> {
-        let pause = ASK_EVERY / u32::try_from(held.len()).ok().filter(|count| *count > 0)?;
+    /// Which of so many addresses to ask for now, counted from 0.
+    pub fn ask(&mut self, now: Moment, held: usize) -> Option<usize> {
+        let pause = ASK_EVERY / u32::try_from(held).ok().filter(|count| *count > 0)?;
         if self.asked.is_some_and(|at| now.since(at) < pause) {
             return None;
         }
         self.asked = Some(now);
-        self.turn = (self.turn + 1) % held.len();
-        held.get(self.turn)
+        self.turn = (self.turn + 1) % held;
+        Some(self.turn)
     }
 
     /// A stranger answers for an address of `group`. Returns whether to announce that it is here.
@@ -87,9 +87,8 @@ mod tests {
     }
 
     fn asked(count: usize) -> Vec<(u64, usize)> {
-        let held: Vec<usize> = (0..count).collect();
         let mut watch = Watch::default();
-        (0..3000).step_by(50).filter_map(|ms| watch.ask(at(ms), &held).map(|one| (ms, *one))).collect()
+        (0..3000).step_by(50).filter_map(|ms| watch.ask(at(ms), count).map(|one| (ms, one))).collect()
     }
 
     #[test]

@@ -25,12 +25,12 @@ impl Director {
     /// Asks for an address of its own, and looks at who else answered for one.
     pub(super) fn look_for_conflicts(&mut self, now: Moment) {
         let masters = self.groups.values().filter(|served| is_master(served));
-        let held: Vec<(&Served, IpAddr)> = masters
+        let held = masters
             .flat_map(|served| served.vips.iter().map(move |vip| (served, vip.address)))
-            .filter(|(served, address)| Family::of(*address) == served.config.family)
-            .collect();
-        if let Some((served, address)) = self.conflicts.ask(now, &held) {
-            self.hands.probe(served, std::slice::from_ref(address));
+            .filter(|(served, address)| Family::of(*address) == served.config.family);
+        let turn = self.conflicts.ask(now, held.clone().count());
+        if let Some((served, address)) = turn.and_then(|turn| held.clone().nth(turn)) {
+            self.hands.probe(served, &[address]);
         }
         if let Some((group, address, mac)) = self.suspect.take() {
             // Linux answers for an address on every interface: one of ours on the same LAN is no stranger.
