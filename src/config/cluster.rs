@@ -1,5 +1,6 @@
 //! `cluster.toml`: what is the same on every node.
 
+use super::address::{self, Placing};
 use super::bfd;
 use super::diagnostic::{Diagnostic, Located, Log, Source};
 use super::duration;
@@ -135,7 +136,11 @@ fn read_group(
     }
     let interface = section.required("interface").and_then(Value::string);
     let vrid = section.required("vrid").and_then(|value| value.integer(1..=255));
-    let addresses = section.required("addresses").and_then(|value| read_addresses(value, log)).unwrap_or_default();
+    let mut placings = BTreeMap::new();
+    let addresses =
+        section.required("addresses").map(|value| read_addresses(value, &mut placings, log)).unwrap_or_default();
+    let excluded = section.get("excluded_addresses");
+    let excluded = excluded.map(|value| read_list_of_addresses(value, &mut placings, log)).unwrap_or_default();
     let family = addresses.first().map(|first| Family::of(first.value.0));
     let link_local = family.filter(|_| section.get("unicast").is_none());
     if let Some(checksum) = checksum.as_ref().filter(|_| family == Some(Family::V6)) {
@@ -154,10 +159,8 @@ fn read_group(
         version,
         interval,
         addresses,
-        excluded: section
-            .get("excluded_addresses")
-            .and_then(|value| read_list_of_addresses(value, log))
-            .unwrap_or_default(),
+        excluded,
+        placings,
         priority: read_rack_weight(&section, read_priority(&section, &name.value, director, log), director, log),
         nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
         auth,
@@ -215,26 +218,34 @@ const QUORUM_LOSS: [(&str, bool); 2] = [("release", false), ("vrrp", true)];
 
 const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
 
-fn read_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(IpAddr, u8)>>> {
+fn read_addresses(
+    value: Value<'_>,
+    placings: &mut BTreeMap<IpAddr, Placing>,
+    log: &Log,
+) -> Vec<Located<(IpAddr, u8)>> {
     if value.is_empty_list() {
         log.add(Diagnostic::error(&value.place, "a VIP group needs at least one address"));
     }
-    read_list_of_addresses(value, log)
+    read_list_of_addresses(value, placings, log)
 }
 
-fn read_list_of_addresses(value: Value<'_>, log: &Log) -> Option<Vec<Located<(IpAddr, u8)>>> {
-    let items = value.list()?;
-    let parse = |item: Value<'_>| {
-        let text = item.string()?;
-        match group::address(&text.value) {
-            Ok(address) => Some(Located { value: address, place: text.place }),
-            Err(reason) => {
-                log.add(Diagnostic::error(&text.place, reason).help("for example \"203.0.113.10/24\""));
-                None
-            }
-        }
+fn read_list_of_addresses(
+    value: Value<'_>,
+    placings: &mut BTreeMap<IpAddr, Placing>,
+    log: &Log,
+) -> Vec<Located<(IpAddr, u8)>> {
+    let unknown = |word: &Located<String>| {
+        let error = Diagnostic::error(&word.place, format!("`{}` is nothing that an address can have", word.value));
+        log.add(error.help("for example \"203.0.113.10/24\" or \"203.0.113.10/24 dev eth1 label eth1:1\""));
+        false
     };
-    Some(items.into_iter().filter_map(parse).collect())
+    let read = |words: &[Located<String>], log: &Log| address::read(words, unknown, log);
+    let mut list = Vec::new();
+    for (address, placing) in route::read_list(value, read, log) {
+        placings.insert(address.value.0, placing);
+        list.push(address);
+    }
+    list
 }
 
 /// True, or the name of the device.

@@ -96,6 +96,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         interval,
         addresses,
         excluded,
+        placings,
         priority,
         nopreempt,
         auth,
@@ -115,7 +116,9 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         quorum_loss: _,
     } = group;
     let list = |addresses: &[(IpAddr, u8)]| {
-        let texts: Vec<_> = addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}"))).collect();
+        let beside = |ip| placings.get(ip).map(ToString::to_string).unwrap_or_default();
+        let texts: Vec<_> =
+            addresses.iter().map(|(ip, length)| quoted(format!("{ip}/{length}{}", beside(ip)))).collect();
         texts.join(", ")
     };
     let mut text = format!("\n[vip.{}]\ninterface = {}\nvrid = {vrid}\n", key(name), quoted(interface));

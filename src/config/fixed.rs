@@ -1,6 +1,7 @@
 //! `[static.NODE]`, and `static_ipaddress`, `static_routes` and `static_rules` of keepalived.conf: what is there while hamesh runs, and
 //! moves with nothing.
 
+use super::address::{self, Placing};
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
 use super::reader::Section;
@@ -50,30 +51,26 @@ pub(super) fn read(section: Section<'_>, log: &Log) -> Fixed {
     Fixed { addresses, routing }
 }
 
-/// `IP[/LENGTH] dev IF [scope S] [label L]`; the last two only name the address for `ip addr`. `usual` is the interface without `dev`.
+/// An address with its interface; `usual` is that without `dev`.
 pub(super) fn address(words: &[Located<String>], usual: Option<&str>, log: &Log) -> Option<(String, Vip)> {
-    let (first, mut rest) = (words.first()?, words[1..].iter());
     let fault = |word: &Located<String>, message: String| {
         log.add(Diagnostic::error(&word.place, message).help("for example `10.0.5.1/24 dev eth1`"));
-        None
+        false
     };
-    let mut interface = usual.map(str::to_owned);
-    while let Some(word) = rest.next() {
-        let value = match word.value.as_str() {
-            "dev" | "scope" | "label" | "brd" | "broadcast" => rest.next(),
-            other => return fault(word, format!("`{other}` of an address is not supported by this version")),
-        };
-        match value {
-            Some(value) if word.value == "dev" => interface = Some(value.value.clone()),
-            Some(_) => {}
-            None => return fault(word, format!("`{}` needs a value", word.value)),
-        }
+    let unknown = |word: &Located<String>| {
+        fault(word, format!("`{}` of an address is not supported by this version", word.value))
+    };
+    let (Located { value: (address, prefix), place }, Placing { device, look, untracked }) =
+        address::read(words, unknown, log)?;
+    if untracked {
+        let warning = Diagnostic::warning(&place, "`no_track` of a static address changes nothing");
+        log.add(warning.help("what others remove is put back, and moves nothing"));
     }
-    match (group::address(&first.value), interface) {
-        (Ok((address, prefix)), Some(interface)) => Some((interface, Vip { address, prefix })),
-        (Ok(_), None) => fault(first, format!("`{}` needs an interface", first.value)),
-        (Err(why), _) => fault(first, why),
-    }
+    let Some(interface) = device.or(usual.map(str::to_owned)) else {
+        fault(&words[0], format!("`{}` needs an interface", words[0].value));
+        return None;
+    };
+    Some((interface, Vip { address, prefix, look }))
 }
 
 /// A VIP is nobody's own address.
@@ -90,7 +87,7 @@ pub(super) fn check(fixed: &Fixed, groups: &[group::Draft], log: &Log) {
 /// The lines of `[static.NODE]` that say this.
 pub(super) fn show(Fixed { addresses, routing }: &Fixed, quoted: fn(String) -> String) -> Vec<String> {
     let of = |(interface, vips): (&String, &Vec<Vip>)| {
-        vips.iter().map(|vip| quoted(format!("{vip} dev {interface}"))).collect::<Vec<_>>()
+        vips.iter().map(|vip| quoted(format!("{vip} dev {interface}{}", vip.look))).collect::<Vec<_>>()
     };
     let all: Vec<String> = addresses.iter().flat_map(of).collect();
     let first = (!all.is_empty()).then(|| format!("addresses = [{}]", all.join(", ")));

@@ -1,9 +1,11 @@
 //! A VIP group as configured, whichever file it came from, and the rules that hold between groups.
 
+use super::address::Placing;
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::duration;
 use super::notify::{Notifications, Notify};
 use super::track::Track;
+use crate::kernel::address::Vip;
 use crate::kernel::routing::Routing;
 use crate::vrrp::advert::{Format, MAX_ADDRESSES};
 use crate::vrrp::checksum::Form;
@@ -13,6 +15,7 @@ use crate::vrrp::timing::Timing;
 use crate::vrrp::unicast::Unicast;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 use hamesh_raft::command::{Definition, Family, GroupName};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -44,6 +47,8 @@ pub struct VipGroup {
     pub addresses: Vec<(IpAddr, u8)>,
     /// What moves along and is not advertised, of either family, with prefix lengths.
     pub excluded: Vec<(IpAddr, u8)>,
+    /// What is said of some of them beside.
+    pub placings: BTreeMap<IpAddr, Placing>,
     /// This node's, 1 to 255. A node without one is never a candidate.
     pub priority: Option<u8>,
     /// Whether a living MASTER of lower priority is left alone.
@@ -86,6 +91,25 @@ impl VipGroup {
     /// Every address that moves with the group, advertised or not.
     pub fn all(&self) -> impl Iterator<Item = (IpAddr, u8)> {
         self.addresses.iter().chain(&self.excluded).copied()
+    }
+
+    /// The interface that an address of the group is on.
+    pub fn interface_of(&self, address: IpAddr) -> &str {
+        self.placings.get(&address).and_then(|placing| placing.device.as_deref()).unwrap_or(&self.interface)
+    }
+
+    /// What of its addresses is on an interface; those on its own are on its device, where it has one.
+    pub fn on<'a>(&'a self, interface: &'a str) -> impl Iterator<Item = Vip> + 'a {
+        let vip = |(address, prefix)| {
+            let look = self.placings.get(&address).map(|placing| placing.look).unwrap_or_default();
+            Vip { address, prefix, look }
+        };
+        self.all().map(vip).filter(move |vip| self.interface_of(vip.address) == interface)
+    }
+
+    /// The interfaces beside its own that have some of its addresses.
+    pub fn elsewhere(&self) -> BTreeSet<&str> {
+        self.placings.values().filter_map(|placing| placing.device.as_deref()).collect()
     }
 
     /// The group as the cluster compares it: every node's must be the same.
@@ -136,6 +160,8 @@ pub(super) struct Draft {
     pub interval: Located<Duration>,
     pub addresses: Vec<Located<(IpAddr, u8)>>,
     pub excluded: Vec<Located<(IpAddr, u8)>>,
+    /// With those that say nothing, or that it is where it is anyway.
+    pub placings: BTreeMap<IpAddr, Placing>,
     pub priority: Option<u8>,
     pub nopreempt: bool,
     pub auth: Auth,
@@ -182,9 +208,27 @@ impl Draft {
         Some(format!("{prefix}{six}.{}", self.vrid.as_ref()?.value))
     }
 
+    /// The other interface that an address is on.
+    fn device_of(&self, address: IpAddr) -> Option<&String> {
+        let device = self.placings.get(&address)?.device.as_ref()?;
+        let own = self.interface.as_ref().is_some_and(|own| own.value == *device);
+        (!own && self.device().as_ref() != Some(device)).then_some(device)
+    }
+
+    /// What is said of an address that is not so anyway.
+    fn placing(&self, address: IpAddr, given: &Placing) -> Option<Placing> {
+        let device = self.device_of(address).cloned();
+        let placing = Placing { untracked: given.untracked && device.is_some(), device, look: given.look };
+        (placing != Placing::default()).then_some(placing)
+    }
+
     /// `None` when a part is missing, which was noted where it was missed.
     pub fn build(self) -> Option<(String, VipGroup)> {
+        let placings = self.placings.iter();
+        let placings = placings.filter_map(|(address, given)| Some((*address, self.placing(*address, given)?)));
+        let placings = placings.collect();
         let group = VipGroup {
+            placings,
             virtual_mac: self.device(),
             family: self.family()?,
             interface: self.interface?.value,
@@ -309,9 +353,12 @@ fn check_virtual_mac(draft: &Draft, all: &[Draft], earlier: &[Draft], log: &Log)
         let error = Diagnostic::error(&given.place, format!("two virtual MACs are called `{device}`"));
         log.add(error.see(&other.name.place, format!("the other is that of `{}`", other.name.value)).help(help));
     }
-    if let Some(parent) = all.iter().filter_map(|other| other.interface.as_ref()).find(|i| i.value == device) {
+    let elsewhere = all.iter().flat_map(|other| other.all().map(move |address| (other.device_of(address.value.0), address)));
+    let elsewhere = elsewhere.filter(|(on, _)| *on == Some(&device)).map(|(_, address)| &address.place);
+    let parents = all.iter().filter_map(|other| other.interface.as_ref()).filter(|i| i.value == device);
+    if let Some(place) = parents.map(|parent| &parent.place).chain(elsewhere).next() {
         let error = Diagnostic::error(&given.place, format!("`{device}` is an interface already"));
-        log.add(error.see(&parent.place, "here").help(help));
+        log.add(error.see(place, "here").help(help));
     }
 }
 
@@ -383,6 +430,10 @@ fn check_unicast(draft: &Draft, log: &Log) {
 fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<SocketAddr>>, log: &Log) {
     for (i, Located { value: (ip, _), place }) in draft.all().enumerate() {
         let is_twin = |other: &&Located<(IpAddr, u8)>| other.value.0 == *ip;
+        if draft.placings.get(ip).is_some_and(|placing| placing.untracked) && draft.device_of(*ip).is_none() {
+            let warning = Diagnostic::warning(place, format!("`no_track` of `{ip}` changes nothing"));
+            log.add(warning.help("what others remove is put back; it says that the group goes on without the interface after `dev`"));
+        }
         if let Some(twin) = draft.all().take(i).find(is_twin) {
             let error = Diagnostic::error(place, format!("`{ip}` is listed twice"));
             log.add(error.see(&twin.place, "here already"));

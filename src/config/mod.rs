@@ -4,6 +4,7 @@
 //! `hamesh.toml` ([`node`]) describes this node and names `cluster.toml`, the same on every node, or
 //! a `keepalived.conf` (used unmodified), or both. The only I/O is reading the files that are named.
 
+pub mod address;
 pub mod bfd;
 pub mod check;
 pub mod diagnostic;

@@ -29,7 +29,11 @@ pub(super) fn read_list<T>(
     let line = |item: Value<'_>| {
         let Located { value: text, place } = item.string()?;
         let word = |word: &str| Located { value: word.to_owned(), place: place.clone() };
-        read(&text.split_whitespace().map(word).collect::<Vec<_>>(), log)
+        let mut words: Vec<_> = text.split_whitespace().map(word).collect();
+        if words.is_empty() {
+            words.push(word(""));
+        }
+        read(&words, log)
     };
     value.list().unwrap_or_default().into_iter().filter_map(line).collect()
 }
@@ -183,7 +187,7 @@ fn table_of(word: &Located<String>, log: &Log) -> Option<u32> {
     }
 }
 
-fn scope_of(word: &Located<String>, log: &Log) -> Option<u8> {
+pub(super) fn scope_of(word: &Located<String>, log: &Log) -> Option<u8> {
     match word.value.as_str() {
         "global" | "universe" => Some(0),
         "site" => Some(200),

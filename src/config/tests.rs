@@ -75,6 +75,7 @@ fn the_examples_in_deploy_are_right() {
         interval: Duration::from_secs(1),
         addresses: vec![(IpAddr::from([203, 0, 113, 10]), 24)],
         excluded: Vec::new(),
+        placings: BTreeMap::new(),
         priority: Some(200),
         nopreempt: false,
         auth: Auth::None,

@@ -13,7 +13,7 @@ use netlink_packet_route::address::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::Handle;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// `IFA_PROTO` of our addresses, shown by `ip address` as `proto 0x70`: VRRP's own number. Kernels before 5.18 ignore it.
@@ -28,6 +28,69 @@ pub struct Vip {
     pub address: IpAddr,
     /// Bits of the network, at most 32 or 128.
     pub prefix: u8,
+    /// What a new one is given beside; one that is there keeps what it has, and is the same address.
+    pub look: Look,
+}
+
+/// What is said of an IPv4 address beside itself. Whoever asks for what is there is not told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Look {
+    /// Its name for `ip address`; without one, that of its interface.
+    pub label: Option<Label>,
+    /// How far it is valid: 0 everywhere, 253 on the link, 254 on the host.
+    pub scope: u8,
+    /// Where broadcasts of its network go.
+    pub broadcast: Option<Ipv4Addr>,
+}
+
+/// The name of an address: up to 15 bytes, the rest zeros.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label([u8; 15]);
+
+impl Label {
+    /// Nothing, where it is too long or empty, or holds what the kernel ends names with.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut label = [0; 15];
+        label.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        (!text.is_empty() && !text.contains('\0')).then_some(Self(label))
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0.split(|byte| *byte == 0).next().unwrap_or_default();
+        f.write_str(str::from_utf8(bytes).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Label({self})")
+    }
+}
+
+/// In the words of `ip address`, each after a space.
+impl fmt::Display for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { label, scope, broadcast } = self;
+        broadcast.iter().try_for_each(|broadcast| write!(f, " brd {broadcast}"))?;
+        if *scope > 0 {
+            write!(f, " scope {scope}")?;
+        }
+        label.iter().try_for_each(|label| write!(f, " label {label}"))
+    }
+}
+
+impl Vip {
+    /// One with nothing beside.
+    pub fn plain(address: IpAddr, prefix: u8) -> Self {
+        Self { address, prefix, look: Look::default() }
+    }
+
+    /// Whether the two are the same address, whatever is said beside it.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.address, self.prefix) == (other.address, other.prefix)
+    }
 }
 
 impl fmt::Display for Vip {
@@ -79,6 +142,7 @@ impl Addresses {
         let send = |vip: &Vip| {
             let mut message = message(interface.index, *vip);
             message.attributes.extend(life(vip.address, ttl));
+            message.attributes.extend(looks(vip));
             let message = RouteNetlinkMessage::NewAddress(message);
             request(&self.0, message, NLM_F_CREATE | NLM_F_REPLACE, format!("add {vip} to {}", interface.name))
         };
@@ -121,8 +185,9 @@ impl Addresses {
     pub async fn keep(&self, interface: &Interface, addresses: &[Vip]) -> Result<(), KernelError> {
         let present: Vec<Vip> = self.list(interface).await?.into_iter().map(|present| present.vip).collect();
         let mut result = Ok(());
-        for vip in addresses.iter().filter(|vip| !present.contains(vip)) {
+        for vip in addresses.iter().filter(|vip| !present.iter().any(|there| there.is(vip))) {
             let mut message = message(interface.index, *vip);
+            message.attributes.extend(looks(vip));
             message.header.flags = AddressHeaderFlags::empty();
             message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(FIXED)));
             let (message, what) =
@@ -145,7 +210,8 @@ impl Addresses {
             message.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::Other(FIXED)))
         };
         let ours = messages.iter().filter(kept).filter_map(present).map(|present| present.vip);
-        self.remove(interface, &ours.filter(|vip| addresses.contains(vip)).collect::<Vec<_>>()).await
+        let asked = ours.filter(|vip| addresses.iter().any(|asked| asked.is(vip)));
+        self.remove(interface, &asked.collect::<Vec<_>>()).await
     }
 
     /// What is on the interface, in the kernel's order.
@@ -178,12 +244,18 @@ fn message(index: u32, vip: Vip) -> AddressMessage {
         IpAddr::V6(_) => AddressFamily::Inet6,
     };
     message.header.prefix_len = vip.prefix;
-    message.header.scope = AddressScope::Universe;
+    message.header.scope = AddressScope::from(vip.look.scope);
     message.header.index = index;
     // Behind a shut gate, duplicate address detection would wait a second and find nothing.
     message.header.flags = AddressHeaderFlags::Nodad;
     message.attributes = vec![AddressAttribute::Local(vip.address), AddressAttribute::Address(vip.address)];
     message
+}
+
+/// Only for one that is added: the kernel takes no address off whose name is another.
+fn looks(vip: &Vip) -> Vec<AddressAttribute> {
+    let label = vip.look.label.map(|label| AddressAttribute::Label(label.to_string()));
+    label.into_iter().chain(vip.look.broadcast.map(AddressAttribute::Broadcast)).collect()
 }
 
 fn life(address: IpAddr, ttl: Duration) -> [AddressAttribute; 3] {
@@ -214,7 +286,7 @@ fn present(message: &AddressMessage) -> Option<Present> {
     }
     Some(Present {
         // IPv6 has no local address beside the one; a point-to-point link has the peer's in the other.
-        vip: Vip { address: local.or(address)?, prefix: message.header.prefix_len },
+        vip: Vip::plain(local.or(address)?, message.header.prefix_len),
         ours: is_ours(message),
         secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
         usable: !message.header.flags.intersects(unproven),

@@ -63,7 +63,7 @@ pub(crate) fn ip(arguments: &str) {
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 
 fn vip(last: u8) -> Vip {
-    Vip { address: Ipv4Addr::new(10, 9, 0, last).into(), prefix: 24 }
+    Vip::plain(Ipv4Addr::new(10, 9, 0, last).into(), 24)
 }
 
 async fn eth0() -> (Links, Addresses, Interface) {
@@ -82,7 +82,7 @@ fn what_hamesh_put_on_any_interface_is_found_by_its_address_and_nothing_else_goe
         let (links, addresses) = connect().unwrap();
         let eth0 = links.get("eth0", &[]).await.unwrap().unwrap().interface;
         let lo = links.get("lo", &[]).await.unwrap().unwrap().interface;
-        let vip = |last| Vip { address: IpAddr::V4(Ipv4Addr::new(10, 9, 0, last)), prefix: 24 };
+        let vip = |last| Vip::plain(IpAddr::V4(Ipv4Addr::new(10, 9, 0, last)), 24);
         addresses.set(&eth0, &[vip(10), vip(11)], Duration::from_secs(9)).await.unwrap();
         addresses.set(&lo, &[vip(12)], Duration::from_secs(9)).await.unwrap();
         addresses.remove_everywhere(&[vip(1).address, vip(11).address, vip(12).address]).await.unwrap();
@@ -97,8 +97,8 @@ fn what_hamesh_put_on_any_interface_is_found_by_its_address_and_nothing_else_goe
 fn a_vip_lives_for_its_lease_in_whole_seconds_and_one_more() {
     on_a_cable(async |_| {
         let (_, addresses, eth0) = eth0().await;
-        let six = Vip { address: "fd00::10".parse().unwrap(), prefix: 64 };
-        let vips = [vip(10), Vip { address: "203.0.113.10".parse().unwrap(), prefix: 32 }, six];
+        let six = Vip::plain("fd00::10".parse().unwrap(), 64);
+        let vips = [vip(10), Vip::plain("203.0.113.10".parse().unwrap(), 32), six];
         for (ttl, seconds) in
             [(Duration::from_millis(300), 2), (Duration::from_secs(1), 2), (Duration::from_millis(2100), 4)]
         {
@@ -128,7 +128,7 @@ fn the_source_of_ipv6_adverts_is_a_proven_link_local_address_that_is_no_vip() {
         ip("link set eth0 addrgenmode none");
         ip("addr flush dev eth0");
         let own = |link: super::link::Link| link.v6.map(|own| own.to_string());
-        let router = Vip { address: "fe80::51".parse().unwrap(), prefix: 64 };
+        let router = Vip::plain("fe80::51".parse().unwrap(), 64);
         addresses.set(&eth0, &[router], Duration::from_secs(9)).await.unwrap();
         ip("addr add fe80::52/64 dev eth0 nodad");
         ip("addr add 2001:db8::1/64 dev eth0 nodad");
@@ -206,7 +206,7 @@ fn an_error_names_the_address_and_the_interface() {
 fn removing_one_vip_leaves_the_others_of_its_network() {
     on_a_cable(async |_| {
         let (_, addresses, eth0) = eth0().await;
-        let vips = [20, 21].map(|last| Vip { address: Ipv4Addr::new(203, 0, 113, last).into(), prefix: 24 });
+        let vips = [20, 21].map(|last| Vip::plain(Ipv4Addr::new(203, 0, 113, last).into(), 24));
         let minute = Duration::from_secs(60);
         addresses.set(&eth0, &vips, minute).await.unwrap();
         addresses.remove(&eth0, &vips[..1]).await.unwrap();

@@ -6,6 +6,7 @@
 
 use super::announce::{Announcer, Burst};
 use super::balance::{Balance, Order};
+use super::elsewhere::Elsewhere;
 use super::interfaces::Interfaces;
 use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
@@ -27,6 +28,20 @@ const LIFE: Duration = Duration::from_secs(10);
 /// Between two tries to remove an address.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Addresses of a group that are to be removed.
+#[derive(Clone, Debug)]
+struct Leftover {
+    group: GroupName,
+    interface: Interface,
+    vips: Vec<Vip>,
+}
+
+impl Leftover {
+    fn is_of(&self, group: &GroupName, interface: &Interface) -> bool {
+        self.group == *group && self.interface == *interface
+    }
+}
+
 /// Gate, addresses, sockets and record.
 pub(crate) struct Hands {
     /// `None`: switched off for a control experiment, see [`super::daemon`].
@@ -44,7 +59,7 @@ pub(crate) struct Hands {
     held: Vec<Definition>,
     /// What passes though it is not held.
     local: Option<(BTreeSet<IpAddr>, BTreeSet<Mac>)>,
-    leftovers: BTreeMap<GroupName, (Interface, Vec<Vip>)>,
+    leftovers: Vec<Leftover>,
     /// Routes and rules that could not be removed yet.
     unrouted: BTreeMap<GroupName, Routing>,
     /// The devices with virtual MACs.
@@ -77,7 +92,7 @@ impl Hands {
             deadline: Moment::default(),
             held,
             local: None,
-            leftovers: BTreeMap::new(),
+            leftovers: Vec::new(),
             unrouted: BTreeMap::new(),
             devices,
             announcer: Announcer::default(),
@@ -99,7 +114,9 @@ impl Hands {
                 self.balance.serve(&served.name).await;
             }
             if !self.guard {
-                self.interfaces.set(&served.place, &served.vips, self.life).await?;
+                for (interface, vips) in served.placed() {
+                    self.interfaces.set(interface, vips, self.life).await?;
+                }
                 self.interfaces.route(&served.config.routing).await?;
             }
         }
@@ -119,14 +136,12 @@ impl Hands {
     /// What is left of a group that is claimed again is no leftover; what it has no more, or elsewhere, still is.
     fn take_up(&mut self, served: &Served) {
         self.unrouted.remove(&served.name);
-        if let Some((interface, vips)) = self.leftovers.get_mut(&served.name)
-            && *interface == served.place
-        {
-            vips.retain(|vip| !served.vips.contains(vip));
-            if vips.is_empty() {
-                self.leftovers.remove(&served.name);
-            }
+        for (interface, vips) in served.placed() {
+            let is_back = |vip: &Vip| vips.iter().any(|back| back.is(vip));
+            let left = self.leftovers.iter_mut().filter(|left| left.is_of(&served.name, interface));
+            left.for_each(|left| left.vips.retain(|vip| !is_back(vip)));
         }
+        self.leftovers.retain(|left| !left.vips.is_empty());
     }
 
     /// Unclaims the groups of a lease; their addresses go with the next [`Self::tidy`]. `Ok` means that the gate is shut for
@@ -147,9 +162,11 @@ impl Hands {
                 if !served.config.routing.is_empty() {
                     self.unrouted.insert(served.name.clone(), served.config.routing.clone());
                 }
-                let left = self.leftovers.entry(served.name.clone());
-                let (_, vips) = left.or_insert_with(|| (served.place.clone(), Vec::new()));
-                vips.extend(served.vips.iter().filter(|vip| !vips.contains(vip)).copied().collect::<Vec<_>>());
+                // Also of an interface that is not there: it may have another name now.
+                let elsewhere = served.elsewhere.iter().map(Elsewhere::placed);
+                for (interface, vips) in elsewhere.chain([(&served.place, &served.vips[..])]) {
+                    self.leave(&served.name, interface, vips);
+                }
             }
             if served.balanced {
                 self.balance.order(Order::Withdraw(served.name.clone()));
@@ -161,6 +178,17 @@ impl Hands {
             tracing::info!(group = %served.name, %token, "unclaimed");
         }
         shut
+    }
+
+    /// These are to be removed.
+    fn leave(&mut self, group: &GroupName, interface: &Interface, vips: &[Vip]) {
+        if let Some(left) = self.leftovers.iter_mut().find(|left| left.is_of(group, interface)) {
+            let more = vips.iter().filter(|vip| !left.vips.iter().any(|known| known.is(vip))).copied();
+            left.vips.extend(more.collect::<Vec<_>>());
+        } else if !vips.is_empty() {
+            let (group, interface) = (group.clone(), interface.clone());
+            self.leftovers.push(Leftover { group, interface, vips: vips.to_vec() });
+        }
     }
 
     /// Keeps the gate and the addresses alive until `deadline`.
@@ -181,7 +209,9 @@ impl Hands {
         }
         self.refreshed = Some(now);
         for served in groups.values().filter(|served| self.held.contains(&served.definition)) {
-            self.interfaces.refresh(&served.place, &served.vips, self.life, deadline);
+            for (interface, vips) in served.placed() {
+                self.interfaces.refresh(interface, vips, self.life, deadline);
+            }
         }
     }
 
@@ -190,9 +220,11 @@ impl Hands {
     pub(crate) fn look_after<'a>(&self, groups: impl Iterator<Item = &'a Served>) {
         let mut places: Vec<(&Interface, Vec<Vip>)> = Vec::new();
         for served in groups.filter(|served| !self.guard && self.held.contains(&served.definition)) {
-            match places.iter_mut().find(|(place, _)| **place == served.place) {
-                Some((_, vips)) => vips.extend(&served.vips),
-                None => places.push((&served.place, served.vips.clone())),
+            for (interface, here) in served.placed() {
+                match places.iter_mut().find(|(place, _)| *place == interface) {
+                    Some((_, vips)) => vips.extend(here),
+                    None => places.push((interface, here.to_vec())),
+                }
             }
             self.interfaces.reroute(&served.config.routing, self.deadline);
         }
@@ -223,25 +255,30 @@ impl Hands {
     }
 
     /// Other lengths of the prefixes of a held group, or other routes and rules: the new ones stand before the old ones go.
-    pub(crate) async fn exchange(&mut self, served: &Served, before: &[Vip], routing: &Routing) {
-        let interface = &served.place;
+    pub(crate) async fn exchange(&mut self, served: &Served, before: &[(Interface, Vec<Vip>)], routing: &Routing) {
+        if self.guard || !self.held.contains(&served.definition) {
+            return;
+        }
         let (fresh, stale) = (&served.config.routing, routing.without(&served.config.routing));
-        if !self.guard && fresh != routing && self.held.contains(&served.definition) {
+        if fresh != routing {
             // One network in one table of one metric has one route.
             let changed = self.interfaces.unroute(&stale).await.and(self.interfaces.route(fresh).await);
             if let Err(error) = changed {
                 tracing::error!(group = %served.name, %error, "the routes and rules are not as configured");
             }
         }
-        let gone: Vec<Vip> = before.iter().filter(|vip| !served.vips.contains(vip)).copied().collect();
-        if self.guard || gone.is_empty() || !self.held.contains(&served.definition) {
-            return;
-        }
-        if let Err(error) = self.interfaces.set(interface, &served.vips, self.life).await {
-            return tracing::error!(group = %served.name, %error, "the old prefixes stay until the next claim");
-        }
-        if let Err(error) = self.interfaces.remove(interface, &gone).await {
-            tracing::error!(group = %served.name, %error, "an old prefix is left; it ends with its lifetime");
+        for (interface, vips) in served.placed() {
+            let gone = before.iter().filter(|(place, _)| place == interface).flat_map(|(_, before)| before);
+            let gone: Vec<Vip> = gone.filter(|vip| !vips.iter().any(|now| now.is(vip))).copied().collect();
+            if gone.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.interfaces.set(interface, vips, self.life).await {
+                return tracing::error!(group = %served.name, %error, "the old prefixes stay until the next claim");
+            }
+            if let Err(error) = self.interfaces.remove(interface, &gone).await {
+                tracing::error!(group = %served.name, %error, "an old prefix is left; it ends with its lifetime");
+            }
         }
     }
 
@@ -334,14 +371,19 @@ impl Hands {
             (None, None) => return,
         };
         let (here, there): (Vec<IpAddr>, Vec<IpAddr>) = served
-            .config
-            .all()
-            .map(|(address, _)| address)
+            .vips
+            .iter()
+            .map(|vip| vip.address)
             .partition(|address| Family::of(*address) == served.config.family);
         for (socket, addresses) in [(Some(own), here), (beyond.as_ref(), there)] {
             let Some(socket) = socket.filter(|_| !addresses.is_empty()) else { continue };
             let burst = Burst { socket: socket.clone(), mac, addresses, router: served.link.router, rounds };
             self.announcer.announce(&served.config.interface, burst, served.config.timing.garp.interval);
+        }
+        for other in &served.elsewhere {
+            for burst in other.bursts(rounds) {
+                self.announcer.announce(&other.link.interface.name, burst, served.config.timing.garp.interval);
+            }
         }
     }
 
@@ -377,13 +419,12 @@ impl Hands {
                 Err(_) => {}
             }
         }
-        for (group, (interface, vips)) in self.leftovers.clone() {
-            match self.interfaces.remove(&interface, &vips).await {
-                Ok(()) => drop(self.leftovers.remove(&group)),
-                Err(error) if first => {
-                    tracing::error!(%group, %error, "trying again; nothing answers for it meanwhile");
+        for left in std::mem::take(&mut self.leftovers) {
+            if let Err(error) = self.interfaces.remove(&left.interface, &left.vips).await {
+                if first {
+                    tracing::error!(group = %left.group, %error, "trying again; nothing answers for it meanwhile");
                 }
-                Err(_) => {}
+                self.leftovers.push(left);
             }
         }
     }
@@ -415,7 +456,7 @@ impl Hands {
         self.retried = None;
         self.tidy().await;
         if !self.leftovers.is_empty() {
-            return tracing::warn!(groups = ?self.leftovers.keys(), "addresses are left; the gate stays, shut");
+            return tracing::warn!(left = ?self.leftovers, "addresses are left; the gate stays, shut");
         }
         for device in &self.devices {
             if let Err(error) = self.interfaces.remove_device(device).await {
@@ -437,7 +478,7 @@ impl Hands {
     }
 
     pub(crate) fn leftovers(&self, group: &str) -> usize {
-        self.leftovers.get(group).map_or(0, |(_, vips)| vips.len())
+        self.leftovers.iter().filter(|left| left.group == group).map(|left| left.vips.len()).sum()
     }
 
     pub(crate) fn is_persistent(&self) -> bool {

@@ -14,6 +14,7 @@ mod turning;
 pub(crate) use alone::Silence;
 
 use super::claim::Hands;
+use super::elsewhere::Elsewhere;
 use super::lan::{FACT, Hears, Neighbours, Place};
 use super::lane::{GateStatus, GroupStatus, InterfaceStatus, LaneOutput, LaneStatus};
 use super::lans::{Lans, Opened};
@@ -356,6 +357,7 @@ impl Director {
                     Some(_) => InterfaceStatus::Down,
                     None => InterfaceStatus::Absent,
                 },
+                missing: served.elsewhere.iter().filter(|other| !other.is_well()).map(Elsewhere::name).collect(),
                 discarded: served.discarded.clone(),
                 last_discard: served.last_discard,
                 conflict: self.conflicts.of(name),

@@ -205,7 +205,8 @@ async fn obey(
 
 async fn restore(addresses: &Addresses, interface: &Interface, vips: &[Vip], ttl: Duration) -> Result<(), KernelError> {
     let present: Vec<Vip> = addresses.list(interface).await?.into_iter().map(|present| present.vip).collect();
-    let missing: Vec<Vip> = vips.iter().filter(|vip| !present.contains(vip)).copied().collect();
+    let there = |vip: &Vip| present.iter().any(|there| there.is(vip));
+    let missing: Vec<Vip> = vips.iter().filter(|vip| !there(vip)).copied().collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -95,6 +95,8 @@ pub(crate) struct GroupStatus {
     /// Without a lease.
     pub(crate) unfenced: bool,
     pub(crate) interface: InterfaceStatus,
+    /// Others that it needs and are down, or not there.
+    pub(crate) missing: Vec<String>,
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
     /// A stranger that answers for one of its addresses.

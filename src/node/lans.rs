@@ -51,15 +51,20 @@ pub(super) type Lans = BTreeMap<LanName, Lan>;
 /// The LANs of `config`, of groups that are served here or not.
 pub(super) fn names(config: &Config) -> BTreeSet<LanName> {
     let of = |group: &VipGroup| {
-        let families: BTreeSet<Family> = group.all().map(|(address, _)| Family::of(address)).collect();
-        families.into_iter().map(|family| (group.interface.clone(), family)).collect::<Vec<_>>()
+        let of_address = |(address, _)| (group.interface_of(address).to_owned(), Family::of(address));
+        let own = (group.interface.clone(), group.family);
+        group.all().map(of_address).chain([own]).collect::<BTreeSet<_>>()
     };
     config.groups.values().flat_map(of).collect()
 }
 
 /// Their interfaces.
 pub(super) fn interfaces(config: &Config) -> BTreeSet<String> {
-    config.groups.values().map(|group| group.interface.clone()).collect()
+    let of = |group: &VipGroup| {
+        let elsewhere = group.elsewhere().into_iter().map(str::to_owned);
+        elsewhere.chain([group.interface.clone()]).collect::<Vec<_>>()
+    };
+    config.groups.values().flat_map(of).collect()
 }
 
 /// Whatever is to be watched: these, and the devices with virtual MACs that are made on them.

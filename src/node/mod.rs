@@ -17,6 +17,7 @@ mod claim;
 mod core;
 mod daemon;
 mod director;
+mod elsewhere;
 mod errands;
 mod fixed;
 mod flight;

@@ -89,8 +89,9 @@ impl Prepared {
             resumed.iter().flat_map(|record| &record.pairs).any(|(kept, _)| kept == lease)
         };
         for (name, group) in config.groups.iter().filter(|(name, _)| !guard && !keeps(name)) {
-            let places = found.get(&group.interface).map(|link| &link.interface).into_iter().chain(made.get(name));
-            for place in places {
+            let interfaces = group.elsewhere().into_iter().chain([&*group.interface]);
+            let places = interfaces.filter_map(|name| found.get(name)).map(|link| &link.interface);
+            for place in places.chain(made.get(name)) {
                 remove_leftovers(&addresses, name, group, place).await?;
             }
         }

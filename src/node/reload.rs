@@ -220,7 +220,7 @@ pub(super) enum Turn {
     Stays,
     /// It is changed where it stands: nothing that a lease was granted for differs.
     Adapts,
-    /// What was granted differs: it is given up first, if it is held, and then changed.
+    /// What was granted differs, or where that is: it is given up first, if it is held, and then changed.
     Moves,
     /// It becomes another virtual router, or none: it is given up first, if it is held.
     Ends,
@@ -231,11 +231,14 @@ impl Turn {
     pub(super) fn of(old: &Served, new: Option<&VipGroup>) -> Self {
         let Some(new) = new else { return Self::Ends };
         let router = |group: &VipGroup| (group.interface.clone(), group.family, group.vrid);
+        let is_elsewhere = |new: &VipGroup| {
+            new.all().any(|(address, _)| new.interface_of(address) != old.config.interface_of(address))
+        };
         if *new == old.config {
             Self::Stays
         } else if router(new) != router(&old.config) {
             Self::Ends
-        } else if new.definition() != old.definition {
+        } else if new.definition() != old.definition || is_elsewhere(new) {
             Self::Moves
         } else {
             Self::Adapts

@@ -1,5 +1,6 @@
 //! A VIP group that a director serves: its virtual router, and what it is spoken and announced through.
 
+use super::elsewhere::Elsewhere;
 use super::lans::Lans;
 use super::voice::{Outlet, Voice};
 use crate::config::{Config, VipGroup};
@@ -51,9 +52,10 @@ pub(crate) struct Served {
     pub(crate) ear: Ear,
     /// Its interface as it is, or as it was.
     pub(crate) link: Link,
-    /// Where its VIPs are.
+    /// Where its VIPs are, but for those that are elsewhere.
     pub(crate) place: Interface,
     pub(crate) vips: Vec<Vip>,
+    pub(crate) elsewhere: Vec<Elsewhere>,
     /// None while its interface, or its device, is not there.
     pub(crate) voice: Option<Voice>,
     /// Of adverts behind an authentication header.
@@ -101,7 +103,8 @@ impl Served {
             ear: Ear::new(now, config.interval),
             place: link.interface.clone(),
             link,
-            vips: vips(config),
+            vips: config.on(&config.interface).collect(),
+            elsewhere: Elsewhere::all(config, lans),
             voice: None,
             authentication: match config.auth {
                 Auth::Ah(key) => Some(Authentication::new(key, seconds_now())),
@@ -147,7 +150,7 @@ impl Served {
     }
 
     /// Serves the same virtual router by other words from now on.
-    pub(super) fn adapt(&mut self, config: &VipGroup) {
+    pub(super) fn adapt(&mut self, config: &VipGroup, lans: &Lans) {
         let Some(parameters) = config.parameters(source(config, &self.link)) else { return };
         self.weighed = parameters.priority;
         self.router.reconfigure(Parameters { priority: self.priority(), ..parameters });
@@ -157,7 +160,8 @@ impl Served {
             (Some(trailers), Some(settings)) => trailers.reconfigure(settings.clone()),
             (trailers, settings) => *trailers = settings.clone().map(Trailers::new),
         }
-        (self.definition, self.format, self.vips) = (config.definition(), config.format(), vips(config));
+        (self.definition, self.format) = (config.definition(), config.format());
+        (self.vips, self.elsewhere) = (config.on(&config.interface).collect(), Elsewhere::all(config, lans));
         self.config = config.clone();
     }
 
@@ -174,7 +178,13 @@ impl Served {
 
     /// Whether nothing of its own keeps the group from being claimed here.
     pub(crate) fn is_well(&self) -> bool {
-        self.link_is_up() && !self.fault
+        self.link_is_up() && !self.fault && self.elsewhere.iter().all(Elsewhere::is_well)
+    }
+
+    /// What of its addresses is to be where, on the interfaces that are there.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (&Interface, &[Vip])> {
+        let elsewhere = self.elsewhere.iter().filter(|other| other.is_there());
+        std::iter::once((&self.place, &self.vips[..])).chain(elsewhere.map(Elsewhere::placed))
     }
 
     /// Where its adverts come from.
@@ -264,8 +274,4 @@ fn source(group: &VipGroup, link: &Link) -> IpAddr {
         Family::V4 => IpAddr::from([0; 4]),
         Family::V6 => IpAddr::from([0; 16]),
     })
-}
-
-pub(super) fn vips(group: &VipGroup) -> Vec<Vip> {
-    group.all().map(|(address, prefix)| Vip { address, prefix }).collect()
 }

@@ -396,6 +396,11 @@ impl Core {
                     ));
                 }
             }
+            for name in &local.missing {
+                warnings.push(format!(
+                    "vip.{group}: the interface {name} of some of its addresses is down or not there: FAULT here until it is up"
+                ));
+            }
             for track in lock(&self.tracks).status(group).into_iter().filter(|track| track.fault || track.adds < 0) {
                 let why = track.why.map(|why| format!(" ({why})")).unwrap_or_default();
                 let effect = if track.fault { "FAULT".to_owned() } else { track.adds.to_string() };

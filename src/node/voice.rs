@@ -57,7 +57,7 @@ pub(super) fn beyond_family(lans: &Lans, group: &VipGroup) -> Option<Arc<Neighbo
 }
 
 fn other_family(group: &VipGroup) -> Option<Family> {
-    group.excluded.iter().map(|(address, _)| Family::of(*address)).find(|family| *family != group.family)
+    group.on(&group.interface).map(|vip| Family::of(vip.address)).find(|family| *family != group.family)
 }
 
 /// The devices of this node's groups with virtual MACs on the interfaces `found`, by group. New ones are down.

@@ -61,9 +61,18 @@ pub(super) fn part(file: Vec<Statement>) -> Vec<Statement> {
     file.into_iter().filter_map(of).collect()
 }
 
-/// Where an address is; what else it is given is for keepalived's eyes.
+/// Where an address is, and whether keepalived needs that interface; what else it is given is for keepalived's eyes.
 fn place(arguments: Vec<Word>) -> Vec<Word> {
-    arguments.into_iter().skip_while(|word| word.text != "dev").take(2).collect()
+    let mut kept = Vec::new();
+    let mut words = arguments.into_iter();
+    while let Some(word) = words.next() {
+        match word.text.as_str() {
+            "dev" => kept.extend([word].into_iter().chain(words.next())),
+            "no_track" => kept.push(word),
+            _ => {}
+        }
+    }
+    kept
 }
 
 /// Gives devices with virtual MACs the names that keepalived does: the first that is free of `vrrp.VRID`, for IPv6

@@ -27,6 +27,7 @@ mod track;
 mod unicast;
 
 use super::Ipvs;
+use super::address::{self, Placing};
 use super::bfd::{Sessions, collect};
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
@@ -154,7 +155,7 @@ struct Instance {
     nopreempt: Option<Place>,
     addresses: Vec<Located<(IpAddr, u8)>>,
     excluded: Vec<Located<(IpAddr, u8)>>,
-    devices: Vec<Located<String>>,
+    placings: BTreeMap<IpAddr, Placing>,
     virtual_mac: Option<Located<String>>,
     unicast: unicast::Given,
     timing: timing::Given,
@@ -264,12 +265,6 @@ impl Instance {
             let why = if self.master { "`state MASTER`" } else { "priority 255" };
             log.add(Diagnostic::warning(&place, format!("`nopreempt` has no effect with {why}, as in keepalived")));
         }
-        for device in &self.devices {
-            if self.interface.as_ref().is_some_and(|interface| interface.value != device.value) {
-                let message = "an address on another interface than its instance's is not supported by this version";
-                log.add(Diagnostic::error(&device.place, message));
-            }
-        }
         let auth = match self.auth {
             Some(auth) if self.hmac.is_some() => {
                 let message = "`auth_hmac` is there too: this authentication is ignored, as by keepalived";
@@ -296,6 +291,7 @@ impl Instance {
             interval: sendable(interval.clone(), version, log),
             addresses: self.addresses,
             excluded: self.excluded,
+            placings: self.placings,
             priority: Some(priority),
             nopreempt,
             auth,
@@ -320,9 +316,9 @@ impl Instance {
         }
     }
 
-    /// `IP[/LENGTH] [dev IF] [scope S] [label L] [brd IP]` lines.
+    /// A line for each address, with what is said of it beside.
     fn read_addresses(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 5] = ["dev", "scope", "label", "brd", "broadcast"];
+        const KNOWN: [&str; 6] = ["dev", "scope", "label", "brd", "broadcast", "no_track"];
         let lines = block(statement, log);
         let excluded = statement.keyword.text == "virtual_ipaddress_excluded";
         let list = if excluded { &mut self.excluded } else { &mut self.addresses };
@@ -330,33 +326,28 @@ impl Instance {
             log.add(Diagnostic::error(&statement.keyword.place, "a VIP group needs at least one address"));
         }
         for line in lines {
-            match group::address(&line.keyword.text) {
-                Ok(value) => list.push(Located { value, place: line.keyword.place.clone() }),
-                Err(reason) => log.add(Diagnostic::error(&line.keyword.place, reason)),
-            }
-            let mut words = line.arguments.iter();
-            while let Some(option) = words.next() {
-                if keywords::changes_nothing(option, log) {
-                    continue;
+            let other = |word: &Located<String>| {
+                let word = Word { text: word.value.clone(), place: word.place.clone() };
+                keywords::changes_nothing(&word, log) || {
+                    unknown(&word, &KNOWN, log);
+                    false
                 }
-                if !KNOWN.contains(&option.text.as_str()) {
-                    unknown(option, &KNOWN, log);
-                    break;
-                }
-                match words.next() {
-                    Some(device) if option.text == "dev" => {
-                        self.devices.push(Located { value: device.text.clone(), place: device.place.clone() });
-                    }
-                    // Both only name the address for `ip addr`. The kernel knows the broadcast address of a network.
-                    Some(_) => {}
-                    None => log.add(Diagnostic::error(&option.place, format!("`{}` needs a value", option.text))),
-                }
+            };
+            if let Some((address, placing)) = address::read(&located(line), other, log) {
+                self.placings.insert(address.value.0, placing);
+                list.push(address);
             }
             if line.block.is_some() {
                 log.add(Diagnostic::error(&line.keyword.place, "an address has no block"));
             }
         }
     }
+}
+
+/// All words of a line.
+fn located(line: &Statement) -> Vec<Located<String>> {
+    let words = std::iter::once(&line.keyword).chain(&line.arguments);
+    words.map(|word| Located { value: word.text.clone(), place: word.place.clone() }).collect()
 }
 
 /// keepalived rounds up to what the version can send.

@@ -2,9 +2,9 @@
 
 use super::super::fixed::{self, Fixed};
 use super::super::route;
-use super::block;
+use super::{block, located};
 use super::syntax::Statement;
-use crate::config::diagnostic::{Diagnostic, Located, Log};
+use crate::config::diagnostic::{Diagnostic, Log};
 use crate::kernel::routing::Routing;
 
 /// Reads `static_ipaddress`, `static_routes` or `static_rules`.
@@ -13,8 +13,7 @@ pub(super) fn fixed(statement: &Statement, interface: &str, fixed: &mut Fixed, l
         return read(statement, &mut fixed.routing, log);
     }
     for line in block(statement, log) {
-        let words = std::iter::once(&line.keyword).chain(&line.arguments);
-        let words: Vec<_> = words.map(|word| Located { value: word.text.clone(), place: word.place.clone() }).collect();
+        let words = located(line);
         if let Some((interface, vip)) = fixed::address(&words, Some(interface), log) {
             fixed.addresses.entry(interface).or_default().push(vip);
         }
@@ -26,8 +25,7 @@ pub(super) fn fixed(statement: &Statement, interface: &str, fixed: &mut Fixed, l
 
 pub(super) fn read(statement: &Statement, routing: &mut Routing, log: &Log) {
     for line in block(statement, log) {
-        let words = std::iter::once(&line.keyword).chain(&line.arguments);
-        let words: Vec<_> = words.map(|word| Located { value: word.text.clone(), place: word.place.clone() }).collect();
+        let words = located(line);
         if statement.keyword.text.ends_with("_routes") {
             routing.routes.extend(route::route(&words, log));
         } else {

@@ -86,6 +86,9 @@ const EXAMPLES: &[&str] = &[
      bfd_instance near { neighbor_ip fe80::1%eth4\n }\nbfd_instance six { neighbor_ip 2001:db8::1\n multihop\n max_hops -1\n }\nbfd_instance pool { neighbor_ip 10.1.0.1\n ttl 200\n checker\n }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n track_bfd { up.1\n six weight 9\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      virtual_server 10.0.0.1 80 {\n real_server 10.1.0.1 80 { BFD_CHECK { name pool\n alpha\n } }\n real_server 10.1.0.2 80 { BFD_CHECK { name six\n } } }\n",
+    // Addresses on other interfaces, and what is said of them.
+    "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 label eth0:1\n 10.1.0.1/24 brd + dev eth1 scope link }\n \
+     virtual_ipaddress_excluded {\n 2001:db8::1/64 dev eth2 no_track\n }\n }\n",
     // Routes and rules.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n virtual_routes {\n \
      default via 10.0.0.254 src 10.0.0.1 table 100\n 10.5.0.0/16 dev eth5 metric 7 scope link\n to 10.6.0.9 via 10.0.0.2 onlink\n \

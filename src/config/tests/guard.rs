@@ -1,6 +1,7 @@
 //! A guard reads of keepalived.conf what a lease depends on, and leaves the rest to keepalived.
 
 use super::*;
+use crate::config::address::Placing;
 
 const GUARD: &str = r#"[node]
 name = "lb1"
@@ -41,6 +42,7 @@ vrrp_instance web {
     }
     virtual_ipaddress {
         203.0.113.10/24 broadcast 203.0.113.255 dev eth0 label eth0:1
+        203.0.113.11/24 label x:1 dev eth2 -nodad no_track
     }
     virtual_routes {
         0.0.0.0/0 via 203.0.113.1
@@ -67,7 +69,9 @@ fn what_is_keepaliveds_own_business_is_not_read() {
     assert!(config.node.guard && config.services.is_empty() && config.scripts.is_empty());
     let web = &config.groups["web"];
     assert_eq!((web.vrid, web.priority, web.nopreempt, web.version), (51, Some(150), true, Version::V3));
-    assert_eq!(web.addresses, [(IpAddr::from([203, 0, 113, 10]), 24)]);
+    assert_eq!(web.addresses, [10, 11].map(|last| (IpAddr::from([203, 0, 113, last]), 24)));
+    let placing = Placing { device: Some("eth2".to_owned()), untracked: true, ..Placing::default() };
+    assert_eq!(web.placings, BTreeMap::from([([203, 0, 113, 11].into(), placing)]));
     assert_eq!(web.virtual_mac(), Some(("vrrp.51", [0, 0, 0x5e, 0, 1, 51])));
     assert!(web.track.is_empty());
     assert_eq!((config.lease("web"), config.lease("api")), ("all", "all"));
@@ -79,7 +83,6 @@ fn what_would_be_guarded_wrongly_is_refused() {
     let with = |line: &str| KEEPALIVED.replace("    vmac_xmit_base\n", line);
     for (line, complaint) in [
         ("    use_vmac_addr\n", "use_vmac_addr"),
-        ("    virtual_ipaddress_excluded {\n        203.0.113.11 dev eth1\n    }\n", "another interface"),
         ("    advert_int never\n", "advert_int"),
     ] {
         let said = faults(&[("hamesh.toml", GUARD), ("keepalived.conf", &with(line))]);

@@ -1,6 +1,8 @@
 //! keepalived.conf: what is taken over, and what is refused.
 
 use super::*;
+use crate::config::address::Placing;
+use crate::kernel::address::{Label, Look};
 
 const NODE: &str = "[node]\nname = \"lb1\"\nlisten = \"10.0.0.11:7112\"\nkeepalived_config = \"k.conf\"\n";
 
@@ -68,6 +70,7 @@ vrrp_instance VI_2 {
     virtual_ipaddress { 192.168.201.1/24 }
 }"#,
     );
+    let look = Look { label: Label::new("eth0:1"), ..Look::default() };
     let first = VipGroup {
         localnode: false,
         interface: "eth0".into(),
@@ -78,6 +81,7 @@ vrrp_instance VI_2 {
         interval: Duration::from_secs(2),
         addresses: vec![(IpAddr::from([192, 168, 200, 17]), 24), (IpAddr::from([192, 168, 200, 16]), 32)],
         excluded: Vec::new(),
+        placings: BTreeMap::from([([192, 168, 200, 17].into(), Placing { look, ..Placing::default() })]),
         priority: Some(150),
         nopreempt: true,
         auth: Auth::Pass(Password::cut("1111")),
@@ -98,6 +102,7 @@ vrrp_instance VI_2 {
         version: Version::V3,
         interval: Duration::from_millis(500),
         addresses: vec![(IpAddr::from([192, 168, 201, 1]), 24)],
+        placings: BTreeMap::new(),
         priority: Some(100),
         nopreempt: false,
         auth: Auth::None,
@@ -189,7 +194,6 @@ vrrp_instance VI_1 {
          k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\
          k.conf:17:5: unknown keyword `priorty` / did you mean `priority`?\n\
          k.conf:19:9: there is no `bfd_instance chk`\n\
-         k.conf:22:27: an address on another interface than its instance's is not supported by this version\n\
          k.conf:22:38: `peer` is not supported by this version\n\
          k.conf:23:23: unknown keyword `lable` / did you mean `label`?\n\
          k.conf:24:9: `fd00::1` is of another family than the group's first address / make a group of its own for each family; both may have the same vrid\n"
@@ -202,7 +206,41 @@ fn words_of_an_address_that_change_nothing_are_said_and_passed_over() {
         "virtual_ipaddress_excluded {\n10.0.0.101/24 brd 10.0.0.255 no_track label eth0:1 -nodad scope global\n}",
     );
     assert_eq!(given.excluded, [([10, 0, 0, 101].into(), 24)]);
-    assert_eq!(warnings, ["`no_track` changes nothing", "`-nodad` changes nothing"]);
+    assert_eq!(warnings, ["`-nodad` changes nothing", "`no_track` of `10.0.0.101` changes nothing"]);
+}
+
+#[test]
+fn an_address_may_be_on_another_interface() {
+    let (given, warnings) = group(
+        "virtual_ipaddress_excluded {\n10.1.0.1/24 dev eth1 label eth1:9 brd + scope link\n10.1.0.2/32 brd 10.1.0.255 dev eth1 no_track\n\
+         fd01::1/64 dev eth2 label x no_track\n10.0.0.7/24 dev eth0\n}",
+    );
+    assert_eq!(warnings, ["an IPv6 address has no `label`: it is ignored, as by keepalived"]);
+    assert_eq!(given.elsewhere().into_iter().collect::<Vec<_>>(), ["eth1", "eth2"]);
+    let on = |name| given.on(name).map(|vip| format!("{vip}{}", vip.look)).collect::<Vec<_>>();
+    assert_eq!(on("eth0"), ["10.0.0.100/32", "10.0.0.7/24"], "its own, said or not");
+    assert_eq!(on("eth1"), ["10.1.0.1/24 brd 10.1.0.255 scope 253 label eth1:9", "10.1.0.2/32 brd 10.1.0.255"]);
+    assert_eq!(on("eth2"), ["fd01::1/64"]);
+    let untracked = given.placings.iter().filter(|(_, placing)| placing.untracked).map(|(address, _)| address.to_string());
+    assert_eq!(untracked.collect::<Vec<_>>(), ["10.1.0.2", "fd01::1"]);
+    for (line, fault) in [
+        ("10.1.0.1/31 brd +", "`+` is no broadcast address of `10.1.0.1/31`"),
+        ("10.1.0.1/24 dev eth/1", "`eth/1` cannot be the name of an interface"),
+        ("10.1.0.1/24 label sixteen-letters-", "`sixteen-letters-` is longer than the 15 bytes of a label"),
+        ("10.1.0.1/24 dev", "`dev` needs a value"),
+    ] {
+        let found = refused(&format!("{INSTANCE}virtual_ipaddress_excluded {{\n{line}\n}}\n}}\n"));
+        assert!(found.contains(fault), "{line}: {found}");
+    }
+}
+
+#[test]
+fn the_device_of_a_virtual_mac_is_no_other_interface() {
+    let (given, warnings) = group("use_vmac\nvirtual_ipaddress_excluded {\n10.0.0.7/24 dev vrrp.51\n10.0.0.8/24 dev eth0\n}");
+    assert!(given.placings.is_empty() && warnings.is_empty(), "{given:?}");
+    let other = "vrrp_instance VI_2 {\ninterface eth1\nvirtual_router_id 1\nvirtual_ipaddress {\n10.0.0.8 dev vrrp.51\n}\n}\n";
+    let found = refused(&format!("{INSTANCE}use_vmac\n}}\n{other}"));
+    assert!(found.contains("`vrrp.51` is an interface already"), "{found}");
 }
 
 #[test]

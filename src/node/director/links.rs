@@ -7,6 +7,7 @@
 use super::{Director, Occurred};
 use crate::kernel::link::Link;
 use crate::node::lans::{self, LanName, Opened};
+use crate::node::elsewhere::Elsewhere;
 use crate::node::served::Served;
 use hamesh_fencing::clock::Moment;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,7 @@ impl Director {
             lan.link = link.clone();
         }
         for served in self.groups.values_mut() {
+            on_other(served, name).for_each(|other| other.see(link));
             let Some(voice) = &mut served.voice else { continue };
             if served.config.interface == name {
                 served.see(link);
@@ -70,7 +72,13 @@ impl Director {
     fn lose(&mut self, name: &str) {
         self.lans.retain(|(interface, _), _| interface != name);
         let mut lost = false;
-        for served in self.groups.values_mut().filter(|served| is_on(served, name)) {
+        for served in self.groups.values_mut() {
+            for other in on_other(served, name) {
+                lost |= other.lose();
+            }
+            if !speaks_on(served, name) {
+                continue;
+            }
             lost |= served.voice.take().is_some();
             if served.config.interface == name {
                 served.link.up = false;
@@ -124,13 +132,18 @@ impl Director {
             }
         }
         self.lans.extend(lans);
-        for served in self.groups.values_mut().filter(|served| served.voice.is_none() && is_on(served, name)) {
-            served.speak(&self.lans, outlets.remove(&served.name));
+        for served in self.groups.values_mut() {
+            on_other(served, name).for_each(|other| other.open(&self.lans));
+            if served.voice.is_none() && speaks_on(served, name) {
+                served.speak(&self.lans, outlets.remove(&served.name));
+            }
         }
         if let Some(link) = self.interfaces.there.get(name).cloned() {
             self.see(name, &link);
         }
         tracing::info!(interface = name, index = interface.index, "spoken on again");
+        // What goes on without an interface has its addresses there when that comes.
+        self.hands.look_after(self.groups.values().filter(|served| is_on(served, name)));
         let leases: BTreeSet<_> = self.on(name).map(|served| served.lease.clone()).collect();
         for lease in leases {
             self.level(&lease);
@@ -142,9 +155,19 @@ impl Director {
     }
 }
 
-/// Whether the interface is the group's, or its device.
+/// Whether something of the group is on the interface.
 fn is_on(served: &Served, name: &str) -> bool {
+    speaks_on(served, name) || served.elsewhere.iter().any(|other| other.link.interface.name == name)
+}
+
+/// Whether the interface is the group's, or its device.
+fn speaks_on(served: &Served, name: &str) -> bool {
     served.config.interface == name || served.place.name == name
+}
+
+/// What of the group is on the interface, where that is neither.
+fn on_other<'a>(served: &'a mut Served, name: &'a str) -> impl Iterator<Item = &'a mut Elsewhere> {
+    served.elsewhere.iter_mut().filter(move |other| other.link.interface.name == name)
 }
 
 /// Whether the group's device has the name of this interface, which is another one.

@@ -3,6 +3,7 @@
 use super::telling::tell;
 use super::{Director, Happened, by_vrid, started};
 use crate::config::{Config, VipGroup};
+use crate::kernel::address::{Interface, Vip};
 use crate::node::lan::FACT;
 use crate::node::lane::LaneOutput;
 use crate::node::lans::{self, Lans};
@@ -122,8 +123,10 @@ impl Director {
         };
         match self.groups.get_mut(name) {
             Some(served) if Turn::of(served, Some(&wanted)) != Turn::Ends => {
-                let (before, routing) = (served.vips.clone(), served.config.routing.clone());
-                served.adapt(&wanted);
+                let before: Vec<(Interface, Vec<Vip>)> =
+                    served.placed().map(|(interface, vips)| (interface.clone(), vips.to_vec())).collect();
+                let routing = served.config.routing.clone();
+                served.adapt(&wanted, &self.lans);
                 if let Some(voice) = &mut served.voice {
                     voice.beyond_family = beyond_family(&self.lans, &wanted);
                 }

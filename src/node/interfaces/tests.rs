@@ -9,7 +9,7 @@ const S: Duration = Duration::from_secs(1);
 
 fn vips(count: u32) -> Vec<Vip> {
     let address = |number: u32| IpAddr::from((0x0a09_0100 + number).to_be_bytes());
-    (0..count).map(|number| Vip { address: address(number), prefix: 32 }).collect()
+    (0..count).map(|number| Vip::plain(address(number), 32)).collect()
 }
 
 async fn eth0() -> (Interfaces, Interface, Addresses, mpsc::Receiver<Occurred>) {
