@@ -10,6 +10,8 @@ use std::time::Duration;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of a mail server, when none is given.
 const MAIL_PORT: u16 = 25;
+/// For what is run once; keepalived's.
+pub(super) const ONCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a mail; keepalived's.
 const MAIL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -71,11 +73,24 @@ pub struct Notifications {
     pub mail: Option<Mail>,
     /// A script that takes longer is killed; at least 10 ms.
     pub timeout: Duration,
+    /// What is run before a director begins.
+    pub startup: Option<Once>,
+    /// What is run after it has ended.
+    pub shutdown: Option<Once>,
+}
+
+/// A program that is run once, and waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// The program.
+    pub command: Command,
+    /// One that takes longer is killed; at least 10 ms.
+    pub timeout: Duration,
 }
 
 impl Default for Notifications {
     fn default() -> Self {
-        Self { fifos: Vec::new(), mail: None, timeout: DEFAULT_TIMEOUT }
+        Self { fifos: Vec::new(), mail: None, timeout: DEFAULT_TIMEOUT, startup: None, shutdown: None }
     }
 }
 
@@ -144,23 +159,43 @@ pub(super) fn read_group(value: Value<'_>, log: &Log) -> Notify {
 /// `{ command = ["/absolute/path", "argument"], user = "NAME" }`.
 fn read_command(value: Value<'_>, log: &Log) -> Option<Command> {
     let section = value.table()?;
+    let command = command_of(&section, log);
+    section.close();
+    command
+}
+
+fn command_of(section: &Section<'_>, log: &Log) -> Option<Command> {
     let words = section.required("command").and_then(|value| super::track::read_command(value, log));
     let user = section.get("user").and_then(Value::string).map(|user| user.value);
-    section.close();
     Some(Command { words: words?, user })
+}
+
+/// The same with a `timeout` of its own.
+fn read_once(value: Value<'_>, log: &Log) -> Option<Once> {
+    let section = value.table()?;
+    let command = command_of(&section, log);
+    let timeout = read_timeout(&section, ONCE_TIMEOUT, log);
+    section.close();
+    Some(Once { command: command?, timeout })
+}
+
+fn read_timeout(section: &Section<'_>, usual: Duration, log: &Log) -> Duration {
+    let timeout = section.get("timeout").and_then(Value::duration);
+    if let Some(short) = timeout.as_ref().filter(|timeout| timeout.value < Duration::from_millis(10)) {
+        log.add(Diagnostic::error(&short.place, "a script needs at least 10ms"));
+    }
+    timeout.map_or(usual, |timeout| timeout.value)
 }
 
 /// Reads `[notify]`.
 pub(super) fn read(section: Section<'_>, log: &Log) -> Notifications {
     let fifos = section.get("fifo").and_then(Value::list).unwrap_or_default();
-    let timeout = section.get("timeout").and_then(Value::duration);
-    if let Some(short) = timeout.as_ref().filter(|timeout| timeout.value < Duration::from_millis(10)) {
-        log.add(Diagnostic::error(&short.place, "a script needs at least 10ms"));
-    }
     let notifications = Notifications {
         fifos: fifos.into_iter().filter_map(|value| read_fifo(value, log)).collect(),
         mail: section.get("mail").and_then(|value| read_mail(value, log)),
-        timeout: timeout.map_or(DEFAULT_TIMEOUT, |timeout| timeout.value),
+        timeout: read_timeout(&section, DEFAULT_TIMEOUT, log),
+        startup: section.get("startup").and_then(|value| read_once(value, log)),
+        shutdown: section.get("shutdown").and_then(|value| read_once(value, log)),
     };
     section.close();
     notifications
@@ -212,15 +247,19 @@ pub(super) fn show_group(notify: &Notify, quoted: fn(&str) -> String) -> Option<
     (!parts.is_empty()).then(|| format!("notify = {{ {} }}", parts.join(", ")))
 }
 
-fn show_command(Command { words, user }: &Command, quoted: fn(&str) -> String) -> String {
+fn show_command(command: &Command, quoted: fn(&str) -> String) -> String {
+    format!("{{ {} }}", show_words(command, quoted))
+}
+
+fn show_words(Command { words, user }: &Command, quoted: fn(&str) -> String) -> String {
     let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
     let user = user.as_ref().map(|user| format!(", user = {}", quoted(user))).unwrap_or_default();
-    format!("{{ command = [{}]{user} }}", words.join(", "))
+    format!("command = [{}]{user}", words.join(", "))
 }
 
 /// `[notify]`, where it says anything.
 pub(super) fn show(notify: &Notifications, quoted: fn(&str) -> String, seconds: fn(Duration) -> String) -> String {
-    let Notifications { fifos, mail, timeout } = notify;
+    let Notifications { fifos, mail, timeout, startup, shutdown } = notify;
     if *notify == Notifications::default() {
         return String::new();
     }
@@ -231,6 +270,11 @@ pub(super) fn show(notify: &Notifications, quoted: fn(&str) -> String, seconds: 
     };
     if !fifos.is_empty() {
         text += &format!("fifo = [{}]\n", fifos.iter().map(fifo).collect::<Vec<_>>().join(", "));
+    }
+    for (key, once) in [("startup", startup), ("shutdown", shutdown)] {
+        if let Some(Once { command, timeout }) = once {
+            text += &format!("{key} = {{ {}, timeout = {} }}\n", show_words(command, quoted), seconds(*timeout));
+        }
     }
     if let Some(Mail { name, server, helo, from, to, timeout, faults }) = mail {
         let to: Vec<_> = to.iter().map(|to| quoted(to)).collect();

@@ -12,6 +12,7 @@ use super::flight::{Flight, Flights};
 use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
 use super::members;
 use super::notify::Notices;
+use super::once;
 use super::ports::{Notes, OverMesh};
 use super::prepare::Prepared;
 use super::reload::{reload, say_wishes};
@@ -111,7 +112,7 @@ struct LaneParts {
 async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let started = Moment::now();
     // From here on a stop is a hand-over, however early it comes: a start may just have resumed a session.
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
     let config = Arc::new(config);
     let data_dir = config.node.data_dir.clone();
     let identity = Arc::new(Identity::load(&data_dir)?);
@@ -126,6 +127,14 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         );
     }
     let me = record.id;
+    let director = config.node.role == Role::Director;
+    if director && once::begins(&config) {
+        tokio::select! {
+            () = once::run("startup", config.notify.startup.as_ref()) => {}
+            _ = signals.ends.term.recv() => return Ok(Stop::HandOver),
+            _ = signals.ends.int.recv() => return Ok(Stop::HandOver),
+        }
+    }
     // Before anything that can take long: what a killed predecessor left.
     let (parts_in, parts) = oneshot::channel();
     let (prepared_in, prepared) = oneshot::channel();
@@ -224,7 +233,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     tokio::spawn(certificate::keep(core.clone()));
     tokio::spawn(errands::tell_neighbours(core.clone()));
     let (mut checks, mut still) = (None, None);
-    if core.config().node.role == Role::Director {
+    if director {
         checks = Some(super::health::start(core.clone())?);
         super::track::start(core.clone())?;
         still = Some(tokio::spawn(super::fixed::keep(core.config().fixed.clone())));
@@ -270,6 +279,9 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     core.raft.stop().await;
     if lane.is_finished() {
         tracing::debug!("the lane has ended");
+    }
+    if director {
+        once::run("shutdown", core.config().notify.shutdown.as_ref()).await;
     }
     stop
 }

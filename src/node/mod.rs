@@ -28,6 +28,7 @@ mod lane;
 mod lans;
 mod members;
 mod notify;
+mod once;
 mod ports;
 mod prepare;
 mod reload;

@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+/// What the next program is told by.
+const IN_PLACE: &str = "HAMESH_RESTARTED_IN_PLACE";
 /// A program that takes longer to look at its configuration would not be back within a lease either.
 const REHEARSAL: Duration = Duration::from_secs(5);
 
@@ -51,6 +53,11 @@ impl Running {
 
     /// Runs the same command again in this process. Returns only if that fails.
     pub fn replace(self) -> Error {
-        process::Command::new(program()).args(args_os().skip(1)).exec()
+        process::Command::new(program()).args(args_os().skip(1)).env(IN_PLACE, "1").exec()
     }
+}
+
+/// Whether this process was another run before.
+pub(super) fn is_one() -> bool {
+    std::env::var_os(IN_PLACE).is_some()
 }

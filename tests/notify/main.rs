@@ -146,7 +146,7 @@ fn keepalived(scene: &Scene, script: &Path) -> Result<Option<Told>> {
     let tell = script.display();
     let text = format!(
         "global_defs {{\n router_id x\n vrrp_version 3\n script_user root\n enable_script_security\n vrrp_notify_fifo /run/pipe\n \
-         vrrp_notify_priority_changes true\n}}\n\
+         vrrp_notify_priority_changes true\n startup_script \"{tell} startup\"\n shutdown_script \"{tell} shutdown 'x y'\"\n}}\n\
          vrrp_instance web {{\n state BACKUP\n interface {LAN_NIC}\n virtual_router_id {VRID}\n priority 200\n advert_int 1\n \
          track_interface {{\n {} weight -20\n }}\n virtual_ipaddress {{\n {VIP}/{PREFIX}\n }}\n \
          notify_master \"{tell} master 'a b'\"\n notify_backup \"{tell} backup\"\n notify_fault \"{tell} fault\"\n \
@@ -178,6 +178,8 @@ fn story(dir: &Path) -> Result<u32> {
 notify = {{ master = {}, backup = {}, fault = {}, stop = {}, any = {}, priority_changes = true }}
 [notify]
 fifo = [{{ path = \"/run/pipe\" }}]
+startup = {}
+shutdown = {}
 ",
             CABLE[0],
             tell("\"master\", \"a b\""),
@@ -185,6 +187,8 @@ fifo = [{{ path = \"/run/pipe\" }}]
             tell("\"fault\""),
             tell("\"stop\""),
             tell("\"any\", \"x\""),
+            tell("\"startup\""),
+            tell("\"shutdown\", \"x y\""),
         );
     let mut told = Vec::new();
     for director in &scene.directors {
@@ -214,7 +218,16 @@ fifo = [{{ path = \"/run/pipe\" }}]
         .map(|state| format!("<any><x><INSTANCE><web><{state}><200>"))
         .collect();
     ensure!(told[0].arguments(true) == any, "`any` got {:?}", told[0].arguments(true));
-    let others = ["<backup>", "<master><a b>", "<fault>", "<backup>", "<master><a b>", "<stop>"];
+    let others = [
+        "<startup>",
+        "<backup>",
+        "<master><a b>",
+        "<fault>",
+        "<backup>",
+        "<master><a b>",
+        "<stop>",
+        "<shutdown><x y>",
+    ];
     ensure!(told[0].arguments(false) == others, "the others got {:?}", told[0].arguments(false));
     println!("hamesh told in order:\n{fifo}");
     match &theirs {
@@ -249,6 +262,10 @@ fifo = [{{ path = \"/run/pipe\" }}]
     cluster.start(0, &[])?;
     let next = scene.settled(STEADY, PATIENCE)?;
     ensure!(next != cluster.name(holder), "the VIP is still {next}'s");
+    let startups = || told[0].arguments(false).iter().filter(|line| *line == "<startup>").count();
+    ensure!(startups() == 2, "two starts, and {} startups", startups());
+    cluster.restart(0)?;
+    ensure!(startups() == 2, "a restart in place has run the startup script");
     let two = scene.observer.two_owners(began, Instant::now(), |_| true);
     ensure!(two.is_zero(), "two owners for {two:?}");
     Ok(if theirs.is_some() { 5 } else { 4 })

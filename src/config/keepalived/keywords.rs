@@ -50,7 +50,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "vmac_xmit_base", "adverts come from the virtual MAC (RFC 9568 section 7.3), those by unicast from the interface: remove it"),
     (Missing, "dont_track_primary", "without its interface an instance cannot be heard: it is in FAULT"),
     (Missing, "no_accept", "packets to a VIP are taken; use a rule of the firewall against those that are not wanted"),
-    (Missing, "startup_script startup_script_timeout shutdown_script shutdown_script_timeout", "use `ExecStartPre=` and `ExecStopPost=` in hamesh.service"),
     (Missing, "set_supplementary_groups", "scripts run with the group that the user has, and with no other"),
     (Missing, "lvs_notify_fifo lvs_notify_fifo_script rs_init_notifies", "of servers `notify_up`, `notify_down`, `quorum_up` and `quorum_down` tell, when something changes"),
     (Missing, "reload_time_file reload_repeat reload_file", "run `hamesh reload` on every node: what would make two owners waits for its turn"),

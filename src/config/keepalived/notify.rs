@@ -1,11 +1,12 @@
 //! `notify*` of an instance, and what `global_defs` say of FIFOs and mail. Scripts are run without a shell, one after the other for
 //! an instance, where keepalived starts them all at once.
 
-use super::super::notify::{Command, Fifo, Mail, Notifications, Notify, Occasion, is_word, server};
+use super::super::notify::{Command, Fifo, Mail, Notifications, Notify, ONCE_TIMEOUT, Occasion, Once, is_word, server};
 use super::syntax::{Statement, Word};
 use super::{argument, block, duration, flag, track};
 use crate::config::diagnostic::{Diagnostic, Log, Place};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Of an instance or a sync group.
 pub(super) const INSTANCE: [&str; 9] = [
@@ -21,7 +22,11 @@ pub(super) const INSTANCE: [&str; 9] = [
 ];
 
 /// Of `global_defs`.
-pub(super) const GLOBAL: [&str; 16] = [
+pub(super) const GLOBAL: [&str; 20] = [
+    "startup_script",
+    "startup_script_timeout",
+    "shutdown_script",
+    "shutdown_script_timeout",
     "router_id",
     "notify_fifo",
     "notify_fifo_script",
@@ -47,11 +52,14 @@ pub(super) struct Globals {
     fifos: [Option<(PathBuf, Place)>; 2],
     scripts: [Option<(Command, Place)>; 2],
     priority_changes: bool,
+    /// At the start, and at the stop.
+    once: [Option<Command>; 2],
+    once_timeouts: [Option<(Duration, Place)>; 2],
     mail: Option<Mail>,
     from: Option<String>,
     server: Option<String>,
     helo: Option<String>,
-    timeout: Option<std::time::Duration>,
+    timeout: Option<Duration>,
     alert: Option<bool>,
     alert_vrrp: Option<bool>,
     no_faults: bool,
@@ -68,6 +76,10 @@ impl Globals {
             "vrrp_notify_fifo" => self.fifos[1] = one().map(|path| (PathBuf::from(path), place)),
             "notify_fifo_script" => self.scripts[0] = command(line, user, log).map(|script| (script, place)),
             "vrrp_notify_fifo_script" => self.scripts[1] = command(line, user, log).map(|script| (script, place)),
+            "startup_script" => self.once[0] = command(line, user, log),
+            "shutdown_script" => self.once[1] = command(line, user, log),
+            "startup_script_timeout" => self.once_timeouts[0] = once_timeout(line, log).map(|time| (time, place)),
+            "shutdown_script_timeout" => self.once_timeouts[1] = once_timeout(line, log).map(|time| (time, place)),
             "vrrp_notify_priority_changes" => self.priority_changes = flag(line, log),
             "notification_email" => {
                 let to = block(line, log).iter().map(|line| &line.keyword);
@@ -129,6 +141,15 @@ impl Globals {
             let warning = Diagnostic::warning(place, "`notify_fifo` gets no lines about servers");
             log.add(warning.help("those of instances and groups are written, as into `vrrp_notify_fifo`"));
         }
+        let [startup, shutdown] = [("startup_script", 0), ("shutdown_script", 1)].map(|(name, which)| {
+            let (command, timeout) = (self.once[which].clone(), &self.once_timeouts[which]);
+            if let (None, Some((_, place))) = (&command, timeout) {
+                log.add(Diagnostic::error(place, format!("there is no `{name}` for this timeout")));
+            }
+            let timeout = timeout.as_ref().map_or(ONCE_TIMEOUT, |(timeout, _)| *timeout);
+            command.map(|command| Once { command, timeout })
+        });
+        (notifications.startup, notifications.shutdown) = (startup, shutdown);
         notifications.mail = self.mail.clone().map(|mut mail| {
             (mail.name, mail.helo, mail.from) = (self.router_id.clone(), self.helo.clone(), self.from.clone());
             mail.server = self.server.clone().unwrap_or(mail.server);
@@ -165,6 +186,16 @@ pub(super) fn read(line: &Statement, notify: &mut Notify, user: Option<&str>, lo
         _ => Occasion::Any,
     };
     notify.scripts.extend(command(line, user, log).map(|command| (occasion, command)));
+}
+
+fn once_timeout(line: &Statement, log: &Log) -> Option<Duration> {
+    let word = argument(line, log)?;
+    let seconds = word.value.parse().ok().filter(|seconds| (1..=1000).contains(seconds));
+    if seconds.is_none() {
+        let message = format!("`{}` is between 1 and 1000 seconds", line.keyword.text);
+        log.add(Diagnostic::error(&word.place, message));
+    }
+    seconds.map(Duration::from_secs)
 }
 
 /// `"COMMAND ARGUMENTS" [USER [GROUP]]`.

@@ -1,7 +1,7 @@
 //! `[notify]` and `vip.NAME.notify`, and what keepalived.conf says of it.
 
 use super::*;
-use crate::config::notify::{Command, Fifo, Mail, Notifications, Notify, Occasion};
+use crate::config::notify::{Command, Fifo, Mail, Notifications, Notify, Occasion, Once};
 
 fn command(words: &[&str], user: Option<&str>) -> Command {
     Command { words: words.iter().map(|word| (*word).to_owned()).collect(), user: user.map(str::to_owned) }
@@ -11,7 +11,8 @@ fn command(words: &[&str], user: Option<&str>) -> Command {
 fn who_is_told() {
     let group = "notify = { master = { command = [\"/up\", \"a b\"], user = \"nobody\" }, any = { command = [\"/any\"] }, mail = true }\n";
     let general =
-        "[notify]\ntimeout = \"5s\"\nfifo = [{ path = \"pipe\" }]\nmail = { to = [\"root\"], server = \"mx\" }\n";
+        "[notify]\ntimeout = \"5s\"\nfifo = [{ path = \"pipe\" }]\nmail = { to = [\"root\"], server = \"mx\" }\n\
+         startup = { command = [\"/prepare\"] }\nshutdown = { command = [\"/tidy\", \"up\"], timeout = \"3s\" }\n";
     let text = format!("{WEB}{group}{general}");
     let (config, dir) = within(&[("hamesh.toml", NODE), ("cluster.toml", &text)], |dir| load(&dir.join("hamesh.toml")));
     let config = config.unwrap();
@@ -20,7 +21,9 @@ fn who_is_told() {
     assert_eq!(config.groups["web"].notify, Notify { scripts: scripts.into(), priority_changes: false, mail: true });
     let mail = Mail { server: "mx:25".to_owned(), ..Mail::to(vec!["root".to_owned()]) };
     let fifos = vec![Fifo { path: PathBuf::from(dir).join("pipe"), script: None }];
-    assert_eq!(config.notify, Notifications { fifos, mail: Some(mail), timeout: Duration::from_secs(5) });
+    let once = |words: &[&str], seconds| Some(Once { command: command(words, None), timeout: Duration::from_secs(seconds) });
+    let (startup, shutdown) = (once(&["/prepare"], 10), once(&["/tidy", "up"], 3));
+    assert_eq!(config.notify, Notifications { fifos, mail: Some(mail), timeout: Duration::from_secs(5), startup, shutdown });
     assert!(config.warnings.is_empty());
 }
 
@@ -35,6 +38,8 @@ fn what_is_wrong_with_it() {
         ("[notify]\nmail = { to = [\"a>\"] }\n", "`a>` cannot stand in a mail"),
         ("[notify]\ntimeout = \"1ms\"\n", "a script needs at least 10ms"),
         ("[notify]\nfifo = [{}]\n", "needs `path`"),
+        ("[notify]\nstartup = { command = [\"/x\"], timeout = \"1ms\" }\n", "a script needs at least 10ms"),
+        ("[notify]\nshutdown = { timeout = \"1s\" }\n", "`notify.shutdown` needs `command`"),
     ];
     for (text, fault) in cases {
         let found = faults(&[("cluster.toml", &format!("{WEB}{text}"))]);
@@ -55,6 +60,8 @@ fn keepalived_conf_says_where_it_is_taken_differently() {
         ("notify_fifo /run/f", "", "`notify_fifo` gets no lines about servers"),
         ("vrrp_notify_fifo_script /bin/x", "", "there is no FIFO for this script to read"),
         ("smtp_server a b", "", "`smtp_server` has a port"),
+        ("startup_script_timeout 5", "", "there is no `startup_script` for this timeout"),
+        ("script_user root\nshutdown_script /x\nshutdown_script_timeout 1001", "", "`shutdown_script_timeout` is between 1 and 1000 seconds"),
         ("lvs_notify_fifo /run/f", "", "`lvs_notify_fifo` is not supported"),
     ];
     for (global, line, fault) in cases {
