@@ -156,6 +156,12 @@ fn read_group(
         interface,
         vrid,
         virtual_mac: section.get("virtual_mac").and_then(read_virtual_mac),
+        plain_adverts: section
+            .get("plain_adverts")
+            .and_then(Value::boolean)
+            .filter(|plain| plain.value)
+            .map(|plain| plain.place),
+        needs_interface: section.get("needs_interface").and_then(Value::boolean).is_none_or(|needs| needs.value),
         version,
         interval,
         addresses,

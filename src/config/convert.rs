@@ -111,6 +111,8 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         track,
         notify: told,
         virtual_mac,
+        plain_adverts,
+        needs_interface,
         routing,
         sync: _,
         quorum_loss: _,
@@ -140,6 +142,12 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     }
     if let Some(device) = virtual_mac {
         line(format!("virtual_mac = {}", quoted(device)));
+    }
+    if *plain_adverts {
+        line("plain_adverts = true".to_owned());
+    }
+    if !needs_interface {
+        line("needs_interface = false".to_owned());
     }
     notify::show_group(told, |text| quoted(text)).into_iter().for_each(&mut line);
     if let Some(source) = source {

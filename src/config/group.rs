@@ -1,7 +1,7 @@
 //! A VIP group as configured, whichever file it came from, and the rules that hold between groups.
 
 use super::address::Placing;
-use super::diagnostic::{Diagnostic, Located, Log};
+use super::diagnostic::{Diagnostic, Located, Log, Place};
 use super::duration;
 use super::notify::{Notifications, Notify};
 use super::track::Track;
@@ -39,6 +39,10 @@ pub struct VipGroup {
     /// The device that is made for the virtual router's own MAC and has the VIPs (RFC 9568 section 7.3); without one they are
     /// on `interface` and answer with its MAC.
     pub virtual_mac: Option<String>,
+    /// Its adverts come from `interface` all the same, with that one's MAC.
+    pub plain_adverts: bool,
+    /// Whether it is in FAULT while `interface` is down.
+    pub needs_interface: bool,
     /// Of VRRP.
     pub version: Version,
     /// Between two adverts. Version 2: whole seconds, 1 to 255. Version 3: 10 ms to 40.95 s in steps of 10 ms.
@@ -156,6 +160,8 @@ pub(super) struct Draft {
     pub vrid: Option<Located<u8>>,
     /// An empty name is that of keepalived.
     pub virtual_mac: Option<Located<String>>,
+    pub plain_adverts: Option<Place>,
+    pub needs_interface: bool,
     pub version: Version,
     pub interval: Located<Duration>,
     pub addresses: Vec<Located<(IpAddr, u8)>>,
@@ -229,6 +235,8 @@ impl Draft {
         let placings = placings.collect();
         let group = VipGroup {
             placings,
+            plain_adverts: self.plain_adverts.is_some(),
+            needs_interface: self.needs_interface,
             virtual_mac: self.device(),
             family: self.family()?,
             interface: self.interface?.value,
@@ -344,6 +352,9 @@ fn check_interface(draft: &Draft, earlier: &[Draft], log: &Log) {
 }
 
 fn check_virtual_mac(draft: &Draft, all: &[Draft], earlier: &[Draft], log: &Log) {
+    if let (None, Some(place)) = (&draft.virtual_mac, &draft.plain_adverts) {
+        log.add(Diagnostic::warning(place, "without a virtual MAC adverts come from the interface anyway"));
+    }
     let (Some(given), Some(device)) = (&draft.virtual_mac, draft.device()) else { return };
     if !is_interface_name(&device) {
         log.add(Diagnostic::error(&given.place, format!("`{device}` cannot be the name of an interface")));

@@ -71,6 +71,8 @@ fn the_examples_in_deploy_are_right() {
         family: Family::V4,
         vrid: 51,
         virtual_mac: None,
+        plain_adverts: false,
+        needs_interface: true,
         version: Version::V3,
         interval: Duration::from_secs(1),
         addresses: vec![(IpAddr::from([203, 0, 113, 10]), 24)],
@@ -325,3 +327,4 @@ mod notify;
 mod route;
 mod sync;
 mod track;
+mod track_group;

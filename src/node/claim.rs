@@ -349,13 +349,16 @@ impl Hands {
             }
             // What says that we stop goes out by the parent: the device is shut by then. What goes to one host does too:
             // the device knows no neighbours.
-            (_, Some(outlet), ..) if priority > 0 && to.is_multicast() => outlet.vrrp.send(source, to, ttl, &message),
+            (_, Some(outlet), ..) if priority > 0 && to.is_multicast() && !served.config.plain_adverts => {
+                outlet.vrrp.send(source, to, ttl, &message)
+            }
             (_, Some(_) | None, ..) => voice.vrrp.send(source, to, ttl, &message),
         };
         match sent {
             Ok(()) => {}
             // The gate: the lease is over and the holder will hear of it.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => tracing::debug!(group = %served.name, "gated"),
+            Err(error) if !served.link.up => tracing::debug!(group = %served.name, %error, "its interface is down"),
             Err(error) => tracing::warn!(group = %served.name, %to, %error, "advert not sent"),
         }
     }

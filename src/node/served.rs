@@ -172,8 +172,9 @@ impl Served {
 
     /// Whether the interface can carry the group: up, with carrier, and an address of its own to speak from.
     pub(crate) fn link_is_up(&self) -> bool {
-        let through = |voice: &Voice| voice.outlet.as_ref().is_none_or(|outlet| outlet.up);
-        self.voice.as_ref().is_some_and(through) && self.link.up && self.own_address().is_some()
+        let up = |voice: &Voice| self.link.up && voice.outlet.as_ref().is_none_or(|outlet| outlet.up);
+        let carries = |voice: &Voice| up(voice) || !self.config.needs_interface;
+        self.voice.as_ref().is_some_and(carries) && self.own_address().is_some()
     }
 
     /// Whether nothing of its own keeps the group from being claimed here.

@@ -24,6 +24,7 @@ mod sync;
 mod syntax;
 mod timing;
 mod track;
+mod track_group;
 mod unicast;
 
 use super::Ipvs;
@@ -55,7 +56,8 @@ pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, (Sessions,
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 15] = [
+    const KNOWN: [&str; 16] = [
+        "track_group",
         "vrrp_track_process",
         "interface_up_down_delays",
         "static_ipaddress",
@@ -97,6 +99,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
             "global_defs"
             | "bfd_instance"
             | "interface_up_down_delays"
+            | "track_group"
             | "static_ipaddress"
             | "static_routes"
             | "static_rules"
@@ -132,10 +135,12 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
     let delays = named("interface_up_down_delays").flat_map(|statement| track::delays(statement, log)).collect();
-    let mut fixed = Fixed::default();
+    let (mut fixed, mut members) = (Fixed::default(), Vec::new());
     for statement in file.iter().filter(|statement| statement.keyword.text.starts_with("static_")) {
-        routing::fixed(statement, &globals.default_interface, &mut fixed, log);
+        members.extend(routing::fixed(statement, &globals.default_interface, &mut fixed, log));
     }
+    let tracking: Vec<_> = named("track_group").filter_map(|statement| track_group::read(statement, log)).collect();
+    track_group::apply(&tracking, members, &mut groups, log);
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
     (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, (sessions, fixed, delays)))
 }
@@ -157,6 +162,8 @@ struct Instance {
     excluded: Vec<Located<(IpAddr, u8)>>,
     placings: BTreeMap<IpAddr, Placing>,
     virtual_mac: Option<Located<String>>,
+    plain_adverts: Option<Place>,
+    ignores_interface: bool,
     unicast: unicast::Given,
     timing: timing::Given,
     track: Vec<Track>,
@@ -177,7 +184,9 @@ impl Instance {
         "virtual_routes",
         "virtual_rules",
     ];
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 16] = [
+        "vmac_xmit_base",
+        "dont_track_primary",
         "auth_hmac",
         "use_vmac",
         "state",
@@ -223,6 +232,8 @@ impl Instance {
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
+                "vmac_xmit_base" => instance.plain_adverts = Some(line.keyword.place.clone()),
+                "dont_track_primary" => instance.ignores_interface = true,
                 "use_vmac" => instance.virtual_mac = virtual_mac(line, log),
                 "skip_check_adv_addr" => {}
                 _ if track::LISTS.contains(&keyword) => track::list(line, things, &mut instance.track, log),
@@ -287,6 +298,8 @@ impl Instance {
             interface: self.interface,
             vrid: self.vrid,
             virtual_mac: self.virtual_mac,
+            plain_adverts: self.plain_adverts,
+            needs_interface: !self.ignores_interface,
             version,
             interval: sendable(interval.clone(), version, log),
             addresses: self.addresses,

@@ -2,27 +2,46 @@
 
 use super::super::fixed::{self, Fixed};
 use super::super::route;
+use super::track_group::{self, Member};
 use super::{block, located};
 use super::syntax::Statement;
 use crate::config::diagnostic::{Diagnostic, Log};
 use crate::kernel::routing::Routing;
 
-/// Reads `static_ipaddress`, `static_routes` or `static_rules`.
-pub(super) fn fixed(statement: &Statement, interface: &str, fixed: &mut Fixed, log: &Log) {
-    if statement.keyword.text != "static_ipaddress" {
-        return read(statement, &mut fixed.routing, log);
-    }
+/// Reads `static_ipaddress`, `static_routes` or `static_rules`. Returns what of it a `track_group` is told of.
+pub(super) fn fixed(statement: &Statement, interface: &str, fixed: &mut Fixed, log: &Log) -> Vec<Member> {
+    let mut members = Vec::new();
     for line in block(statement, log) {
-        let words = located(line);
-        if let Some((interface, vip)) = fixed::address(&words, Some(interface), log) {
-            fixed.addresses.entry(interface).or_default().push(vip);
-        }
+        let mut words = located(line);
+        let group = track_group::take(&mut words, log);
+        let on = match statement.keyword.text.as_str() {
+            "static_ipaddress" => {
+                let Some((interface, vip)) = fixed::address(&words, Some(interface), log) else { continue };
+                fixed.addresses.entry(interface.clone()).or_default().push(vip);
+                Some(interface)
+            }
+            "static_routes" => {
+                let Some(route) = route::route(&words, log) else { continue };
+                let device = route.device.clone();
+                fixed.routing.routes.push(route);
+                device
+            }
+            _ => {
+                let Some(rule) = route::rule(&words, log) else { continue };
+                let iif = rule.iif.clone();
+                fixed.routing.rules.push(rule);
+                iif
+            }
+        };
+        members.extend(group.map(|group| Member::on(group, on)));
         if line.block.is_some() {
-            log.add(Diagnostic::error(&line.keyword.place, "an address has no block"));
+            log.add(Diagnostic::error(&line.keyword.place, "what is static has no block"));
         }
     }
+    members
 }
 
+/// Reads `virtual_routes` or `virtual_rules`.
 pub(super) fn read(statement: &Statement, routing: &mut Routing, log: &Log) {
     for line in block(statement, log) {
         let words = located(line);

@@ -2,7 +2,7 @@
 
 use super::super::sync::Draft;
 use super::syntax::Statement;
-use super::{Globals, argument, block, check_leaf, flag, notify, track, unknown};
+use super::{Globals, argument, block, check_leaf, flag, located, notify, track, unknown};
 use crate::config::diagnostic::{Located, Log};
 
 const KNOWN: [&str; 3] = ["group", "sync_group_tracking_weight", "global_tracking"];
@@ -30,15 +30,7 @@ pub(super) fn read(statement: &Statement, globals: &Globals, things: &track::Thi
     };
     for line in block(statement, log) {
         match line.keyword.text.as_str() {
-            "group" => {
-                for line in block(line, log) {
-                    let words = std::iter::once(&line.keyword).chain(&line.arguments);
-                    draft
-                        .vips
-                        .extend(words.map(|word| Located { value: word.text.clone(), place: word.place.clone() }));
-                    check_leaf(line, &[&line.keyword.text], log);
-                }
-            }
+            "group" => draft.vips.extend(names(line, log)),
             keyword if track::LISTS.contains(&keyword) => track::list(line, things, &mut draft.track, log),
             // The older of the two says the same.
             "sync_group_tracking_weight" | "global_tracking" => draft.weights = flag(line, log),
@@ -51,4 +43,14 @@ pub(super) fn read(statement: &Statement, globals: &Globals, things: &track::Thi
         check_leaf(line, &KNOWN[1..], log);
     }
     Some(draft)
+}
+
+/// The instances of `group { ... }`.
+pub(super) fn names(statement: &Statement, log: &Log) -> Vec<Located<String>> {
+    let mut names = Vec::new();
+    for line in block(statement, log) {
+        names.extend(located(line));
+        check_leaf(line, &[&line.keyword.text], log);
+    }
+    names
 }

@@ -55,7 +55,7 @@ const EXAMPLES: &[&str] = &[
      vrrp_script chk {\n script \"/bin/test -e '/run/a b'\"\n interval 2\n timeout 1\n rise 3\n fall 2\n weight -20\n init_fail\n}\n\
      vrrp_script plain { script /bin/true }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n track_interface { eth1 weight 5 }\n track_script { chk\n plain }\n \
-     use_vmac\n virtual_ipaddress { 10.0.0.1/24 } }\n",
+     use_vmac\n vmac_xmit_base\n dont_track_primary\n virtual_ipaddress { 10.0.0.1/24 } }\n",
     // Who is told.
     "global_defs {\n router_id R1\n notification_email {\n a@x.org\n b@x.org\n }\n notification_email_from k@x.org\n smtp_server ::1 2525\n \
      smtp_connect_timeout 5\n smtp_helo_name me\n no_email_faults\n smtp_alert\n vrrp_notify_fifo /run/f\n notify_fifo /run/g\n \
@@ -96,8 +96,8 @@ const EXAMPLES: &[&str] = &[
      from 10.0.0.0/24 lookup 100 priority 500\n not to 10.8.0.0/16 fwmark 0x10/0xff iif eth0 oif eth1 priority 501 prohibit\n \
      inet6 from all lookup main order 502\n } }\n",
     // What does not move.
-    "interface_up_down_delays {\n eth0 1.5\n eth5 2 0\n }\nglobal_defs {\n default_interface eth3\n }\nstatic_ipaddress {\n 10.5.0.1/24\n 2001:db8:5::1/64 dev eth4 scope global\n }\n\
-     static_routes {\n 10.6.0.0/16 via 10.5.0.254 dev eth3\n }\nstatic_rules {\n from 10.5.0.0/24 lookup 100 priority 500\n }\n\
+    "interface_up_down_delays {\n eth0 1.5\n eth5 2 0\n }\nglobal_defs {\n default_interface eth3\n }\nstatic_ipaddress {\n 10.5.0.1/24 label eth3:1 track_group near\n 2001:db8:5::1/64 dev eth4\n }\n\
+     track_group near {\n group {\n v\n }\n }\nstatic_routes {\n 10.6.0.0/16 via 10.5.0.254 dev eth6 track_group near\n }\nstatic_rules {\n from 10.5.0.0/24 lookup 100 priority 500\n }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n",
     // The language.
     "$VI= \\\n vrrp_instance vi_${N} { \\\n interface eth0 \\\n virtual_router_id ${N} \\\n @nobody priority 1 \\\n \

@@ -77,6 +77,8 @@ vrrp_instance VI_2 {
         family: Family::V4,
         vrid: 51,
         virtual_mac: None,
+        plain_adverts: false,
+        needs_interface: true,
         version: Version::V2,
         interval: Duration::from_secs(2),
         addresses: vec![(IpAddr::from([192, 168, 200, 17]), 24), (IpAddr::from([192, 168, 200, 16]), 32)],
