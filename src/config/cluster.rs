@@ -179,6 +179,7 @@ fn read_group(
         localnode: section.get("localnode").and_then(Value::boolean).is_some_and(|value| value.value),
         source: section.get("source").and_then(|value| read_source(value, director)),
         unicast: section.get("unicast").and_then(read_unicast),
+        multicast: section.get("multicast").and_then(|value| value.parsed("an address", "224.0.0.77")),
         timing: timing::read(&section, log),
         track: section.get("track").map(|value| track::read_list(value, things, log)).unwrap_or_default(),
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),

@@ -107,6 +107,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         localnode: _,
         source,
         unicast,
+        multicast,
         timing,
         track,
         notify: told,
@@ -155,6 +156,9 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     }
     if let Some(unicast) = unicast {
         line(format!("unicast = {}", show_unicast(unicast)));
+    }
+    if let Some(group) = multicast {
+        line(format!("multicast = {}", quoted(group)));
     }
     super::timing::show(timing, seconds).into_iter().for_each(&mut line);
     super::route::show(routing, quoted).into_iter().for_each(&mut line);

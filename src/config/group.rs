@@ -71,6 +71,8 @@ pub struct VipGroup {
     pub source: Option<IpAddr>,
     /// To whom, instead of all VRRP routers of the LAN.
     pub unicast: Option<Unicast>,
+    /// Which routers of the LAN, where not those of RFC 9568.
+    pub multicast: Option<IpAddr>,
     /// Its delays, and its bursts of announcements.
     pub timing: Timing,
     /// What its priority depends on.
@@ -114,6 +116,11 @@ impl VipGroup {
     /// The interfaces beside its own that have some of its addresses.
     pub fn elsewhere(&self) -> BTreeSet<&str> {
         self.placings.values().filter_map(|placing| placing.device.as_deref()).collect()
+    }
+
+    /// The routers that its adverts go to by multicast.
+    pub fn routers(&self) -> IpAddr {
+        self.multicast.unwrap_or(crate::vrrp::group(self.family))
     }
 
     /// The group as the cluster compares it: every node's must be the same.
@@ -177,6 +184,7 @@ pub(super) struct Draft {
     pub localnode: bool,
     pub source: Option<Located<IpAddr>>,
     pub unicast: Option<Located<Unicast>>,
+    pub multicast: Option<Located<IpAddr>>,
     pub timing: Timing,
     pub track: Vec<Track>,
     pub notify: Notify,
@@ -253,6 +261,7 @@ impl Draft {
             legacy_peers: self.legacy_peers,
             localnode: self.localnode,
             source: self.source.map(|source| source.value),
+            multicast: self.multicast.filter(|_| self.unicast.is_none()).map(|group| group.value),
             unicast: self.unicast.map(|unicast| unicast.value),
             timing: self.timing,
             track: self.track,
@@ -298,6 +307,7 @@ pub(super) fn check(drafts: &[Draft], listen: Option<&Located<SocketAddr>>, log:
         check_interval(draft, log);
         check_family(draft, log);
         check_unicast(draft, log);
+        check_multicast(draft, log);
         check_addresses(draft, earlier, listen, log);
         if let (Some(after), Some(sync)) = (&draft.quorum_loss, &draft.sync) {
             let message =
@@ -435,6 +445,25 @@ fn check_unicast(draft: &Draft, log: &Log) {
             let error = Diagnostic::error(place, format!("`{ip}` is an address of the group itself"));
             log.add(error.help("name the routers' own addresses"));
         }
+    }
+}
+
+/// What goes to it does not leave the LAN: over IPv6 its scope says so, over IPv4 nothing does that could be checked.
+fn check_multicast(draft: &Draft, log: &Log) {
+    let Some(Located { value: group, place }) = &draft.multicast else { return };
+    let stays = match group {
+        IpAddr::V4(group) => group.is_multicast(),
+        IpAddr::V6(group) => group.is_multicast() && group.octets()[1] & 0x0f == 2,
+    };
+    if draft.family().is_some_and(|family| family != Family::of(*group)) {
+        let message = format!("`{group}` is of another family than the group's addresses");
+        log.add(Diagnostic::error(place, message));
+    } else if !stays {
+        let error = Diagnostic::error(place, format!("`{group}` is no multicast group of a LAN"));
+        log.add(error.help("for example 224.0.0.77, or over IPv6 ff02::77"));
+    }
+    if draft.unicast.is_some() {
+        log.add(Diagnostic::warning(place, "adverts go by unicast: the multicast group has no effect"));
     }
 }
 

@@ -86,6 +86,7 @@ fn the_examples_in_deploy_are_right() {
         legacy_peers: LegacyPeers::Any,
         source: None,
         unicast: None,
+        multicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),

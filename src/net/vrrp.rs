@@ -88,6 +88,23 @@ impl VrrpSocket {
         Ok(Self { socket: sys::register(socket)?, family, interface: interface.index })
     }
 
+    /// Hears what is sent to these routers of the LAN, too.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a group of the other family; the interface is gone.
+    pub fn join(&self, group: IpAddr) -> io::Result<()> {
+        let socket = self.socket.get_ref();
+        let joined = match (self.family, group) {
+            (Family::V4, IpAddr::V4(group)) => {
+                socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(self.interface))
+            }
+            (Family::V6, IpAddr::V6(group)) => socket.join_multicast_v6(&group, self.interface),
+            (Family::V4 | Family::V6, _) => Err(io::ErrorKind::InvalidInput.into()),
+        };
+        // It is in that group already.
+        joined.or_else(|error| if error.kind() == io::ErrorKind::AddrInUse { Ok(()) } else { Err(error) })
+    }
+
     /// Opens a socket that only sends, on a device with a virtual MAC: from the addresses of its parent.
     ///
     /// # Errors

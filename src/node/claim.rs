@@ -329,7 +329,7 @@ impl Hands {
     pub(crate) fn advert(&self, served: &mut Served, priority: u8) {
         let Some(source) = served.own_address() else { return };
         match served.format.unicast.clone() {
-            None => self.advert_to(served, priority, source, crate::vrrp::group(served.config.family), TTL),
+            None => self.advert_to(served, priority, source, served.config.routers(), TTL),
             Some(unicast) => {
                 unicast.others(source).for_each(|peer| self.advert_to(served, priority, source, peer, unicast.ttl));
             }

@@ -111,7 +111,25 @@ pub(super) async fn open(
         };
         lans.insert((interface.clone(), *family), Lan { link, vrrp, sealed, neighbours, ears });
     }
+    join(config, &lans)?;
     Ok(lans)
+}
+
+/// Hears on `lans` what the groups of `config` are to hear that do not go by RFC 9568's multicast group.
+///
+/// # Errors
+/// The interface is gone.
+pub(super) fn join(config: &Config, lans: &Lans) -> anyhow::Result<()> {
+    for group in config.groups.values() {
+        let (Some(multicast), Some(lan)) = (group.multicast, lans.get(&(group.interface.clone(), group.family))) else {
+            continue;
+        };
+        for socket in [Some(&lan.vrrp), lan.sealed.as_ref()].into_iter().flatten() {
+            let what = || format!("cannot join {multicast} on {}", group.interface);
+            socket.join(multicast).with_context(what)?;
+        }
+    }
+    Ok(())
 }
 
 /// The settings that the groups of an interface need.

@@ -195,6 +195,9 @@ impl Served {
 
     /// Judges a packet for this virtual router; `ip` is the header of one that is authenticated, and empty otherwise.
     pub(crate) fn judge(&mut self, header: &Header, ip: &[u8], payload: &[u8]) -> Result<Advert, Discard> {
+        if header.destination.is_multicast() && header.destination != self.config.routers() {
+            return Err(Discard::Destination);
+        }
         match &mut self.authentication {
             Some(authentication) if !ip.is_empty() => {
                 let message = authentication.open(ip, payload, header)?;

@@ -1,11 +1,14 @@
 //! `global_defs`: what instances, scripts and services take their defaults from.
 
 use super::syntax::Statement;
-use super::{argument, block, check_leaf, checksum, flag, lvs, notify, timing, track, unknown, version};
+use super::{argument, block, check_leaf, checksum, flag, lvs, notify, timing, track, unicast, unknown, version};
 use crate::config::Ipvs;
-use crate::config::diagnostic::Log;
+use crate::config::diagnostic::{Diagnostic, Located, Log};
 use crate::vrrp::Version;
 use crate::vrrp::checksum::Form;
+use hamesh_raft::command::Family;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// What it says, and the defaults.
 pub(super) struct Globals {
@@ -19,6 +22,8 @@ pub(super) struct Globals {
     pub notify: notify::Globals,
     pub timing: timing::Given,
     pub check_source: bool,
+    /// Of those that speak by multicast, by family.
+    pub multicast: BTreeMap<Family, Located<IpAddr>>,
     pub ipvs: Ipvs,
 }
 
@@ -34,6 +39,7 @@ impl Default for Globals {
             notify,
             timing,
             check_source: false,
+            multicast: BTreeMap::new(),
             ipvs,
         }
     }
@@ -41,7 +47,9 @@ impl Default for Globals {
 
 impl Globals {
     pub fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 9] = [
+        const KNOWN: [&str; 11] = [
+            "vrrp_mcast_group4",
+            "vrrp_mcast_group6",
             "vmac_prefix",
             "default_interface",
             "dynamic_interfaces",
@@ -64,6 +72,8 @@ impl Globals {
                 // What we do anyway: a list other than ours is never dropped, what others can change is never run as
                 // root, and an interface that is not there is waited for.
                 "vrrp_skip_check_adv_addr" | "enable_script_security" | "dynamic_interfaces" => {}
+                "vrrp_mcast_group4" => self.read_multicast(line, Family::V4, log),
+                "vrrp_mcast_group6" => self.read_multicast(line, Family::V6, log),
                 "vrrp_check_unicast_src" => self.check_source = flag(line, log),
                 keyword if lvs::GLOBAL.contains(&keyword) => lvs::global(line, &mut self.ipvs, log),
                 keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),
@@ -78,5 +88,14 @@ impl Globals {
             check_leaf(line, &KNOWN, log);
             check_leaf(line, &timing::GLOBAL, log);
         }
+    }
+
+    fn read_multicast(&mut self, line: &Statement, family: Family, log: &Log) {
+        let Some(group) = unicast::address(line, log) else { return };
+        if Family::of(group.value) != family {
+            let message = format!("`{}` is of the other family", group.value);
+            log.add(Diagnostic::error(&group.place, message));
+        }
+        self.multicast.insert(family, group);
     }
 }

@@ -7,7 +7,9 @@ use super::{timing, unicast};
 use hamesh_raft::command::Family;
 
 /// Of `global_defs`, beside its defaults for announcements.
-const GLOBAL: [&str; 5] = [
+const GLOBAL: [&str; 7] = [
+    "vrrp_mcast_group4",
+    "vrrp_mcast_group6",
     "vrrp_version",
     "v3_checksum_as_v2",
     "vrrp_check_unicast_src",
@@ -17,7 +19,8 @@ const GLOBAL: [&str; 5] = [
 ];
 
 /// Of `vrrp_instance`, beside its announcements and its unicast.
-const INSTANCE: [&str; 17] = [
+const INSTANCE: [&str; 18] = [
+    "dont_track_primary",
     "use_vmac",
     "state",
     "interface",

@@ -39,7 +39,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "track_group", "it is for what is static; what moves with an instance is that one's anyway"),
     (Missing, "init_file", "a file that is not there counts as 0: have one with another number made by `ExecStartPre=` in hamesh.service"),
     (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
-    (Missing, "vrrp_mcast_group4 vrrp_mcast_group6 mcast_dst_ip", "adverts go to the group of RFC 9568"),
     (Missing, "old_unicast_checksum", "adverts have the checksums of keepalived 1.3.7 and later"),
     (Missing, "vrf", "adverts are sent on the `interface` of the instance"),
     (Missing, "vrrp_strict strict_mode", "it also drops what is sent to the VIPs: remove it"),

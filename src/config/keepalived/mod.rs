@@ -318,6 +318,7 @@ impl Instance {
             legacy_peers: LegacyPeers::Any,
             localnode: false,
             source: self.unicast.source.clone(),
+            multicast: multicast(&self.unicast, globals, family),
             unicast: self.unicast.build(globals.check_source, log),
             timing: self.timing.build(&globals.timing, family, never, log),
             track: self.track,
@@ -361,6 +362,13 @@ impl Instance {
 fn located(line: &Statement) -> Vec<Located<String>> {
     let words = std::iter::once(&line.keyword).chain(&line.arguments);
     words.map(|word| Located { value: word.text.clone(), place: word.place.clone() }).collect()
+}
+
+/// That of the instance, or of the file; of those that speak by unicast only their own.
+fn multicast(given: &unicast::Given, globals: &Globals, family: Family) -> Option<Located<IpAddr>> {
+    let usual = || globals.multicast.get(&family).filter(|_| !given.is_unicast()).cloned();
+    let group = given.multicast.clone().or_else(usual);
+    group.filter(|group| group.value != crate::vrrp::group(family))
 }
 
 /// keepalived rounds up to what the version can send.

@@ -8,7 +8,8 @@ use crate::vrrp::unicast::{Peer, Unicast};
 use std::net::IpAddr;
 
 /// In an instance.
-pub(super) const KNOWN: [&str; 7] = [
+pub(super) const KNOWN: [&str; 8] = [
+    "mcast_dst_ip",
     "unicast_src_ip",
     "mcast_src_ip",
     "track_src_ip",
@@ -22,6 +23,7 @@ pub(super) const KNOWN: [&str; 7] = [
 #[derive(Default)]
 pub(super) struct Given {
     pub source: Option<Located<IpAddr>>,
+    pub multicast: Option<Located<IpAddr>>,
     peers: Vec<Peer>,
     /// Where the peers are, or what needs some.
     place: Option<Place>,
@@ -48,6 +50,7 @@ impl Given {
                 self.alone = Some(line.keyword.place.clone());
                 self.source = address(line, log);
             }
+            "mcast_dst_ip" => self.multicast = address(line, log),
             "mcast_src_ip" => self.source = address(line, log),
             "unicast_ttl" => self.ttl = super::number(line, log).map(|ttl| ttl.value),
             "unicast_fault_no_peer" => self.fault_without = true,
@@ -87,6 +90,11 @@ impl Given {
         self.peers.push(peer);
     }
 
+    /// Whether it has peers.
+    pub fn is_unicast(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
     /// An instance's. `check` is the file's `vrrp_check_unicast_src`.
     pub fn build(self, check: bool, log: &Log) -> Option<Located<Unicast>> {
         let Some(place) = self.place.filter(|_| !self.peers.is_empty()) else {
@@ -108,7 +116,7 @@ impl Given {
     }
 }
 
-fn address(line: &Statement, log: &Log) -> Option<Located<IpAddr>> {
+pub(super) fn address(line: &Statement, log: &Log) -> Option<Located<IpAddr>> {
     let word = argument(line, log)?;
     match word.value.parse() {
         Ok(value) => Some(Located { value, place: word.place }),

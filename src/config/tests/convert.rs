@@ -70,7 +70,7 @@ const EXAMPLES: &[&str] = &[
     // Unicast, and an authentication header.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n unicast_src_ip 10.0.0.11\n unicast_ttl 9\n unicast_peer {\n 10.0.0.12\n \
      10.0.0.13 min_ttl 3 max_ttl 250\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
-     vrrp_instance old.one { interface eth0\n virtual_router_id 2\n mcast_src_ip 10.0.0.11\n authentication { auth_type AH\n \
+     vrrp_instance old.one { interface eth0\n virtual_router_id 2\n mcast_src_ip 10.0.0.11\n mcast_dst_ip 224.0.0.77\n authentication { auth_type AH\n \
      auth_pass secret\n }\n virtual_ipaddress { 10.0.0.2/24 } }\n\
      vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n virtual_ipaddress_excluded { 10.0.9.1/24 }\n unicast_peer { 2001:db8::12 }\n \
      auth_hmac { key 3 hex:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n active_key 3\n mode permissive\n }\n virtual_ipaddress { 2001:db8::2/64 } }\n",

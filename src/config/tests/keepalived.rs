@@ -92,6 +92,7 @@ vrrp_instance VI_2 {
         legacy_peers: LegacyPeers::Any,
         source: None,
         unicast: None,
+        multicast: None,
         timing: crate::vrrp::timing::Timing::default(),
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),

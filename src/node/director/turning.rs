@@ -45,6 +45,10 @@ impl Director {
         let vips = &lans::vips(&self.config) | &lans::vips(&config);
         self.hands.look_at(both(lans::watched), vips.into_iter().collect());
         self.lans.extend(lans);
+        if let Err(error) = lans::join(&config, &self.lans) {
+            // Its link says so too.
+            tracing::error!("{error:#}");
+        }
         (self.config, self.surplus) = (config, true);
         let names: BTreeSet<GroupName> = self.groups.keys().chain(self.config.groups.keys()).cloned().collect();
         for name in names {
@@ -133,6 +137,7 @@ impl Director {
                 self.hands.exchange(served, &before, &routing).await;
                 let lease = served.lease.clone();
                 self.balance(name);
+                self.level(&lease);
                 self.want(&lease);
                 // Whoever follows us is to know at once. What is no MASTER says nothing.
                 self.queue.push_back(Happened::Router(name.clone(), router::Event::Announce));
