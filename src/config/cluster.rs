@@ -168,6 +168,7 @@ fn read_group(
         excluded,
         placings,
         priority: read_rack_weight(&section, read_priority(&section, &name.value, director, log), director, log),
+        accept: section.get("accept").and_then(Value::boolean).is_none_or(|accept| accept.value),
         nopreempt: section.get("nopreempt").and_then(Value::boolean).is_some_and(|value| value.value),
         auth,
         hmac,

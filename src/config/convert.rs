@@ -14,7 +14,7 @@ use super::{Service, SyncGroup, VipGroup, forwarding, group, keepalived, notify,
 use crate::ipvs::{Forwarding, Granularity, ServiceKey};
 use crate::vrrp::checksum::Form;
 use crate::vrrp::unicast::{Peer, Unicast};
-use crate::vrrp::{Auth, Version};
+use crate::vrrp::{Auth, LegacyPeers, Version};
 use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -98,11 +98,12 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         excluded,
         placings,
         priority,
+        accept,
         nopreempt,
         auth,
         hmac,
         checksum,
-        legacy_peers: _,
+        legacy_peers,
         // keepalived does not know it.
         localnode: _,
         source,
@@ -135,6 +136,9 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
     if let Some(priority) = priority {
         line(format!("priority = {{ {} = {priority} }}", key(node)));
     }
+    if !accept {
+        line("accept = false".to_owned());
+    }
     if *nopreempt {
         line("nopreempt = true".to_owned());
     }
@@ -151,6 +155,9 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         line("needs_interface = false".to_owned());
     }
     notify::show_group(told, |text| quoted(text)).into_iter().for_each(&mut line);
+    if let LegacyPeers::Only(peers) = legacy_peers {
+        line(format!("legacy_peers = [{}]", peers.iter().map(quoted).collect::<Vec<_>>().join(", ")));
+    }
     if let Some(source) = source {
         line(format!("source = {{ {} = {} }}", key(node), quoted(source)));
     }

@@ -22,6 +22,8 @@ use std::time::Duration;
 /// The longest name of an interface (IFNAMSIZ less the closing zero).
 const INTERFACE_NAME: usize = 15;
 
+/// The priority of whose own addresses the VIPs are (RFC 9568 section 6.1).
+pub(super) const OWNER: u8 = 255;
 /// When none is given.
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 /// When none is given; keepalived's.
@@ -55,6 +57,8 @@ pub struct VipGroup {
     pub placings: BTreeMap<IpAddr, Placing>,
     /// This node's, 1 to 255. A node without one is never a candidate.
     pub priority: Option<u8>,
+    /// Whether packets to its addresses are taken; an owner, priority 255, takes them anyway.
+    pub accept: bool,
     /// Whether a living MASTER of lower priority is left alone.
     pub nopreempt: bool,
     /// Version 2 only.
@@ -118,6 +122,11 @@ impl VipGroup {
         self.placings.values().filter_map(|placing| placing.device.as_deref()).collect()
     }
 
+    /// Whether packets to its addresses are taken here.
+    pub fn accepts(&self) -> bool {
+        self.accept || self.priority == Some(OWNER)
+    }
+
     /// The routers that its adverts go to by multicast.
     pub fn routers(&self) -> IpAddr {
         self.multicast.unwrap_or(crate::vrrp::group(self.family))
@@ -176,6 +185,7 @@ pub(super) struct Draft {
     /// With those that say nothing, or that it is where it is anyway.
     pub placings: BTreeMap<IpAddr, Placing>,
     pub priority: Option<u8>,
+    pub accept: bool,
     pub nopreempt: bool,
     pub auth: Auth,
     pub hmac: Option<hmac::Settings>,
@@ -254,6 +264,7 @@ impl Draft {
             addresses: self.addresses.into_iter().map(|address| address.value).collect(),
             excluded: self.excluded.into_iter().map(|address| address.value).collect(),
             priority: self.priority,
+            accept: self.accept,
             nopreempt: self.nopreempt,
             auth: self.auth,
             hmac: self.hmac,

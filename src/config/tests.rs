@@ -79,6 +79,7 @@ fn the_examples_in_deploy_are_right() {
         excluded: Vec::new(),
         placings: BTreeMap::new(),
         priority: Some(200),
+        accept: true,
         nopreempt: false,
         auth: Auth::None,
         hmac: None,
@@ -326,6 +327,7 @@ mod guard;
 mod keepalived;
 mod notify;
 mod route;
+mod strict;
 mod sync;
 mod track;
 mod track_group;

@@ -59,6 +59,8 @@ pub(crate) struct Hands {
     held: Vec<Definition>,
     /// What passes though it is not held.
     local: Option<(BTreeSet<IpAddr>, BTreeSet<Mac>)>,
+    /// What nothing is delivered to, held or not.
+    deaf: BTreeSet<IpAddr>,
     leftovers: Vec<Leftover>,
     /// Routes and rules that could not be removed yet.
     unrouted: BTreeMap<GroupName, Routing>,
@@ -92,6 +94,7 @@ impl Hands {
             deadline: Moment::default(),
             held,
             local: None,
+            deaf: BTreeSet::new(),
             leftovers: Vec::new(),
             unrouted: BTreeMap::new(),
             devices,
@@ -244,6 +247,17 @@ impl Hands {
         match gate.serve_locally(&to, &from) {
             Ok(()) => self.local = Some((addresses, members)),
             Err(error) => tracing::error!(%error, "this director is no real server of others; trying again"),
+        }
+    }
+
+    /// Takes no packets to `addresses`.
+    pub(crate) fn refuse(&mut self, addresses: BTreeSet<IpAddr>) {
+        // Beside a keepalived that is its own matter.
+        let differs = !self.guard && self.deaf != addresses;
+        let Some(gate) = self.gate.as_mut().filter(|_| differs) else { return };
+        match gate.refuse(&addresses.iter().copied().collect::<Vec<_>>()) {
+            Ok(()) => self.deaf = addresses,
+            Err(error) => tracing::error!(%error, "packets to VIPs with `accept = false` are taken; trying again"),
         }
     }
 

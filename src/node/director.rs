@@ -119,10 +119,11 @@ pub(crate) struct Director {
 
 impl Director {
     pub(super) fn new(me: NodeId, holder: Holder, site: Site, resumed: &BTreeSet<GroupName>, silence: Silence) -> Self {
-        let Site { config, mut groups, lans, hands, tell, occurrences } = site;
+        let Site { config, mut groups, lans, mut hands, tell, occurrences } = site;
         leases::level_all(&mut groups, &config);
         let queue = groups.values().flat_map(|served| started(served, resumed.contains(&served.lease))).collect();
         let vrids = by_vrid(&groups);
+        hands.refuse(deaf(&groups));
         Self {
             me,
             holder,
@@ -202,6 +203,7 @@ impl Director {
         }
         self.neighbours = Arc::new(Neighbours::clone(&neighbours).remembering(&self.neighbours));
         self.serve_locally();
+        self.hands.refuse(deaf(&self.groups));
     }
 
     /// Where this director is a real server of the holder, what members forward passes. The holder may forward from its
@@ -528,6 +530,12 @@ impl Director {
             self.give_up(group);
         }
     }
+}
+
+/// The addresses that nothing is delivered to.
+fn deaf(groups: &BTreeMap<GroupName, Served>) -> BTreeSet<IpAddr> {
+    let deaf = groups.values().filter(|served| !served.config.accepts());
+    deaf.flat_map(|served| served.definition.addresses.iter().copied()).collect()
 }
 
 /// Where packets of each virtual router go.

@@ -6,6 +6,7 @@
 //! a sync group moves together. What was said on the LAN is decoded by tshark, which finds nothing wrong in it.
 
 mod hostile;
+mod options;
 mod sync;
 
 use anyhow::{Context, Result, ensure};
@@ -95,7 +96,13 @@ fn main() -> ExitCode {
     let (mut passed, mut failed) = (0, 0);
     let together = ("sync group".to_owned(), Box::new(sync::together) as Act);
     let unsigned = ("hostile unsigned".to_owned(), Box::new(move |dir: &Path| hostile::unsigned(seconds, dir)) as Act);
-    for (name, act) in beside.chain(hostile).chain([flood, unsigned, together]) {
+    let more = [
+        ("vmac_xmit_base".to_owned(), Box::new(options::plain_adverts) as Act),
+        ("mcast_dst_ip".to_owned(), Box::new(options::multicast) as Act),
+        ("mcast_dst_ip IPv6".to_owned(), Box::new(options::multicast_v6) as Act),
+        ("no_accept".to_owned(), Box::new(options::no_accept) as Act),
+    ];
+    for (name, act) in beside.chain(hostile).chain([flood, unsigned, together]).chain(more) {
         if options.only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }

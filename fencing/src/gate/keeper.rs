@@ -11,6 +11,7 @@ use super::{Devices, Gate, GateError, refusal, unread};
 use hamesh_raft::command::{Definition, GateId};
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -150,6 +151,7 @@ impl Keeper {
                         devices: devices.clone(),
                         held,
                         local: Local::default(),
+                        deaf: BTreeSet::new(),
                         deadline: None,
                         generation: generation.checked_add(1).unwrap_or(1),
                     });

@@ -19,6 +19,7 @@
 
 mod batch;
 mod claims;
+mod deaf;
 mod expression;
 mod keeper;
 mod local;
@@ -41,6 +42,7 @@ use local::Local;
 use lock::Lock;
 use rules::{Abilities, Table};
 use sets::{Contents, Pair};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -122,6 +124,8 @@ pub struct Gate {
     devices: Devices,
     held: Vec<Definition>,
     local: Local,
+    /// Addresses that nothing is delivered to.
+    deaf: BTreeSet<IpAddr>,
     /// What the session was last armed for.
     deadline: Option<Moment>,
     /// The generation of the rule set that our own last commit made.
@@ -246,6 +250,17 @@ impl Gate {
         self.settle(result).inspect_err(|_| self.local = before)
     }
 
+    /// Takes no packets to `addresses`, also while they are held; what only comes by them passes.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    pub fn refuse(&mut self, addresses: &[IpAddr]) -> Result<(), GateError> {
+        let before = std::mem::replace(&mut self.deaf, addresses.iter().copied().collect());
+        let requests = everywhere(|table| deaf::fill(table, &self.deaf));
+        let result = self.commit(&requests);
+        self.settle(result).inspect_err(|_| self.deaf = before)
+    }
+
     /// Gates what packet sockets send on `interfaces`.
     ///
     /// # Errors
@@ -309,6 +324,7 @@ impl Gate {
         let names = self.kernel.egress(&self.devices, self.abilities);
         requests.extend(rules::whole(self.id, self.abilities, &names, &guarded, &held));
         requests.extend(everywhere(|table| local::fill(table, &self.local)));
+        requests.extend(everywhere(|table| deaf::fill(table, &self.deaf)));
         self.generation = self.kernel.generation().map_err(unread)?;
         // To make the tables takes longer than a hand may take to arm them: the kernel waits for its hooks.
         self.commit(&requests)?;

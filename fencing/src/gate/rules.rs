@@ -17,7 +17,7 @@ use super::batch::Request;
 use super::claims::{self, AH, VRRP};
 use super::expression::*;
 use super::sets::{Contents, Pair, Set, declare, elements, fill, flush};
-use super::{local, said};
+use super::{deaf, local, said};
 use hamesh_raft::command::{Family, GateId};
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::NetfilterProtoFamily;
@@ -31,7 +31,7 @@ pub(super) const LEASE: &str = "lease";
 /// The base chain of `netdev`, which is there only while there are interfaces.
 pub(super) const EGRESS: &str = "egress";
 /// What the id in a table's comment is preceded by. The number is the layout's: another layout is another gate.
-const COMMENT: &str = "hamesh gate 6 ";
+const COMMENT: &str = "hamesh gate 7 ";
 
 /// Before IPVS takes what is delivered locally (`NF_IP_PRI_NAT_SRC - 1`), and before everybody else.
 const FIRST: i32 = -300;
@@ -161,7 +161,7 @@ pub(super) fn gate_id(user_data: &[u8]) -> Option<GateId> {
 fn skeleton(table: Table) -> Vec<Request> {
     let sets = Pair::Guarded.sets(table).chain(Pair::Held.sets(table)).chain([Set::Session]);
     let said = Family::ALL.map(Set::Said).into_iter().filter(|_| table == Table::Inet);
-    let sets = sets.chain(local::sets(table).iter().copied()).chain(said);
+    let sets = sets.chain(local::sets(table).iter().copied()).chain(deaf::sets(table).iter().copied()).chain(said);
     let mut requests: Vec<Request> = sets.map(|set| declare(table, set)).collect();
     requests.extend([regular_chain(table, LEASE), rule(table, LEASE, vec![drop_it()])]);
     for note in [said::PLAIN, said::SEALED].iter().filter(|_| table == Table::Inet) {
@@ -279,6 +279,7 @@ fn inet(fib: bool) -> Vec<Request> {
         }
         rules.extend(claims::gated(table, "postrouting", family, &ours));
     }
+    rules.extend(deaf::refused(table, "input"));
     rules
 }
 

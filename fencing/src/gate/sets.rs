@@ -32,6 +32,8 @@ pub(super) enum Set {
     Local(Family),
     /// The MACs of members.
     Member,
+    /// The addresses that nothing is delivered to.
+    Deaf(Family),
 }
 
 impl Set {
@@ -54,6 +56,8 @@ impl Set {
             Self::Local(V4) => "local4",
             Self::Local(V6) => "local6",
             Self::Member => "member",
+            Self::Deaf(V4) => "deaf4",
+            Self::Deaf(V6) => "deaf6",
         }
     }
 
@@ -85,6 +89,8 @@ impl Set {
             Self::Local(V4) => (12, IPV4_ADDR, 4),
             Self::Local(V6) => (13, IPV6_ADDR, 16),
             Self::Member => (14, ETHER_ADDR, 6),
+            Self::Deaf(V4) => (17, IPV4_ADDR, 4),
+            Self::Deaf(V6) => (18, IPV6_ADDR, 16),
         }
     }
 }
@@ -198,6 +204,7 @@ pub(super) fn declare(table: Table, set: Set) -> Request {
         | Set::Device
         | Set::DeviceHeld
         | Set::Local(_)
+        | Set::Deaf(_)
         | Set::Member => SetFlags::empty(),
     };
     let attributes = vec![

@@ -55,6 +55,13 @@ pub(super) struct Hmac {
 }
 
 impl Hmac {
+    /// Strict mode hears nothing unsigned.
+    pub(super) fn enforce(&mut self, place: &Place, log: &Log) {
+        if std::mem::replace(&mut self.mode, Mode::Enforce) != Mode::Enforce {
+            log.add(Diagnostic::warning(place, "strict mode has `mode enforce`, as in keepalived"));
+        }
+    }
+
     pub(super) fn build(self, place: Place, interval: Duration, log: &Log) -> Option<Settings> {
         let Self { keys, active, mode, window, monotonic } = self;
         let Some(active) = active else {

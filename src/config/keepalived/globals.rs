@@ -22,6 +22,9 @@ pub(super) struct Globals {
     pub notify: notify::Globals,
     pub timing: timing::Given,
     pub check_source: bool,
+    pub strict: bool,
+    /// With priority 255 an instance obeys nobody.
+    pub owner_ignores: bool,
     /// Of those that speak by multicast, by family.
     pub multicast: BTreeMap<Family, Located<IpAddr>>,
     pub ipvs: Ipvs,
@@ -39,6 +42,8 @@ impl Default for Globals {
             notify,
             timing,
             check_source: false,
+            strict: false,
+            owner_ignores: false,
             multicast: BTreeMap::new(),
             ipvs,
         }
@@ -47,7 +52,9 @@ impl Default for Globals {
 
 impl Globals {
     pub fn read(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 11] = [
+        const KNOWN: [&str; 13] = [
+            "vrrp_strict",
+            "vrrp_owner_ignore_adverts",
             "vrrp_mcast_group4",
             "vrrp_mcast_group6",
             "vmac_prefix",
@@ -74,6 +81,8 @@ impl Globals {
                 "vrrp_skip_check_adv_addr" | "enable_script_security" | "dynamic_interfaces" => {}
                 "vrrp_mcast_group4" => self.read_multicast(line, Family::V4, log),
                 "vrrp_mcast_group6" => self.read_multicast(line, Family::V6, log),
+                "vrrp_strict" => self.strict = flag(line, log),
+                "vrrp_owner_ignore_adverts" => self.owner_ignores = flag(line, log),
                 "vrrp_check_unicast_src" => self.check_source = flag(line, log),
                 keyword if lvs::GLOBAL.contains(&keyword) => lvs::global(line, &mut self.ipvs, log),
                 keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),

@@ -7,7 +7,8 @@ use super::{timing, unicast};
 use hamesh_raft::command::Family;
 
 /// Of `global_defs`, beside its defaults for announcements.
-const GLOBAL: [&str; 7] = [
+const GLOBAL: [&str; 8] = [
+    "vrrp_strict",
     "vrrp_mcast_group4",
     "vrrp_mcast_group6",
     "vrrp_version",
@@ -19,7 +20,8 @@ const GLOBAL: [&str; 7] = [
 ];
 
 /// Of `vrrp_instance`, beside its announcements and its unicast.
-const INSTANCE: [&str; 18] = [
+const INSTANCE: [&str; 19] = [
+    "strict_mode",
     "dont_track_primary",
     "use_vmac",
     "state",

@@ -20,6 +20,7 @@ mod lvs;
 mod notify;
 mod rounds;
 mod routing;
+mod strict;
 mod sync;
 mod syntax;
 mod timing;
@@ -33,7 +34,7 @@ use super::bfd::{Sessions, collect};
 use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
 use super::fixed::Fixed;
-use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY};
+use super::group::{self, DEFAULT_INTERVAL, DEFAULT_PRIORITY, OWNER};
 use super::notify::{Notifications, Notify};
 use super::service;
 use super::track::{Delays, Script, Track};
@@ -149,6 +150,8 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
 #[derive(Default)]
 struct Instance {
     master: bool,
+    /// Whether it has a `state` at all.
+    stated: bool,
     interface: Option<Located<String>>,
     vrid: Option<Located<u8>>,
     priority: Option<u8>,
@@ -158,6 +161,9 @@ struct Instance {
     hmac: Option<Located<authentication::Hmac>>,
     checksum: Option<Form>,
     nopreempt: Option<Place>,
+    strict: Option<bool>,
+    accept: Option<bool>,
+    owner_ignores: Option<Located<bool>>,
     addresses: Vec<Located<(IpAddr, u8)>>,
     excluded: Vec<Located<(IpAddr, u8)>>,
     placings: BTreeMap<IpAddr, Placing>,
@@ -184,7 +190,11 @@ impl Instance {
         "virtual_routes",
         "virtual_rules",
     ];
-    const KNOWN: [&str; 16] = [
+    const KNOWN: [&str; 20] = [
+        "strict_mode",
+        "accept",
+        "no_accept",
+        "owner_ignore_adverts",
         "vmac_xmit_base",
         "dont_track_primary",
         "auth_hmac",
@@ -219,7 +229,7 @@ impl Instance {
                 log.add(warning.see(earlier, "the first one"));
             }
             match keyword {
-                "state" => instance.master = state(line, log),
+                "state" => (instance.master, instance.stated) = (state(line, log), true),
                 "interface" => instance.interface = argument(line, log),
                 "virtual_router_id" => instance.vrid = number(line, log),
                 "priority" => instance.priority = number(line, log).map(|priority| priority.value),
@@ -231,6 +241,12 @@ impl Instance {
                 "virtual_routes" | "virtual_rules" => routing::read(line, &mut instance.routing, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
+                "strict_mode" => instance.strict = Some(flag(line, log)),
+                "accept" | "no_accept" => instance.accept = Some(keyword == "accept"),
+                "owner_ignore_adverts" => {
+                    let place = line.keyword.place.clone();
+                    instance.owner_ignores = Some(Located { value: flag(line, log), place });
+                }
                 "v3_checksum_as_v2" => instance.checksum = Some(checksum(line, log)),
                 "vmac_xmit_base" => instance.plain_adverts = Some(line.keyword.place.clone()),
                 "dont_track_primary" => instance.ignores_interface = true,
@@ -266,12 +282,27 @@ impl Instance {
     }
 
     /// keepalived's defaults, and what it makes of statements that contradict each other.
-    fn complete(self, name: Located<String>, globals: &Globals, log: &Log) -> group::Draft {
+    fn complete(mut self, name: Located<String>, globals: &Globals, log: &Log) -> group::Draft {
         // keepalived's globals are for IPv4.
         let six = self.addresses.first().is_some_and(|first| first.value.0.is_ipv6());
-        let version = self.version.unwrap_or(if six { Version::V3 } else { globals.version });
-        let priority = self.priority.unwrap_or(if self.master { 255 } else { DEFAULT_PRIORITY });
-        let nopreempt = self.nopreempt.is_some() && !self.master && priority != 255;
+        let mut version = self.version.unwrap_or(if six { Version::V3 } else { globals.version });
+        let priority = self.priority.unwrap_or(if self.master { OWNER } else { DEFAULT_PRIORITY });
+        let strict = self.strict.unwrap_or(globals.strict);
+        if strict {
+            version = self.be_strict(&name, version, six, priority, log);
+        }
+        // What of others an owner hears.
+        let ignores = match &self.owner_ignores {
+            Some(given) if priority != OWNER => {
+                let message = "`owner_ignore_adverts` is for priority 255: it has no effect, as in keepalived";
+                log.add(Diagnostic::warning(&given.place, message));
+                false
+            }
+            // Even where it says no.
+            Some(_) => true,
+            None => priority == OWNER && (strict || globals.owner_ignores),
+        };
+        let nopreempt = self.nopreempt.is_some() && !self.master && priority != OWNER;
         if let Some(place) = self.nopreempt.filter(|_| !nopreempt) {
             let why = if self.master { "`state MASTER`" } else { "priority 255" };
             log.add(Diagnostic::warning(&place, format!("`nopreempt` has no effect with {why}, as in keepalived")));
@@ -291,7 +322,7 @@ impl Instance {
             None => Auth::None,
         };
         let interval = self.interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() });
-        let never = [(self.master, "`state MASTER`"), (nopreempt, "`nopreempt`"), (priority == 255, "priority 255")];
+        let never = [(self.master, "`state MASTER`"), (nopreempt, "`nopreempt`"), (priority == OWNER, "priority 255")];
         let never = never.into_iter().find_map(|(is, why)| is.then_some(why));
         let family = if six { Family::V6 } else { Family::V4 };
         group::Draft {
@@ -306,6 +337,7 @@ impl Instance {
             excluded: self.excluded,
             placings: self.placings,
             priority: Some(priority),
+            accept: self.accept.unwrap_or(!strict) || priority == OWNER,
             nopreempt,
             auth,
             hmac: self.hmac.and_then(|hmac| hmac.value.build(hmac.place, interval.value, log)),
@@ -315,7 +347,7 @@ impl Instance {
             } else {
                 Form::Pseudo
             },
-            legacy_peers: LegacyPeers::Any,
+            legacy_peers: if ignores { LegacyPeers::Only(Vec::new()) } else { LegacyPeers::Any },
             localnode: false,
             source: self.unicast.source.clone(),
             multicast: multicast(&self.unicast, globals, family),

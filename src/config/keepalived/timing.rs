@@ -83,6 +83,18 @@ impl Given {
         }
     }
 
+    /// What strict mode leaves of an instance's, whatever the file's defaults are.
+    pub fn strict(&mut self, log: &Log) {
+        if let Some((_, place)) = self.preempt_delay.take() {
+            log.add(Diagnostic::warning(&place, "`preempt_delay` has no effect in strict mode, as in keepalived"));
+        }
+        self.garp_lower_prio_repeat = Some(0);
+        self.garp_lower_prio_delay = Some(Duration::ZERO);
+        self.down_timer_adverts = Some(Timing::default().down_timer_adverts);
+        self.lower_prio_no_advert = Some(true);
+        self.higher_prio_send_advert = Some(false);
+    }
+
     /// An instance's. `never` says why a `preempt_delay` has no effect in it.
     pub fn build(self, globals: &Self, family: Family, never: Option<&str>, log: &Log) -> Timing {
         let default = Timing::default();

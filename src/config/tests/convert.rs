@@ -89,6 +89,10 @@ const EXAMPLES: &[&str] = &[
     // Addresses on other interfaces, and what is said of them.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 label eth0:1\n 10.1.0.1/24 brd + dev eth1 scope link }\n \
      virtual_ipaddress_excluded {\n 2001:db8::1/64 dev eth2 no_track\n }\n }\n",
+    // Strict ones, and whom an owner hears.
+    "global_defs {\n vrrp_strict\n vrrp_mcast_group4 224.0.0.78\n }\nvrrp_instance v { interface eth0\n virtual_router_id 1\n priority 120\n virtual_ipaddress { 10.0.0.1/24 } }\n\
+     vrrp_instance w { interface eth1\n virtual_router_id 1\n state MASTER\n virtual_ipaddress { 10.1.0.1/24 } }\n\
+     vrrp_instance x { interface eth2\n virtual_router_id 1\n strict_mode off\n no_accept\n virtual_ipaddress { 10.2.0.1/24 } }\n",
     // Routes and rules.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n virtual_routes {\n \
      default via 10.0.0.254 src 10.0.0.1 table 100\n 10.5.0.0/16 dev eth5 metric 7 scope link\n to 10.6.0.9 via 10.0.0.2 onlink\n \

@@ -85,6 +85,7 @@ vrrp_instance VI_2 {
         excluded: Vec::new(),
         placings: BTreeMap::from([([192, 168, 200, 17].into(), Placing { look, ..Placing::default() })]),
         priority: Some(150),
+        accept: true,
         nopreempt: true,
         auth: Auth::Pass(Password::cut("1111")),
         hmac: None,
@@ -163,7 +164,7 @@ fn what_keepalived_bends_is_bent_with_a_warning() {
 #[test]
 fn what_this_version_cannot_do_is_refused_all_at_once_and_typos_get_a_suggestion() {
     let text = "global_defs {
-    vrrp_strict
+    disable_local_igmp
     ruter_id x
 }
 track_file chk {
@@ -191,7 +192,7 @@ vrrp_instance VI_1 {
 ";
     assert_eq!(
         refused(text),
-        "k.conf:2:5: `vrrp_strict` is not supported by this version\n\
+        "k.conf:2:5: `disable_local_igmp` is not supported by this version\n\
          k.conf:3:5: unknown keyword `ruter_id` / did you mean `router_id`?\n\
          k.conf:8:33: `virtual_server_group` takes one value\n\
          k.conf:12:1: unknown keyword `vrrp_instanc` / did you mean `vrrp_instance`?\n\

@@ -1,7 +1,7 @@
 //! The groups of a reloaded configuration, each in its turn.
 
 use super::telling::tell;
-use super::{Director, Happened, by_vrid, started};
+use super::{Director, Happened, by_vrid, deaf, started};
 use crate::config::{Config, VipGroup};
 use crate::kernel::address::{Interface, Vip};
 use crate::node::lan::FACT;
@@ -65,6 +65,7 @@ impl Director {
             }
         }
         self.vrids = by_vrid(&self.groups);
+        self.hands.refuse(deaf(&self.groups));
         answer.send(Ok(())).ok();
     }
 

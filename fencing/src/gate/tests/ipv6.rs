@@ -327,3 +327,21 @@ fn what_is_on_its_way_through_passes() {
     });
     assert!(passes, "from a VIP that is elsewhere");
 }
+
+#[test]
+fn neighbours_find_an_address_that_takes_nothing() {
+    let lan = Lan6::new();
+    let mut gate = lan.gate(sixes());
+    gate.hold(&sixes()).unwrap();
+    gate.arm(Moment::now() + 30 * S).unwrap();
+    gate.refuse(&[VIP6.into()]).unwrap();
+    assert_eq!((lan.answers(VIP6), lan.echoes(VIP6)), (3, false));
+    assert_eq!((lan.answers(OTHER6), lan.echoes(OTHER6)), (3, true));
+    // One that is known already is asked for by unicast.
+    let wire = lan.0.client.wire("br0", IPV6);
+    let mut question = discovery(SOLICITATION, wire.mac, CLIENT6, VIP6, VIP6);
+    let director = lan.0.director.wire("eth0", IPV6).mac;
+    question[..6].copy_from_slice(&director);
+    wire.send(&question);
+    assert!(wire.frames_within(S / 20).iter().any(|frame| tells_of(frame, VIP6)));
+}

@@ -1,6 +1,7 @@
 //! The gate in the kernel. Needs root: every test makes its own network namespaces and fails without.
 
 mod between;
+mod deaf;
 mod device;
 mod ipv6;
 mod lab;
