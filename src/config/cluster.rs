@@ -140,7 +140,7 @@ fn read_group(
     let addresses =
         section.required("addresses").map(|value| read_addresses(value, &mut placings, log)).unwrap_or_default();
     let excluded = section.get("excluded_addresses");
-    let excluded = excluded.map(|value| read_list_of_addresses(value, &mut placings, log)).unwrap_or_default();
+    let excluded = excluded.map(|value| read_addresses(value, &mut placings, log)).unwrap_or_default();
     let family = addresses.first().map(|first| Family::of(first.value.0));
     let link_local = family.filter(|_| section.get("unicast").is_none());
     if let Some(checksum) = checksum.as_ref().filter(|_| family == Some(Family::V6)) {
@@ -227,17 +227,6 @@ const QUORUM_LOSS: [(&str, bool); 2] = [("release", false), ("vrrp", true)];
 const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
 
 fn read_addresses(
-    value: Value<'_>,
-    placings: &mut BTreeMap<IpAddr, Placing>,
-    log: &Log,
-) -> Vec<Located<(IpAddr, u8)>> {
-    if value.is_empty_list() {
-        log.add(Diagnostic::error(&value.place, "a VIP group needs at least one address"));
-    }
-    read_list_of_addresses(value, placings, log)
-}
-
-fn read_list_of_addresses(
     value: Value<'_>,
     placings: &mut BTreeMap<IpAddr, Placing>,
     log: &Log,

@@ -4,11 +4,12 @@
 use super::address::{self, Placing};
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
-use super::reader::Section;
+use super::reader::{Section, Value};
 use super::route;
 use crate::kernel::address::Vip;
 use crate::kernel::routing::Routing;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// What a node adds at its start and removes at its stop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,12 +18,23 @@ pub struct Fixed {
     pub addresses: BTreeMap<String, Vec<Vip>>,
     /// Routes and rules.
     pub routing: Routing,
+    /// What is written into files that groups track, before anything is.
+    pub files: BTreeMap<PathBuf, Initial>,
+}
+
+/// A number for a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Initial {
+    /// The number.
+    pub number: i32,
+    /// Also where there is a file already.
+    pub overwrite: bool,
 }
 
 impl Fixed {
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.routing.is_empty()
+        self.addresses.is_empty() && self.routing.is_empty() && self.files.is_empty()
     }
 
     /// This, and the other.
@@ -32,6 +44,7 @@ impl Fixed {
         }
         self.routing.routes.extend(other.routing.routes);
         self.routing.rules.extend(other.routing.rules);
+        self.files.extend(other.files);
     }
 }
 
@@ -47,8 +60,21 @@ pub(super) fn read(section: Section<'_>, log: &Log) -> Fixed {
         routes: section.get("routes").map(|value| route::read_list(value, route::route, log)).unwrap_or_default(),
         rules: section.get("rules").map(|value| route::read_list(value, route::rule, log)).unwrap_or_default(),
     };
+    let files = section.get("files").and_then(Value::list).unwrap_or_default();
+    let files = files.into_iter().filter_map(file).collect();
     section.close();
-    Fixed { addresses, routing }
+    Fixed { addresses, routing, files }
+}
+
+/// `{ path = "/run/load", number = 5, overwrite = true }`.
+fn file(value: Value<'_>) -> Option<(PathBuf, Initial)> {
+    let section = value.table()?;
+    let path = section.required("path").and_then(Value::string);
+    let number = section.get("number").and_then(|value| value.integer(i32::MIN..=i32::MAX));
+    let overwrite = section.get("overwrite").and_then(Value::boolean).is_some_and(|overwrite| overwrite.value);
+    section.close();
+    let path = path?;
+    Some((path.place.source.resolve(&path.value), Initial { number: number.map_or(0, |n| n.value), overwrite }))
 }
 
 /// An address with its interface; `usual` is that without `dev`.
@@ -85,11 +111,16 @@ pub(super) fn check(fixed: &Fixed, groups: &[group::Draft], log: &Log) {
 }
 
 /// The lines of `[static.NODE]` that say this.
-pub(super) fn show(Fixed { addresses, routing }: &Fixed, quoted: fn(String) -> String) -> Vec<String> {
+pub(super) fn show(Fixed { addresses, routing, files }: &Fixed, quoted: fn(String) -> String) -> Vec<String> {
     let of = |(interface, vips): (&String, &Vec<Vip>)| {
         vips.iter().map(|vip| quoted(format!("{vip} dev {interface}{}", vip.look))).collect::<Vec<_>>()
     };
     let all: Vec<String> = addresses.iter().flat_map(of).collect();
     let first = (!all.is_empty()).then(|| format!("addresses = [{}]", all.join(", ")));
-    first.into_iter().chain(route::show(routing, quoted)).collect()
+    let file = |(path, Initial { number, overwrite }): (&PathBuf, &Initial)| {
+        format!("{{ path = {}, number = {number}, overwrite = {overwrite} }}", quoted(path.display().to_string()))
+    };
+    let files: Vec<String> = files.iter().map(file).collect();
+    let last = (!files.is_empty()).then(|| format!("files = [{}]", files.join(", ")));
+    first.into_iter().chain(route::show(routing, quoted)).chain(last).collect()
 }

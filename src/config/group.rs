@@ -49,7 +49,8 @@ pub struct VipGroup {
     pub version: Version,
     /// Between two adverts. Version 2: whole seconds, 1 to 255. Version 3: 10 ms to 40.95 s in steps of 10 ms.
     pub interval: Duration,
-    /// The VIPs with their prefix lengths, in the order they are advertised: 1 to 255 of them.
+    /// The VIPs with their prefix lengths, in the order they are advertised: at most 255, and none where scripts move what
+    /// stands for the group.
     pub addresses: Vec<(IpAddr, u8)>,
     /// What moves along and is not advertised, of either family, with prefix lengths.
     pub excluded: Vec<(IpAddr, u8)>,
@@ -209,9 +210,12 @@ impl Draft {
         self.addresses.iter().chain(&self.excluded)
     }
 
-    /// That of the first address; [`check`] sees to the others.
+    /// That of the first address; [`check`] sees to the others. Without any, that of the routers.
     pub fn family(&self) -> Option<Family> {
-        self.addresses.first().map(|first| Family::of(first.value.0))
+        let peer = || self.unicast.as_ref().and_then(|unicast| Some(unicast.value.peers.first()?.address));
+        let router = || peer().or(self.multicast.as_ref().map(|group| group.value));
+        let first = self.addresses.first().map(|first| first.value.0).or_else(router);
+        Some(first.map_or(Family::V4, Family::of))
     }
 
     /// The name of the device with the virtual MAC, which keepalived calls so too.
@@ -419,6 +423,11 @@ fn check_interval(draft: &Draft, log: &Log) {
 
 /// A group is one virtual router, and that has one family (RFC 9568 section 1.2).
 fn check_family(draft: &Draft, log: &Log) {
+    if draft.family() == Some(Family::V6) && draft.version == Version::V2 {
+        let place = draft.addresses.first().map_or(&draft.name.place, |first| &first.place);
+        let error = Diagnostic::error(place, "VRRP version 2 has no IPv6");
+        log.add(error.help("version 3 has: set it for this group"));
+    }
     let [first, others @ ..] = &draft.addresses[..] else { return };
     let of = Family::of(first.value.0);
     for Located { value: (ip, _), place } in others.iter().filter(|other| Family::of(other.value.0) != of) {
@@ -428,10 +437,6 @@ fn check_family(draft: &Draft, log: &Log) {
     }
     if of == Family::V4 {
         return;
-    }
-    if draft.version == Version::V2 {
-        let error = Diagnostic::error(&first.place, "VRRP version 2 has no IPv6");
-        log.add(error.help("version 3 has: set it for this group"));
     }
     let is_link_local = |(ip, _): (IpAddr, u8)| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     let late = others.iter().find(|other| is_link_local(other.value)).filter(|_| !is_link_local(first.value));

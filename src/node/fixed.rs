@@ -1,15 +1,34 @@
 //! What is static: put there before anything else, put back when somebody takes it away, and removed by a stop.
 
-use crate::config::fixed::Fixed;
+use crate::config::fixed::{Fixed, Initial};
 use crate::kernel::KernelError;
 use crate::kernel::address::Addresses;
 use crate::kernel::link::{self, Links};
 use crate::kernel::routing::Routes;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Writes the numbers that files are to begin with. A group that tracks one goes by what is there then.
+pub(super) fn write(fixed: &Fixed) {
+    for (path, Initial { number, overwrite }) in &fixed.files {
+        let mut how = OpenOptions::new();
+        how.write(true);
+        // Never through what somebody else has put there in place of a file.
+        how.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let how = if *overwrite { how.create(true).truncate(true) } else { how.create_new(true) };
+        match how.open(path).and_then(|mut file| writeln!(file, "{number}")) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => tracing::error!(path = %path.display(), %error, "a tracked file is not begun"),
+            Ok(()) => {}
+        }
+    }
+}
 
 /// Adds what is not there. Returns what could not be added, in words: an interface may come later.
 pub(super) async fn put(fixed: &Fixed, links: &Links, addresses: &Addresses) -> Vec<String> {

@@ -55,6 +55,7 @@ impl Prepared {
         let (links, addresses) = link::connect()?;
         // First: an interface may have no other address of its own. What is missing yet is said by who keeps it up.
         super::fixed::put(&config.fixed, &links, &addresses).await;
+        super::fixed::write(&config.fixed);
         let mut found = BTreeMap::new();
         for interface in lans::interfaces(&config) {
             // One that is not there may come.

@@ -232,7 +232,7 @@ impl Format {
         if rest.len() != list + tail {
             return Err(Discard::Length { expected: FIXED + list + tail, actual: message.len() });
         }
-        if count == 0 && self.version == Version::V3 {
+        if count == 0 && self.version == Version::V3 && !self.addresses.is_empty() {
             return Err(Discard::Empty);
         }
         let (list, tail) = rest.split_at(list);

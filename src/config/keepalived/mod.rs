@@ -84,13 +84,14 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     }
     let named = |word: &'static str| file.iter().filter(move |statement| statement.keyword.text == word);
     let user = globals.script_user.as_deref();
+    let mut fixed = Fixed::default();
     let files = named("track_file").chain(named("vrrp_track_file"));
     let read: Vec<_> = named("bfd_instance").filter_map(|statement| bfd::read(statement, log)).collect();
     let sessions = collect(read.iter().map(|(name, known)| (name.clone(), known.settings.clone())), log);
     let things = track::Things {
         bfd: read.into_iter().map(|(name, known)| (name.value, known)).collect(),
         scripts: named("vrrp_script").filter_map(|statement| track::script(statement, user, log)).collect(),
-        files: files.filter_map(|statement| checks::track_file(statement, log)).collect(),
+        files: files.filter_map(|statement| checks::track_file(statement, &mut fixed.files, log)).collect(),
         processes: named("vrrp_track_process").filter_map(|statement| track::process(statement, log)).collect(),
     };
     let mut groups = Vec::new();
@@ -136,7 +137,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
     let delays = named("interface_up_down_delays").flat_map(|statement| track::delays(statement, log)).collect();
-    let (mut fixed, mut members) = (Fixed::default(), Vec::new());
+    let mut members = Vec::new();
     for statement in file.iter().filter(|statement| statement.keyword.text.starts_with("static_")) {
         members.extend(routing::fixed(statement, &globals.default_interface, &mut fixed, log));
     }
@@ -165,6 +166,10 @@ struct Instance {
     accept: Option<bool>,
     owner_ignores: Option<Located<bool>>,
     addresses: Vec<Located<(IpAddr, u8)>>,
+    /// It may have none of these.
+    bare: bool,
+    /// There is one that is no address.
+    misread: bool,
     excluded: Vec<Located<(IpAddr, u8)>>,
     placings: BTreeMap<IpAddr, Placing>,
     virtual_mac: Option<Located<String>>,
@@ -190,7 +195,8 @@ impl Instance {
         "virtual_routes",
         "virtual_rules",
     ];
-    const KNOWN: [&str; 20] = [
+    const KNOWN: [&str; 21] = [
+        "no_virtual_ipaddress",
         "strict_mode",
         "accept",
         "no_accept",
@@ -241,6 +247,7 @@ impl Instance {
                 "virtual_routes" | "virtual_rules" => routing::read(line, &mut instance.routing, log),
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
+                "no_virtual_ipaddress" => instance.bare = true,
                 "strict_mode" => instance.strict = Some(flag(line, log)),
                 "accept" | "no_accept" => instance.accept = Some(keyword == "accept"),
                 "owner_ignore_adverts" => {
@@ -271,11 +278,13 @@ impl Instance {
         for (keyword, missing) in [
             ("interface", !seen.contains_key("interface")),
             ("virtual_router_id", !seen.contains_key("virtual_router_id")),
-            ("virtual_ipaddress", !seen.contains_key("virtual_ipaddress")),
+            ("virtual_ipaddress", instance.addresses.is_empty() && !instance.bare && !instance.misread),
         ] {
             if missing {
                 let message = format!("`vrrp_instance {}` needs `{keyword}`", name.value);
-                log.add(Diagnostic::error(&name.place, message));
+                let error = Diagnostic::error(&name.place, message);
+                let help = "say `no_virtual_ipaddress` where a script moves what stands for it";
+                log.add(if keyword == "virtual_ipaddress" { error.help(help) } else { error });
             }
         }
         Some(instance.complete(name, globals, log))
@@ -284,7 +293,8 @@ impl Instance {
     /// keepalived's defaults, and what it makes of statements that contradict each other.
     fn complete(mut self, name: Located<String>, globals: &Globals, log: &Log) -> group::Draft {
         // keepalived's globals are for IPv4.
-        let six = self.addresses.first().is_some_and(|first| first.value.0.is_ipv6());
+        let first = self.addresses.first().map(|first| first.value.0).or(self.unicast.first());
+        let six = first.is_some_and(|first| first.is_ipv6());
         let mut version = self.version.unwrap_or(if six { Version::V3 } else { globals.version });
         let priority = self.priority.unwrap_or(if self.master { OWNER } else { DEFAULT_PRIORITY });
         let strict = self.strict.unwrap_or(globals.strict);
@@ -368,9 +378,6 @@ impl Instance {
         let lines = block(statement, log);
         let excluded = statement.keyword.text == "virtual_ipaddress_excluded";
         let list = if excluded { &mut self.excluded } else { &mut self.addresses };
-        if lines.is_empty() && !excluded {
-            log.add(Diagnostic::error(&statement.keyword.place, "a VIP group needs at least one address"));
-        }
         for line in lines {
             let other = |word: &Located<String>| {
                 let word = Word { text: word.value.clone(), place: word.place.clone() };
@@ -379,9 +386,12 @@ impl Instance {
                     false
                 }
             };
-            if let Some((address, placing)) = address::read(&located(line), other, log) {
-                self.placings.insert(address.value.0, placing);
-                list.push(address);
+            match address::read(&located(line), other, log) {
+                Some((address, placing)) => {
+                    self.placings.insert(address.value.0, placing);
+                    list.push(address);
+                }
+                None => self.misread = true,
             }
             if line.block.is_some() {
                 log.add(Diagnostic::error(&line.keyword.place, "an address has no block"));

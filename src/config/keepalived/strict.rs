@@ -41,6 +41,9 @@ impl Instance {
         if matches!(first, Some(IpAddr::V6(first)) if !first.is_unicast_link_local()) {
             bent("its first address should be link-local");
         }
+        if std::mem::take(&mut self.bare) && self.addresses.is_empty() {
+            log.add(Diagnostic::error(&name.place, format!("`{}` is strict, and needs `virtual_ipaddress`", name.value)));
+        }
         if self.plain_adverts.take().is_some() {
             bent("its adverts come from the virtual MAC");
         }

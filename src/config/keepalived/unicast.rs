@@ -90,6 +90,12 @@ impl Given {
         self.peers.push(peer);
     }
 
+    /// The first of its routers that it names, which has its family.
+    pub fn first(&self) -> Option<IpAddr> {
+        let group = self.multicast.as_ref().map(|group| group.value);
+        self.peers.first().map(|peer| peer.address).or(group)
+    }
+
     /// Whether it has peers.
     pub fn is_unicast(&self) -> bool {
         !self.peers.is_empty()

@@ -64,7 +64,6 @@ fn what_is_wrong_with_a_group() {
         ("nopreempt = \"yes\"", "13: `vip.web.nopreempt` must be true or false"),
         ("addresses = \"203.0.113.10\"", "13: `vip.web.addresses` must be a list"),
         ("addresses = [5]", "14: `vip.web.addresses[0]` must be a string"),
-        ("addresses = []", "13: a VIP group needs at least one address"),
         ("addresses = [\"203.0.113.300\"]", "14: `203.0.113.300` is not an address / for example \"203.0.113.10/24\""),
         (
             "addresses = [\"203.0.113.1/33\"]",

@@ -29,7 +29,7 @@ const EXAMPLES: &[&str] = &[
      real_server 10.1.0.2 53 { DNS_CHECK {\n type A\n name x.org\n } }\n real_server 10.1.0.3 53 { SMTP_CHECK { } } }\n\
      virtual_server 2001:db8::2 443 {\n protocol TCP\n persistence_timeout\n inhibit_on_failure\n real_server 2001:db8:1::1 443 { } }\n",
     // Every checker with all that it knows.
-    "global_defs { script_user root\n }\nSSL { ca /etc/x.pem\n }\nvrrp_track_file load { file /run/load\n weight -2\n }\n\
+    "global_defs { script_user root\n }\nSSL { ca /etc/x.pem\n }\nvrrp_track_file load { file /run/load\n weight -2\n init_file -3 overwrite\n }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      virtual_server 10.0.0.1 443 {\n protocol TCP\n delay_loop 5\n warmup 2\n real_server 10.1.0.1 443 {\n virtualhost www.x.org\n \
      SSL_GET {\n enable_sni\n http_protocol 1.1\n connect_ip 10.1.0.7\n connect_port 8443\n bindto 10.1.0.2\n bind_port 3000\n \
@@ -75,7 +75,7 @@ const EXAMPLES: &[&str] = &[
      vrrp_instance six { version 3\n interface eth0\n virtual_router_id 2\n virtual_ipaddress_excluded { 10.0.9.1/24 }\n unicast_peer { 2001:db8::12 }\n \
      auth_hmac { key 3 hex:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n active_key 3\n mode permissive\n }\n virtual_ipaddress { 2001:db8::2/64 } }\n",
     // What moves together, and what it tracks.
-    "vrrp_track_file busy { file /run/busy\n weight -5\n }\n\
+    "vrrp_track_file busy { file /run/busy\n weight -5\n init_file\n }\n\
      vrrp_sync_group pair { group {\n a\n b\n }\n track_file { busy\n }\n notify_master \"/bin/up 1\" nobody\n }\n\
      vrrp_track_process cache { process varnishd -f \"/etc/a b\"\n param_match initial\n quorum 2\n quorum_max 9\n delay 1.5\n weight -7\n }\n\
      vrrp_instance b { interface eth0\n virtual_router_id 1\n track_process { cache\n }\n track_interface { eth5\n }\n virtual_ipaddress { 10.0.0.1/24 } }\n\
@@ -93,6 +93,8 @@ const EXAMPLES: &[&str] = &[
     "global_defs {\n vrrp_strict\n vrrp_mcast_group4 224.0.0.78\n }\nvrrp_instance v { interface eth0\n virtual_router_id 1\n priority 120\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      vrrp_instance w { interface eth1\n virtual_router_id 1\n state MASTER\n virtual_ipaddress { 10.1.0.1/24 } }\n\
      vrrp_instance x { interface eth2\n virtual_router_id 1\n strict_mode off\n no_accept\n virtual_ipaddress { 10.2.0.1/24 } }\n",
+    // One whose address is moved by a script.
+    "vrrp_instance v { interface eth0\n virtual_router_id 1\n no_virtual_ipaddress\n unicast_peer { 10.0.0.12\n } }\n",
     // Routes and rules.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n virtual_routes {\n \
      default via 10.0.0.254 src 10.0.0.1 table 100\n 10.5.0.0/16 dev eth5 metric 7 scope link\n to 10.6.0.9 via 10.0.0.2 onlink\n \

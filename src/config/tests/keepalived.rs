@@ -285,7 +285,6 @@ fn what_is_wrong_with_a_value_is_said_at_the_value() {
         ("authentication", "1: `authentication` needs a block in braces"),
         ("authentication { auth_type PASS }", "1: `authentication` needs `auth_type` and `auth_pass`"),
         ("v3_checksum_as_v2 maybe", "19: `v3_checksum_as_v2` is true or false"),
-        ("virtual_ipaddress { }", "1: a VIP group needs at least one address"),
         ("virtual_ipaddress { 10.0.0.1 dev }", "30: `dev` needs a value"),
         ("virtual_ipaddress { 10.0.0.100 }", "21: `10.0.0.100` is listed twice"),
         ("interface \"eth0", "11: this quote is never closed"),
@@ -300,7 +299,7 @@ fn what_is_wrong_with_a_value_is_said_at_the_value() {
         refused("vrrp_instance VI_1 {\n}\n"),
         "k.conf:1:15: `vrrp_instance VI_1` needs `interface`\n\
          k.conf:1:15: `vrrp_instance VI_1` needs `virtual_router_id`\n\
-         k.conf:1:15: `vrrp_instance VI_1` needs `virtual_ipaddress`\n"
+         k.conf:1:15: `vrrp_instance VI_1` needs `virtual_ipaddress` / say `no_virtual_ipaddress` where a script moves what stands for it\n"
     );
 }
 
@@ -734,4 +733,16 @@ fn excluded_addresses_move_along_and_are_not_advertised() {
     assert_eq!(given.definition().addresses.len(), 3, "all of them are guarded, and the cluster compares all");
     let twice = refused(&format!("{INSTANCE}virtual_ipaddress_excluded {{\n10.0.0.100\n}}\n}}\n"));
     assert!(twice.contains("`10.0.0.100` is listed twice"), "{twice}");
+}
+
+#[test]
+fn an_instance_may_have_no_address() {
+    let text = |line: &str| format!("vrrp_instance v {{\ninterface eth0\nvirtual_router_id 1\n{line}\n}}\n");
+    let read = |line: &str| read(&text(line)).groups["v"].clone();
+    let four = read("no_virtual_ipaddress");
+    assert_eq!((four.family, four.version, four.addresses.len()), (Family::V4, Version::V2, 0));
+    let six = read("no_virtual_ipaddress\nunicast_peer {\n2001:db8::2\n}");
+    assert_eq!((six.family, six.version), (Family::V6, Version::V3));
+    assert!(refused(&text("virtual_ipaddress {\n}")).contains("`vrrp_instance v` needs `virtual_ipaddress`"));
+    assert!(refused(&text("no_virtual_ipaddress\nstrict_mode")).contains("`v` is strict, and needs `virtual_ipaddress`"));
 }

@@ -145,6 +145,14 @@ fn a_unicast_advert_has_its_real_destination_in_the_pseudo_header() {
     assert_eq!(v3(1000).decode(&captured, &Header { ttl: 255, ..to_us }), Err(Discard::Destination));
 }
 
+#[test]
+fn a_router_without_addresses_hears_one_without() {
+    let none = Format { addresses: Vec::new(), ..v3(1000) };
+    let advert = none.encode(150, HERE, ROUTERS);
+    assert_eq!(none.decode(&advert, &HEADER).unwrap().addresses, [] as [IpAddr; 0]);
+    assert_eq!(v3(1000).decode(&advert, &HEADER), Err(Discard::Empty), "RFC 9568 section 5.2.5");
+}
+
 /// The right sum over a changed message, so that later checks are reached.
 fn resealed(mut message: Vec<u8>) -> Vec<u8> {
     message[6..8].fill(0);
