@@ -35,6 +35,7 @@ mod reload;
 mod requests;
 mod restart;
 mod roster;
+mod say;
 mod served;
 mod service;
 mod status;

@@ -293,7 +293,7 @@ fn file_check(statement: &Statement, mut asking: Asking, elsewhere: &Elsewhere<'
 }
 
 /// `N [reverse|noreverse]`.
-fn file_weight(keyword: &Word, words: &[Word], log: &Log) -> Option<i32> {
+pub(super) fn file_weight(keyword: &Word, words: &[Word], log: &Log) -> Option<i32> {
     let number = |word: &Word| word.text.parse::<i32>().ok().filter(|n| n.unsigned_abs() <= 65_535);
     let weight = match words {
         [weight] => number(weight),
@@ -305,43 +305,6 @@ fn file_weight(keyword: &Word, words: &[Word], log: &Log) -> Option<i32> {
         log.add(Diagnostic::error(&keyword.place, "`weight` is a number from -65535 to 65535, and `reverse` or not"));
     }
     weight
-}
-
-/// Reads `track_file NAME { ... }`, as far as it is a check's.
-pub(super) fn track_file(
-    statement: &Statement,
-    files: &mut BTreeMap<PathBuf, Initial>,
-    log: &Log,
-) -> Option<(String, (PathBuf, i32))> {
-    let name = argument(statement, log)?;
-    let (mut path, mut weight, mut initial) = (None, 1, None);
-    for line in block(statement, log) {
-        match line.keyword.text.as_str() {
-            "file" => path = argument(line, log).map(|file| PathBuf::from(file.value)),
-            "weight" => weight = file_weight(&line.keyword, &line.arguments, log).unwrap_or(weight),
-            "init_file" => initial = Some(init_file(line, log)),
-            _ => unknown(&line.keyword, &["file", "weight", "init_file"], log),
-        }
-    }
-    if path.is_none() {
-        log.add(Diagnostic::error(&name.place, format!("`track_file {}` needs `file`", name.value)));
-    }
-    let path = path?;
-    files.extend(initial.map(|initial| (path.clone(), initial)));
-    Some((name.value, (path, weight)))
-}
-
-/// `init_file [NUMBER] [overwrite]`.
-fn init_file(line: &Statement, log: &Log) -> Initial {
-    let mut initial = Initial { number: 0, overwrite: false };
-    for word in &line.arguments {
-        match word.text.parse() {
-            Ok(number) => initial.number = number,
-            Err(_) if word.text == "overwrite" => initial.overwrite = true,
-            Err(_) => log.add(Diagnostic::error(&word.place, "`init_file` takes a number, and `overwrite`")),
-        }
-    }
-    initial
 }
 
 /// Reads `SSL`: what we show a server that asks who we are. keepalived verifies nobody with its `ca`.

@@ -1,6 +1,6 @@
 //! `vrrp_strict` and `strict_mode`: what keepalived bends, and refuses, so that an instance does what the RFC says and no more.
 
-use super::Instance;
+use super::instance::Instance;
 use crate::config::diagnostic::{Diagnostic, Located, Log};
 use crate::config::group::OWNER;
 use crate::vrrp::Version;
