@@ -430,8 +430,9 @@ fn check(file: &Path) -> Result<Exit, Failure> {
         && config.node.role == Role::Director
     {
         for (name, group) in config.groups.iter().filter(|(_, group)| group.priority.is_some()) {
-            if if_nametoindex(group.interface.as_str()).is_err() {
-                let interface = &group.interface;
+            let elsewhere = group.elsewhere().into_iter().filter(|interface| !group.does_without(interface));
+            let needed = elsewhere.chain([group.interface.as_str()]);
+            for interface in needed.filter(|interface| if_nametoindex(*interface).is_err()) {
                 println!("warning: vip.{name} is in FAULT while this machine has no interface {interface}, as now");
             }
         }

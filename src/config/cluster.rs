@@ -182,6 +182,7 @@ fn read_group(
         unicast: section.get("unicast").and_then(read_unicast),
         multicast: section.get("multicast").and_then(|value| value.parsed("an address", "224.0.0.77")),
         timing: timing::read(&section, log),
+        pace: section.get("pace").and_then(Value::string).map(|pace| pace.value),
         track: section.get("track").map(|value| track::read_list(value, things, log)).unwrap_or_default(),
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
         routing: Routing {

@@ -110,6 +110,7 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         unicast,
         multicast,
         timing,
+        pace,
         track,
         notify: told,
         virtual_mac,
@@ -168,6 +169,9 @@ fn show_group(name: &str, group: &VipGroup, node: &str) -> String {
         line(format!("multicast = {}", quoted(group)));
     }
     super::timing::show(timing, seconds).into_iter().for_each(&mut line);
+    if let Some(pace) = pace {
+        line(format!("pace = {}", quoted(pace)));
+    }
     super::route::show(routing, quoted).into_iter().for_each(&mut line);
     if !track.is_empty() {
         line(format!("track = [{}]", track.iter().map(show_track).collect::<Vec<_>>().join(", ")));

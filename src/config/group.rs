@@ -80,6 +80,8 @@ pub struct VipGroup {
     pub multicast: Option<IpAddr>,
     /// Its delays, and its bursts of announcements.
     pub timing: Timing,
+    /// Groups with the same announce themselves one after the other, whatever their interfaces are.
+    pub pace: Option<String>,
     /// What its priority depends on.
     pub track: Vec<Track>,
     /// Who is told of its states.
@@ -131,6 +133,12 @@ impl VipGroup {
     /// The routers that its adverts go to by multicast.
     pub fn routers(&self) -> IpAddr {
         self.multicast.unwrap_or(crate::vrrp::group(self.family))
+    }
+
+    /// Whether it goes on while an interface beside its own is down.
+    pub fn does_without(&self, interface: &str) -> bool {
+        let untracked = |vip: Vip| self.placings.get(&vip.address).is_some_and(|placing| placing.untracked);
+        self.on(interface).all(untracked)
     }
 
     /// The group as the cluster compares it: every node's must be the same.
@@ -197,6 +205,7 @@ pub(super) struct Draft {
     pub unicast: Option<Located<Unicast>>,
     pub multicast: Option<Located<IpAddr>>,
     pub timing: Timing,
+    pub pace: Option<String>,
     pub track: Vec<Track>,
     pub notify: Notify,
     pub routing: Routing,
@@ -279,6 +288,7 @@ impl Draft {
             multicast: self.multicast.filter(|_| self.unicast.is_none()).map(|group| group.value),
             unicast: self.unicast.map(|unicast| unicast.value),
             timing: self.timing,
+            pace: self.pace,
             track: self.track,
             notify: self.notify,
             routing: self.routing,

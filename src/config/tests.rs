@@ -89,6 +89,7 @@ fn the_examples_in_deploy_are_right() {
         unicast: None,
         multicast: None,
         timing: crate::vrrp::timing::Timing::default(),
+        pace: None,
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
         routing: crate::kernel::routing::Routing::default(),

@@ -28,19 +28,19 @@ pub(crate) struct Announcer {
 }
 
 impl Announcer {
-    /// Sends a burst on an interface, with `pause` between two announcements of whatever burst there.
-    pub(crate) fn announce(&mut self, interface: &str, burst: Burst, pause: Duration) {
+    /// Sends a burst, with `pause` between two announcements of whatever burst has the same pace: an interface's, or a named one.
+    pub(crate) fn announce(&mut self, name: &str, burst: Burst, pause: Duration) {
         if pause.is_zero() {
             burst.order().all(|address| burst.send(address));
             return;
         }
-        let queue = self.paced.entry(interface.to_owned()).or_insert_with(|| {
+        let queue = self.paced.entry(name.to_owned()).or_insert_with(|| {
             let (queue, waiting) = mpsc::channel(QUEUE);
             tokio::spawn(pace(waiting));
             queue
         });
         if queue.try_send((burst, pause)).is_err() {
-            tracing::warn!(interface, "too many announcements wait for their pace; one burst is not sent");
+            tracing::warn!(pace = name, "too many announcements wait for their pace; one burst is not sent");
         }
     }
 }

@@ -27,9 +27,7 @@ impl Elsewhere {
     /// All that a group has, on those of the LANs that are open.
     pub(super) fn all(group: &VipGroup, lans: &Lans) -> Vec<Self> {
         let one = |name: &str| {
-            let vips: Vec<Vip> = group.on(name).collect();
-            let untracked = |vip: &Vip| group.placings.get(&vip.address).is_some_and(|placing| placing.untracked);
-            let tracked = !vips.iter().all(untracked);
+            let (vips, tracked) = (group.on(name).collect(), !group.does_without(name));
             let mut one = Self { link: Link::absent(name), vips, tracked, sockets: Vec::new() };
             one.open(lans);
             one

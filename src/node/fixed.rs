@@ -88,3 +88,24 @@ pub(super) async fn remove(fixed: &Fixed) {
         tracing::error!(%error, "what is static is not all removed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_tracked_file_begins_with_its_number_and_another_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("kept"), "9\n").expect("written");
+        fs::write(path("lost"), "-77777\n").expect("written");
+        symlink(path("kept"), path("link")).expect("a link");
+        let file = |name: &str, number, overwrite| (path(name), Initial { number, overwrite });
+        let files = [file("new", 0, false), file("kept", 5, false), file("lost", -5, true), file("link", 1, true)];
+        write(&Fixed { files: files.into(), ..Fixed::default() });
+        let read = |name: &str| fs::read_to_string(path(name)).expect("read");
+        assert_eq!([read("new"), read("kept"), read("lost")], ["0\n", "9\n", "-5\n"]);
+    }
+}

@@ -65,11 +65,13 @@ impl Hands {
         for (socket, addresses) in [(Some(own), here), (beyond.as_ref(), there)] {
             let Some(socket) = socket.filter(|_| !addresses.is_empty()) else { continue };
             let burst = Burst { socket: socket.clone(), mac, addresses, router: served.link.router, rounds };
-            self.announcer.announce(&served.config.interface, burst, served.config.timing.garp.interval);
+            let pace = served.config.pace.as_ref().unwrap_or(&served.config.interface);
+            self.announcer.announce(pace, burst, served.config.timing.garp.interval);
         }
         for other in &served.elsewhere {
             for burst in other.bursts(rounds) {
-                self.announcer.announce(&other.link.interface.name, burst, served.config.timing.garp.interval);
+                let pace = served.config.pace.as_ref().unwrap_or(&other.link.interface.name);
+                self.announcer.announce(pace, burst, served.config.timing.garp.interval);
             }
         }
     }

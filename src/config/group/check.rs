@@ -8,7 +8,6 @@ use crate::vrrp::Version;
 use crate::vrrp::advert::MAX_ADDRESSES;
 use hamesh_raft::command::Family;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 /// The longest name of an interface (IFNAMSIZ less the closing zero).
 const INTERFACE_NAME: usize = 15;

@@ -49,6 +49,7 @@ pub(super) fn part(file: Vec<Statement>) -> Vec<Statement> {
         let (known, more): (&[&str], &[&[&str]]) = match statement.keyword.text.as_str() {
             "global_defs" => (&GLOBAL, &[&timing::GLOBAL]),
             "vrrp_instance" => (&INSTANCE, &[&timing::INSTANCE, &unicast::KNOWN]),
+            "garp_group" => return Some(statement),
             "vrrp_sync_group" => (&["group"], &[]),
             _ => return None,
         };

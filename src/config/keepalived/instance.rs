@@ -232,6 +232,7 @@ impl Instance {
             multicast: multicast(&self.unicast, globals, family),
             unicast: self.unicast.build(globals.check_source, log),
             timing: self.timing.build(&globals.timing, family, never, log),
+            pace: None,
             track: self.track,
             notify: self.notify,
             routing: self.routing,

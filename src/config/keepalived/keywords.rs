@@ -34,7 +34,6 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (OwnWay, "vrrp_garp_extra_if garp_extra_if vmac_garp_intvl vrrp_vmac_garp_intvl", "a MASTER announces its VIPs every minute from where they are, or every `garp_master_refresh`"),
     (OwnWay, "no_track", "of a route, of a rule, and of an address on the interface of its instance: what others remove is put back, and moves nothing"),
     (OwnWay, "-nodad", "behind a shut gate duplicate address detection would find nothing; two owners are what the lease is against"),
-    (Missing, "garp_group", "each LAN has the pace of `vrrp_garp_interval` and `vrrp_gna_interval`: use those"),
     (Missing, "track_group", "it is for what is static; what moves with an instance is that one's anyway"),
     (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
     (Missing, "old_unicast_checksum", "adverts have the checksums of keepalived 1.3.7 and later"),

@@ -13,6 +13,7 @@ mod checks;
 mod entrances;
 mod expand;
 mod files;
+mod garp_group;
 mod globals;
 mod guard;
 mod include;
@@ -55,7 +56,8 @@ pub(super) type More = (Notifications, Ipvs, Vec<super::sync::Draft>, (Sessions,
 
 /// What is in the file, perhaps with holes where something was wrong.
 pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts {
-    const KNOWN: [&str; 16] = [
+    const KNOWN: [&str; 17] = [
+        "garp_group",
         "track_group",
         "vrrp_track_process",
         "interface_up_down_delays",
@@ -100,6 +102,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
             | "bfd_instance"
             | "interface_up_down_delays"
             | "track_group"
+            | "garp_group"
             | "static_ipaddress"
             | "static_routes"
             | "static_rules"
@@ -141,6 +144,8 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     }
     let tracking: Vec<_> = named("track_group").filter_map(|statement| track_group::read(statement, log)).collect();
     track_group::apply(&tracking, members, &mut groups, log);
+    let paced: Vec<_> = named("garp_group").map(|statement| garp_group::read(statement, log)).collect();
+    garp_group::apply(&paced, &mut groups, log);
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
     (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, (sessions, fixed, delays)))
 }

@@ -143,7 +143,7 @@ impl Given {
     }
 }
 
-fn time(line: &Statement, log: &Log) -> Option<Duration> {
+pub(super) fn time(line: &Statement, log: &Log) -> Option<Duration> {
     let Located { value, place } = argument(line, log)?;
     let keyword = &line.keyword.text;
     match duration::seconds(&value) {

@@ -64,7 +64,7 @@ const EXAMPLES: &[&str] = &[
      notify_backup /bin/down\n notify_fault /bin/fault\n notify_stop /bin/stop\n notify_master_rx_lower_pri /bin/rx\n notify \"/bin/any x\"\n }\n\
      vrrp_instance w { interface eth0\n virtual_router_id 2\n virtual_ipaddress { 10.0.0.2/24 }\n smtp_alert off\n notify_priority_changes no\n }\n",
     // Delays and bursts.
-    "global_defs {\n vrrp_garp_interval 0.0005\n vrrp_startup_delay 3\n vrrp_garp_master_refresh 0\n}\n\
+    "garp_group {\n garp_interval 0.02\n gna_interval 0.01\n interface eth0\n interfaces {\n eth1\n eth2\n }\n }\nglobal_defs {\n vrrp_garp_interval 0.0005\n vrrp_startup_delay 3\n vrrp_garp_master_refresh 0\n}\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n preempt_delay 4.5\n down_timer_adverts 6\n lower_prio_no_advert\n \
      higher_prio_send_advert\n garp_lower_prio_repeat 0\n virtual_ipaddress { 10.0.0.1/24 } }\n",
     // Unicast, and an authentication header.

@@ -95,6 +95,7 @@ vrrp_instance VI_2 {
         unicast: None,
         multicast: None,
         timing: crate::vrrp::timing::Timing::default(),
+        pace: None,
         track: Vec::new(),
         notify: crate::config::notify::Notify::default(),
         routing: crate::kernel::routing::Routing::default(),

@@ -1,4 +1,4 @@
-//! `track_group` of keepalived.conf.
+//! `track_group` and `garp_group` of keepalived.conf.
 
 use super::*;
 use crate::config::track::Tracked;
@@ -40,5 +40,28 @@ fn what_is_wrong_with_them() {
     ] {
         let found = faults(&[("k.conf", &format!("{GROUPS}{more}"))]);
         assert!(found.contains(fault), "{more}: {found}");
+    }
+}
+
+#[test]
+fn interfaces_of_one_garp_group_share_a_pace() {
+    let text = format!("{GROUPS}global_defs {{\nvrrp_garp_interval 0.5\n}}\ngarp_group {{\ngarp_interval 0.1\ninterfaces {{\neth0\neth1\n}}\n}}\n");
+    let config = loaded(&[("hamesh.toml", NODE), ("k.conf", &text)]);
+    for name in ["a", "b"] {
+        let group = &config.groups[name];
+        assert_eq!((group.timing.garp.interval, group.pace.as_deref()), (Duration::from_millis(100), Some("eth0+eth1")));
+    }
+    let text = text.replace("garp_interval 0.1\ninterfaces {\neth0\neth1\n}", "gna_interval 0.1\ninterface eth0");
+    let config = loaded(&[("hamesh.toml", NODE), ("k.conf", &text)]);
+    let pace = |name: &str| (config.groups[name].timing.garp.interval, config.groups[name].pace.clone());
+    assert_eq!(pace("a"), (Duration::ZERO, None), "its group has none for IPv4");
+    assert_eq!(pace("b"), (Duration::from_millis(500), None), "that of `global_defs`");
+    for (block, fault) in [
+        ("interface eth0", "`garp_group` needs `garp_interval` or `gna_interval`"),
+        ("garp_interval 1", "`garp_group` has no interfaces"),
+        ("garp_interval 1\ninterface eth0\ninterface eth0", "`eth0` is in two of them"),
+    ] {
+        let found = faults(&[("k.conf", &format!("{GROUPS}garp_group {{\n{block}\n}}\n"))]);
+        assert!(found.contains(fault), "{block}: {found}");
     }
 }
