@@ -1,10 +1,10 @@
-//! An address with what may be said of it beside: `IP[/LENGTH] [dev IF] [scope S] [label L] [brd IP] [no_track]`, of a VIP or of what
-//! is static, in both kinds of file.
+//! An address with what may be said of it beside, in the words of `ip address`: `IP[/LENGTH] [dev IF] [scope S] [label L] [brd IP]
+//! [noprefixroute] [preferred_lft N] [no_track]`, of a VIP or of what is static, in both kinds of file.
 
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::group;
 use super::route;
-use crate::kernel::address::{Label, Look};
+use crate::kernel::address::{FLAGS, Label, Look};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -35,23 +35,29 @@ pub(super) fn read(
     log: &Log,
 ) -> Option<(Located<(IpAddr, u8)>, Placing)> {
     let (first, mut rest) = (words.first()?, words[1..].iter());
-    let fault = |word: &Located<String>, message: String| {
-        log.add(Diagnostic::error(&word.place, message).help("for example \"203.0.113.10/24\""));
+    let address = match group::address(&first.value) {
+        Ok(address) => Some(address),
+        Err(why) => {
+            log.add(Diagnostic::error(&first.place, why).help("for example \"203.0.113.10/24\""));
+            None
+        }
     };
-    let address = group::address(&first.value).map_err(|why| fault(first, why)).ok();
     let mut placing = Placing::default();
     while let Some(word) = rest.next() {
         match word.value.as_str() {
             "no_track" => placing.untracked = true,
-            "dev" | "scope" | "label" | "brd" | "broadcast" => {
+            "dev" | "scope" | "label" | "brd" | "broadcast" | "preferred_lft" => {
                 let Some(value) = rest.next() else {
-                    fault(word, format!("`{}` needs a value", word.value));
+                    log.add(Diagnostic::error(&word.place, format!("`{}` needs a value", word.value)));
                     break;
                 };
                 place(&mut placing, word, value, address, log);
             }
-            _ if other(word) => {}
-            _ => break,
+            text => match FLAGS.iter().find(|(name, _)| *name == text) {
+                Some((_, flag)) => placing.look.flags |= flag,
+                None if other(word) => {}
+                None => break,
+            },
         }
     }
     Some((Located { value: address?, place: first.place.clone() }, placing))
@@ -71,6 +77,16 @@ fn place(
             fault(format!("`{text}` cannot be the name of an interface"));
         }
         placing.device = Some(text.clone());
+        return;
+    }
+    if word.value == "preferred_lft" {
+        // As long as the address itself, which is refreshed, or never.
+        let preferred =
+            if text == "forever" { Some(true) } else { text.parse::<u32>().ok().map(|seconds| seconds > 0) };
+        if preferred.is_none() {
+            fault(format!("`{text}` is no number of seconds, and not `forever`"));
+        }
+        placing.look.preferred = preferred;
         return;
     }
     let Some((address, length)) = address else { return };

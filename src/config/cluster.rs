@@ -227,11 +227,7 @@ const QUORUM_LOSS: [(&str, bool); 2] = [("release", false), ("vrrp", true)];
 
 const CHECKSUMS: [(&str, Form); 2] = [("pseudo", Form::Pseudo), ("plain", Form::Plain)];
 
-fn read_addresses(
-    value: Value<'_>,
-    placings: &mut BTreeMap<IpAddr, Placing>,
-    log: &Log,
-) -> Vec<Located<(IpAddr, u8)>> {
+fn read_addresses(value: Value<'_>, placings: &mut BTreeMap<IpAddr, Placing>, log: &Log) -> Vec<Located<(IpAddr, u8)>> {
     let unknown = |word: &Located<String>| {
         let error = Diagnostic::error(&word.place, format!("`{}` is nothing that an address can have", word.value));
         log.add(error.help("for example \"203.0.113.10/24\" or \"203.0.113.10/24 dev eth1 label eth1:1\""));

@@ -321,4 +321,3 @@ pub(super) fn address(text: &str) -> Result<(IpAddr, u8), String> {
     }
     Ok((ip, length))
 }
-

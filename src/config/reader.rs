@@ -135,10 +135,6 @@ impl<'a> Value<'a> {
         self.value.is_table()
     }
 
-    pub fn is_empty_list(&self) -> bool {
-        self.value.as_array().is_some_and(|array| array.iter().next().is_none())
-    }
-
     pub fn is_boolean(&self) -> bool {
         self.value.as_bool().is_some()
     }

@@ -359,8 +359,11 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         Some(group) => {
             if !group.accept {
                 let message = format!("what is sent to the VIPs of `{}` is dropped, and never balanced", vip.value);
-                let help = "let it have `accept`: in strict mode of keepalived.conf a MASTER takes no packets otherwise";
-                log.add(Diagnostic::warning(&draft.name.place, message).see(&group.name.place, "this group").help(help));
+                let help =
+                    "let it have `accept`: in strict mode of keepalived.conf a MASTER takes no packets otherwise";
+                log.add(
+                    Diagnostic::warning(&draft.name.place, message).see(&group.name.place, "this group").help(help),
+                );
             }
             for listen in &draft.listen {
                 let ip = listen.value.ip();

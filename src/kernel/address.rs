@@ -32,7 +32,7 @@ pub struct Vip {
     pub look: Look,
 }
 
-/// What is said of an IPv4 address beside itself. Whoever asks for what is there is not told.
+/// What is said of an address beside itself. Whoever asks for what is there is not told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Look {
     /// Its name for `ip address`; without one, that of its interface.
@@ -41,7 +41,15 @@ pub struct Look {
     pub scope: u8,
     /// Where broadcasts of its network go.
     pub broadcast: Option<Ipv4Addr>,
+    /// Of [`FLAGS`].
+    pub flags: u32,
+    /// Whether conversations may start from it. Where it is not said: from an IPv4 address, and from an IPv6 one that is static.
+    pub preferred: Option<bool>,
 }
+
+/// `IFA_F_*`, in the words of `ip address`.
+pub const FLAGS: [(&str, u32); 4] =
+    [("home", 0x10), ("mngtmpaddr", 0x100), ("noprefixroute", 0x200), ("autojoin", 0x400)];
 
 /// The name of an address: up to 15 bytes, the rest zeros.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,12 +80,15 @@ impl fmt::Debug for Label {
 /// In the words of `ip address`, each after a space.
 impl fmt::Display for Look {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { label, scope, broadcast } = self;
+        let Self { label, scope, broadcast, flags, preferred } = self;
         broadcast.iter().try_for_each(|broadcast| write!(f, " brd {broadcast}"))?;
         if *scope > 0 {
             write!(f, " scope {scope}")?;
         }
-        label.iter().try_for_each(|label| write!(f, " label {label}"))
+        label.iter().try_for_each(|label| write!(f, " label {label}"))?;
+        FLAGS.iter().filter(|(_, flag)| flags & flag != 0).try_for_each(|(word, _)| write!(f, " {word}"))?;
+        let lifetime = |preferred: &bool| if *preferred { "forever" } else { "0" };
+        preferred.iter().try_for_each(|preferred| write!(f, " preferred_lft {}", lifetime(preferred)))
     }
 }
 
@@ -141,7 +152,7 @@ impl Addresses {
     pub async fn set(&self, interface: &Interface, vips: &[Vip], ttl: Duration) -> Result<(), KernelError> {
         let send = |vip: &Vip| {
             let mut message = message(interface.index, *vip);
-            message.attributes.extend(life(vip.address, ttl));
+            message.attributes.extend(life(vip, ttl));
             message.attributes.extend(looks(vip));
             let message = RouteNetlinkMessage::NewAddress(message);
             request(&self.0, message, NLM_F_CREATE | NLM_F_REPLACE, format!("add {vip} to {}", interface.name))
@@ -190,6 +201,14 @@ impl Addresses {
             message.attributes.extend(looks(vip));
             message.header.flags = AddressHeaderFlags::empty();
             message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(FIXED)));
+            if vip.look.flags != 0 {
+                message.attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(vip.look.flags)));
+            }
+            if vip.look.preferred == Some(false) {
+                let mut life = CacheInfo::default();
+                (life.ifa_valid, life.ifa_preferred) = (u32::MAX, 0);
+                message.attributes.push(AddressAttribute::CacheInfo(life));
+            }
             let (message, what) =
                 (RouteNetlinkMessage::NewAddress(message), format!("add {vip} to {}", interface.name));
             result = result.and(request(&self.0, message, NLM_F_CREATE | NLM_F_EXCL, what).await);
@@ -258,16 +277,16 @@ fn looks(vip: &Vip) -> Vec<AddressAttribute> {
     label.into_iter().chain(vip.look.broadcast.map(AddressAttribute::Broadcast)).collect()
 }
 
-fn life(address: IpAddr, ttl: Duration) -> [AddressAttribute; 3] {
+fn life(vip: &Vip, ttl: Duration) -> [AddressAttribute; 3] {
     let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0) + 1;
     let seconds = u32::try_from(seconds).unwrap_or(u32::MAX - 1);
     let mut life = CacheInfo::default();
     life.ifa_valid = seconds;
     // A VIP that moves away is no address to start a conversation from. IPv4 takes the oldest address of a network anyway.
-    life.ifa_preferred = if address.is_ipv4() { seconds } else { 0 };
+    life.ifa_preferred = if vip.look.preferred.unwrap_or(vip.address.is_ipv4()) { seconds } else { 0 };
     [
         AddressAttribute::CacheInfo(life),
-        AddressAttribute::Flags(AddressFlags::Nodad),
+        AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::from_bits_retain(vip.look.flags)),
         AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
     ]
 }

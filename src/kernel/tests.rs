@@ -1,6 +1,6 @@
 //! Needs root: every test makes its own network namespaces and fails without.
 
-use super::address::{Addresses, Interface, Vip};
+use super::address::{Addresses, Interface, Label, Look, Vip};
 use super::link::{Change, Links, Watch, connect};
 use super::routing::{Fate, MAIN, Prefix, Route, Routes, Routing, Rule};
 use super::sysctl::promote_secondaries;
@@ -118,6 +118,39 @@ fn a_vip_lives_for_its_lease_in_whole_seconds_and_one_more() {
         addresses.remove(&eth0, &vips).await.unwrap();
         assert_eq!(present(&addresses, &eth0).await, [vip(1)]);
         addresses.remove(&eth0, &vips).await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_said_of_an_address_beside_is_there_and_goes_with_it() {
+    on_a_cable(async |_| {
+        let (_, addresses, eth0) = eth0().await;
+        let look = Look {
+            label: Label::new("eth0:vip"),
+            scope: 253,
+            broadcast: Some([10, 9, 7, 255].into()),
+            ..Look::default()
+        };
+        let four = Vip { look, ..Vip::plain("10.9.7.10".parse().unwrap(), 24) };
+        let look = Look { flags: 0x200, preferred: Some(true), ..Look::default() };
+        let six = Vip { look, ..Vip::plain("fd00::10".parse().unwrap(), 64) };
+        let shown = || {
+            String::from_utf8(Command::new("ip").args(["addr", "show", "dev", "eth0"]).output().unwrap().stdout)
+                .unwrap()
+        };
+        for ttl in [9, 10] {
+            addresses.set(&eth0, &[four, six], Duration::from_secs(ttl)).await.unwrap();
+            assert!(shown().contains("10.9.7.10/24 brd 10.9.7.255 scope link"), "{}", shown());
+            assert!(shown().contains("eth0:vip\n"), "{}", shown());
+        }
+        let line = shown().lines().find(|line| line.contains("fd00::10/64")).unwrap().to_owned();
+        assert!(line.contains("noprefixroute") && !line.contains("deprecated"), "{line}");
+        addresses.remove(&eth0, &[four, six]).await.unwrap();
+        assert!(!shown().contains("10.9.7.10") && !shown().contains("fd00::10"), "{}", shown());
+        addresses.keep(&eth0, &[four, six]).await.unwrap();
+        assert!(shown().contains("eth0:vip\n") && shown().contains("fd00::10/64"), "{}", shown());
+        addresses.release(&eth0, &[Vip::plain(four.address, 24), six]).await.unwrap();
+        assert!(!shown().contains("10.9.7.10") && !shown().contains("fd00::10"), "{}", shown());
     });
 }
 

@@ -57,11 +57,8 @@ impl Hands {
             (None, Some(mac)) => (mac, &voice.neighbours, &voice.beyond_family),
             (None, None) => return,
         };
-        let (here, there): (Vec<IpAddr>, Vec<IpAddr>) = served
-            .vips
-            .iter()
-            .map(|vip| vip.address)
-            .partition(|address| Family::of(*address) == served.config.family);
+        let (here, there): (Vec<IpAddr>, Vec<IpAddr>) =
+            served.vips.iter().map(|vip| vip.address).partition(|address| Family::of(*address) == served.config.family);
         for (socket, addresses) in [(Some(own), here), (beyond.as_ref(), there)] {
             let Some(socket) = socket.filter(|_| !addresses.is_empty()) else { continue };
             let burst = Burst { socket: socket.clone(), mac, addresses, router: served.link.router, rounds };

@@ -57,7 +57,8 @@ fn beside(dir: &Path, dialect: Dialect, toml: &str, line: &str, wrong: &str) -> 
     stage.scene.lan.captured()?;
     let file = dir.join(CAPTURE).display().to_string();
     let read = |filter: &str| -> Result<usize> {
-        let (status, said, error) = local_output(Path::new("tshark"), &["-n", "-r", &file, "-Y", filter], PATIENCE * 3)?;
+        let (status, said, error) =
+            local_output(Path::new("tshark"), &["-n", "-r", &file, "-Y", filter], PATIENCE * 3)?;
         ensure!(status.success(), "tshark: {error}");
         Ok(said.lines().count())
     };
@@ -77,7 +78,8 @@ fn start(stage: &Stage, priority: u8, line: &str) -> Result<Process> {
 pub fn no_accept(dir: &Path) -> Result<String> {
     let toml = cluster_toml(Dialect::V3, &PRIORITIES);
     let mut stage = Stage::set(Dialect::V3, &toml, dir)?;
-    let taken = |stage: &Stage| stage.scene.clients.iter().all(|(client, _)| client.last_answer().0.elapsed() < ADVERT / 2);
+    let taken =
+        |stage: &Stage| stage.scene.clients.iter().all(|(client, _)| client.last_answer().0.elapsed() < ADVERT / 2);
     ensure!(taken(&stage), "what is sent to the VIP is not answered, and this test shows nothing");
     for node in 0..PRIORITIES.len() {
         std::fs::write(stage.cluster.cluster_file(node), format!("{toml}accept = false\n"))?;

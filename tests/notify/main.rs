@@ -218,16 +218,8 @@ shutdown = {}
         .map(|state| format!("<any><x><INSTANCE><web><{state}><200>"))
         .collect();
     ensure!(told[0].arguments(true) == any, "`any` got {:?}", told[0].arguments(true));
-    let others = [
-        "<startup>",
-        "<backup>",
-        "<master><a b>",
-        "<fault>",
-        "<backup>",
-        "<master><a b>",
-        "<stop>",
-        "<shutdown><x y>",
-    ];
+    let others =
+        ["<startup>", "<backup>", "<master><a b>", "<fault>", "<backup>", "<master><a b>", "<stop>", "<shutdown><x y>"];
     ensure!(told[0].arguments(false) == others, "the others got {:?}", told[0].arguments(false));
     println!("hamesh told in order:\n{fifo}");
     match &theirs {

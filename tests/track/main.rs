@@ -20,15 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const STEADY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    tell("track", "a script, a file, an interface, a hung script, a router, interfaces that come and go, and a VIP on another one", |dir| {
-        let within = |name: &str| fs::create_dir(dir.join(name)).map(|()| dir.join(name));
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
-        let things = story(&within("things")?, &program)? + bfd::story(&within("router")?, &program)?;
-        let plain = comes::story(&within("comes")?, &program, Dialect::V3)?;
-        let mac = Dialect { mac: true, ..Dialect::V3 };
-        let anew = comes::story(&within("mac")?, &program, mac)?;
-        Ok(things + plain + anew + elsewhere::story(&within("elsewhere")?, &program)?)
-    })
+    tell(
+        "track",
+        "a script, a file, an interface, a hung script, a router, interfaces that come and go, and a VIP on another one",
+        |dir| {
+            let within = |name: &str| fs::create_dir(dir.join(name)).map(|()| dir.join(name));
+            let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
+            let things = story(&within("things")?, &program)? + bfd::story(&within("router")?, &program)?;
+            let plain = comes::story(&within("comes")?, &program, Dialect::V3)?;
+            let mac = Dialect { mac: true, ..Dialect::V3 };
+            let anew = comes::story(&within("mac")?, &program, mac)?;
+            Ok(things + plain + anew + elsewhere::story(&within("elsewhere")?, &program)?)
+        },
+    )
 }
 
 /// Shorter than `down_delay`.

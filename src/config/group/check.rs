@@ -89,7 +89,8 @@ fn check_virtual_mac(draft: &Draft, all: &[Draft], earlier: &[Draft], log: &Log)
         let error = Diagnostic::error(&given.place, format!("two virtual MACs are called `{device}`"));
         log.add(error.see(&other.name.place, format!("the other is that of `{}`", other.name.value)).help(help));
     }
-    let elsewhere = all.iter().flat_map(|other| other.all().map(move |address| (other.device_of(address.value.0), address)));
+    let elsewhere =
+        all.iter().flat_map(|other| other.all().map(move |address| (other.device_of(address.value.0), address)));
     let elsewhere = elsewhere.filter(|(on, _)| *on == Some(&device)).map(|(_, address)| &address.place);
     let parents = all.iter().filter_map(|other| other.interface.as_ref()).filter(|i| i.value == device);
     if let Some(place) = parents.map(|parent| &parent.place).chain(elsewhere).next() {
@@ -188,7 +189,9 @@ fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<Soc
         let is_twin = |other: &&Located<(IpAddr, u8)>| other.value.0 == *ip;
         if draft.placings.get(ip).is_some_and(|placing| placing.untracked) && draft.device_of(*ip).is_none() {
             let warning = Diagnostic::warning(place, format!("`no_track` of `{ip}` changes nothing"));
-            log.add(warning.help("what others remove is put back; it says that the group goes on without the interface after `dev`"));
+            log.add(warning.help(
+                "what others remove is put back; it says that the group goes on without the interface after `dev`",
+            ));
         }
         if let Some(twin) = draft.all().take(i).find(is_twin) {
             let error = Diagnostic::error(place, format!("`{ip}` is listed twice"));

@@ -88,7 +88,12 @@ impl Instance {
         "skip_check_adv_addr",
     ];
 
-    pub(super) fn read(statement: &Statement, globals: &Globals, things: &track::Things, log: &Log) -> Option<group::Draft> {
+    pub(super) fn read(
+        statement: &Statement,
+        globals: &Globals,
+        things: &track::Things,
+        log: &Log,
+    ) -> Option<group::Draft> {
         let name = argument(statement, log)?;
         let mut instance = Self { notify: globals.notify.instance(), ..Self::default() };
         let user = globals.script_user.as_deref();
@@ -244,7 +249,19 @@ impl Instance {
 
     /// A line for each address, with what is said of it beside.
     fn read_addresses(&mut self, statement: &Statement, log: &Log) {
-        const KNOWN: [&str; 6] = ["dev", "scope", "label", "brd", "broadcast", "no_track"];
+        const KNOWN: [&str; 11] = [
+            "dev",
+            "scope",
+            "label",
+            "brd",
+            "broadcast",
+            "no_track",
+            "home",
+            "mngtmpaddr",
+            "noprefixroute",
+            "autojoin",
+            "preferred_lft",
+        ];
         let lines = block(statement, log);
         let excluded = statement.keyword.text == "virtual_ipaddress_excluded";
         let list = if excluded { &mut self.excluded } else { &mut self.addresses };

@@ -48,7 +48,7 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "nftables_ipvs nftables_ipvs_priority nftables_ipvs_start_fwmark", "each `virtual_server` is an IPVS service of its own: remove it"),
     (Missing, "disable_local_igmp", "set `net.ipv4.igmp_link_local_mcast_reports` by sysctl"),
     (Missing, "ip_family", "the family is that of the address"),
-    (Missing, "peer home mngtmpaddr noprefixroute autojoin preferred_lft", "a VIP is added as `IP/LENGTH [dev IF] [scope S] [label L] [brd IP] [no_track]`"),
+    (Missing, "peer", "a VIP is an address of its network: on a point-to-point link give it the length of a host"),
     (Missing, "smtp_alert", "no mail is written about servers"),
     (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop", "it does not belong into this block"),
 ];

@@ -2,9 +2,9 @@
 
 use super::super::fixed::{self, Fixed};
 use super::super::route;
+use super::syntax::Statement;
 use super::track_group::{self, Member};
 use super::{block, located};
-use super::syntax::Statement;
 use crate::config::diagnostic::{Diagnostic, Log};
 use crate::kernel::routing::Routing;
 

@@ -17,7 +17,10 @@ impl Instance {
         log: &Log,
     ) -> Version {
         let bent = |message: &str| {
-            log.add(Diagnostic::warning(&name.place, format!("`{}` is strict: {message}, as in keepalived", name.value)));
+            log.add(Diagnostic::warning(
+                &name.place,
+                format!("`{}` is strict: {message}, as in keepalived", name.value),
+            ));
         };
         if six && version == Version::V2 {
             bent("over IPv6 it speaks version 3");
@@ -42,7 +45,10 @@ impl Instance {
             bent("its first address should be link-local");
         }
         if std::mem::take(&mut self.bare) && self.addresses.is_empty() {
-            log.add(Diagnostic::error(&name.place, format!("`{}` is strict, and needs `virtual_ipaddress`", name.value)));
+            log.add(Diagnostic::error(
+                &name.place,
+                format!("`{}` is strict, and needs `virtual_ipaddress`", name.value),
+            ));
         }
         if self.plain_adverts.take().is_some() {
             bent("its adverts come from the virtual MAC");

@@ -88,7 +88,7 @@ const EXAMPLES: &[&str] = &[
      virtual_server 10.0.0.1 80 {\n real_server 10.1.0.1 80 { BFD_CHECK { name pool\n alpha\n } }\n real_server 10.1.0.2 80 { BFD_CHECK { name six\n } } }\n",
     // Addresses on other interfaces, and what is said of them.
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 label eth0:1\n 10.1.0.1/24 brd + dev eth1 scope link }\n \
-     virtual_ipaddress_excluded {\n 2001:db8::1/64 dev eth2 no_track\n }\n }\n",
+     virtual_ipaddress_excluded {\n 2001:db8::1/64 dev eth2 no_track preferred_lft 0 autojoin\n }\n }\n",
     // Strict ones, and whom an owner hears.
     "global_defs {\n vrrp_strict\n vrrp_mcast_group4 224.0.0.78\n }\nvrrp_instance v { interface eth0\n virtual_router_id 1\n priority 120\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      vrrp_instance w { interface eth1\n virtual_router_id 1\n state MASTER\n virtual_ipaddress { 10.1.0.1/24 } }\n\

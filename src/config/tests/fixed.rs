@@ -19,7 +19,10 @@ fn what_is_wrong_with_what_is_static() {
     let cases = [
         ("addresses = [\"10.5.0.1/24\"]", "`10.5.0.1/24` needs an interface / for example `10.0.5.1/24 dev eth1`"),
         ("addresses = [\"10.5.0.1/24 dev\"]", "`dev` needs a value"),
-        ("addresses = [\"10.5.0.1/24 dev eth1 home\"]", "`home` of an address is not supported by this version"),
+        (
+            "addresses = [\"10.5.0.1/24 dev eth1 peer 10.5.0.9\"]",
+            "`peer` of an address is not supported by this version",
+        ),
         ("addresses = [\"10.5.0/24 dev eth1\"]", "`10.5.0/24` is not an address"),
         ("adresses = []", "unknown key `static.lb1.adresses`"),
     ];

@@ -81,10 +81,7 @@ fn what_is_keepaliveds_own_business_is_not_read() {
 #[test]
 fn what_would_be_guarded_wrongly_is_refused() {
     let with = |line: &str| KEEPALIVED.replace("    vmac_xmit_base\n", line);
-    for (line, complaint) in [
-        ("    use_vmac_addr\n", "use_vmac_addr"),
-        ("    advert_int never\n", "advert_int"),
-    ] {
+    for (line, complaint) in [("    use_vmac_addr\n", "use_vmac_addr"), ("    advert_int never\n", "advert_int")] {
         let said = faults(&[("hamesh.toml", GUARD), ("keepalived.conf", &with(line))]);
         assert!(said.contains(complaint) && !said.contains("warning"), "{said}");
     }

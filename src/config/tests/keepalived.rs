@@ -211,27 +211,29 @@ fn words_of_an_address_that_change_nothing_are_said_and_passed_over() {
         "virtual_ipaddress_excluded {\n10.0.0.101/24 brd 10.0.0.255 no_track label eth0:1 -nodad scope global\n}",
     );
     assert_eq!(given.excluded, [([10, 0, 0, 101].into(), 24)]);
-    assert_eq!(warnings, ["`-nodad` changes nothing", "`no_track` of `10.0.0.101` changes nothing"]);
+    assert_eq!(warnings, ["`no_track` of `10.0.0.101` changes nothing", "`-nodad` changes nothing"]);
 }
 
 #[test]
 fn an_address_may_be_on_another_interface() {
     let (given, warnings) = group(
         "virtual_ipaddress_excluded {\n10.1.0.1/24 dev eth1 label eth1:9 brd + scope link\n10.1.0.2/32 brd 10.1.0.255 dev eth1 no_track\n\
-         fd01::1/64 dev eth2 label x no_track\n10.0.0.7/24 dev eth0\n}",
+         fd01::1/64 dev eth2 label x noprefixroute home preferred_lft forever no_track\n10.0.0.7/24 dev eth0\n}",
     );
     assert_eq!(warnings, ["an IPv6 address has no `label`: it is ignored, as by keepalived"]);
     assert_eq!(given.elsewhere().into_iter().collect::<Vec<_>>(), ["eth1", "eth2"]);
     let on = |name| given.on(name).map(|vip| format!("{vip}{}", vip.look)).collect::<Vec<_>>();
     assert_eq!(on("eth0"), ["10.0.0.100/32", "10.0.0.7/24"], "its own, said or not");
     assert_eq!(on("eth1"), ["10.1.0.1/24 brd 10.1.0.255 scope 253 label eth1:9", "10.1.0.2/32 brd 10.1.0.255"]);
-    assert_eq!(on("eth2"), ["fd01::1/64"]);
-    let untracked = given.placings.iter().filter(|(_, placing)| placing.untracked).map(|(address, _)| address.to_string());
+    assert_eq!(on("eth2"), ["fd01::1/64 home noprefixroute preferred_lft forever"]);
+    let untracked =
+        given.placings.iter().filter(|(_, placing)| placing.untracked).map(|(address, _)| address.to_string());
     assert_eq!(untracked.collect::<Vec<_>>(), ["10.1.0.2", "fd01::1"]);
     for (line, fault) in [
         ("10.1.0.1/31 brd +", "`+` is no broadcast address of `10.1.0.1/31`"),
         ("10.1.0.1/24 dev eth/1", "`eth/1` cannot be the name of an interface"),
         ("10.1.0.1/24 label sixteen-letters-", "`sixteen-letters-` is longer than the 15 bytes of a label"),
+        ("10.1.0.1/24 preferred_lft x", "`x` is no number of seconds, and not `forever`"),
         ("10.1.0.1/24 dev", "`dev` needs a value"),
     ] {
         let found = refused(&format!("{INSTANCE}virtual_ipaddress_excluded {{\n{line}\n}}\n}}\n"));
@@ -241,9 +243,11 @@ fn an_address_may_be_on_another_interface() {
 
 #[test]
 fn the_device_of_a_virtual_mac_is_no_other_interface() {
-    let (given, warnings) = group("use_vmac\nvirtual_ipaddress_excluded {\n10.0.0.7/24 dev vrrp.51\n10.0.0.8/24 dev eth0\n}");
+    let (given, warnings) =
+        group("use_vmac\nvirtual_ipaddress_excluded {\n10.0.0.7/24 dev vrrp.51\n10.0.0.8/24 dev eth0\n}");
     assert!(given.placings.is_empty() && warnings.is_empty(), "{given:?}");
-    let other = "vrrp_instance VI_2 {\ninterface eth1\nvirtual_router_id 1\nvirtual_ipaddress {\n10.0.0.8 dev vrrp.51\n}\n}\n";
+    let other =
+        "vrrp_instance VI_2 {\ninterface eth1\nvirtual_router_id 1\nvirtual_ipaddress {\n10.0.0.8 dev vrrp.51\n}\n}\n";
     let found = refused(&format!("{INSTANCE}use_vmac\n}}\n{other}"));
     assert!(found.contains("`vrrp.51` is an interface already"), "{found}");
 }
@@ -745,5 +749,7 @@ fn an_instance_may_have_no_address() {
     let six = read("no_virtual_ipaddress\nunicast_peer {\n2001:db8::2\n}");
     assert_eq!((six.family, six.version), (Family::V6, Version::V3));
     assert!(refused(&text("virtual_ipaddress {\n}")).contains("`vrrp_instance v` needs `virtual_ipaddress`"));
-    assert!(refused(&text("no_virtual_ipaddress\nstrict_mode")).contains("`v` is strict, and needs `virtual_ipaddress`"));
+    assert!(
+        refused(&text("no_virtual_ipaddress\nstrict_mode")).contains("`v` is strict, and needs `virtual_ipaddress`")
+    );
 }

@@ -10,8 +10,7 @@ fn command(words: &[&str], user: Option<&str>) -> Command {
 #[test]
 fn who_is_told() {
     let group = "notify = { master = { command = [\"/up\", \"a b\"], user = \"nobody\" }, any = { command = [\"/any\"] }, mail = true }\n";
-    let general =
-        "[notify]\ntimeout = \"5s\"\nfifo = [{ path = \"pipe\" }]\nmail = { to = [\"root\"], server = \"mx\" }\n\
+    let general = "[notify]\ntimeout = \"5s\"\nfifo = [{ path = \"pipe\" }]\nmail = { to = [\"root\"], server = \"mx\" }\n\
          startup = { command = [\"/prepare\"] }\nshutdown = { command = [\"/tidy\", \"up\"], timeout = \"3s\" }\n";
     let text = format!("{WEB}{group}{general}");
     let (config, dir) = within(&[("hamesh.toml", NODE), ("cluster.toml", &text)], |dir| load(&dir.join("hamesh.toml")));
@@ -21,9 +20,13 @@ fn who_is_told() {
     assert_eq!(config.groups["web"].notify, Notify { scripts: scripts.into(), priority_changes: false, mail: true });
     let mail = Mail { server: "mx:25".to_owned(), ..Mail::to(vec!["root".to_owned()]) };
     let fifos = vec![Fifo { path: PathBuf::from(dir).join("pipe"), script: None }];
-    let once = |words: &[&str], seconds| Some(Once { command: command(words, None), timeout: Duration::from_secs(seconds) });
+    let once =
+        |words: &[&str], seconds| Some(Once { command: command(words, None), timeout: Duration::from_secs(seconds) });
     let (startup, shutdown) = (once(&["/prepare"], 10), once(&["/tidy", "up"], 3));
-    assert_eq!(config.notify, Notifications { fifos, mail: Some(mail), timeout: Duration::from_secs(5), startup, shutdown });
+    assert_eq!(
+        config.notify,
+        Notifications { fifos, mail: Some(mail), timeout: Duration::from_secs(5), startup, shutdown }
+    );
     assert!(config.warnings.is_empty());
 }
 
@@ -61,7 +64,11 @@ fn keepalived_conf_says_where_it_is_taken_differently() {
         ("vrrp_notify_fifo_script /bin/x", "", "there is no FIFO for this script to read"),
         ("smtp_server a b", "", "`smtp_server` has a port"),
         ("startup_script_timeout 5", "", "there is no `startup_script` for this timeout"),
-        ("script_user root\nshutdown_script /x\nshutdown_script_timeout 1001", "", "`shutdown_script_timeout` is between 1 and 1000 seconds"),
+        (
+            "script_user root\nshutdown_script /x\nshutdown_script_timeout 1001",
+            "",
+            "`shutdown_script_timeout` is between 1 and 1000 seconds",
+        ),
         ("lvs_notify_fifo /run/f", "", "`lvs_notify_fifo` is not supported"),
     ];
     for (global, line, fault) in cases {

@@ -31,7 +31,10 @@ fn instances_need_the_interfaces_of_what_is_static() {
 #[test]
 fn what_is_wrong_with_them() {
     for (more, fault) in [
-        ("static_ipaddress {\n10.2.0.1/24 dev eth2 track_group neer\n}\n", "there is no `track_group neer` / did you mean `near`?"),
+        (
+            "static_ipaddress {\n10.2.0.1/24 dev eth2 track_group neer\n}\n",
+            "there is no `track_group neer` / did you mean `near`?",
+        ),
         ("static_ipaddress {\n10.2.0.1/24 dev eth2 track_group\n}\n", "`track_group` needs a value"),
         ("static_routes {\n10.5.0.0/16 via 10.3.0.2 track_group near\n}\n", "warning: this has no interface to track"),
         ("track_group none {\n}\n", "`track_group none` has no instances"),
@@ -45,11 +48,16 @@ fn what_is_wrong_with_them() {
 
 #[test]
 fn interfaces_of_one_garp_group_share_a_pace() {
-    let text = format!("{GROUPS}global_defs {{\nvrrp_garp_interval 0.5\n}}\ngarp_group {{\ngarp_interval 0.1\ninterfaces {{\neth0\neth1\n}}\n}}\n");
+    let text = format!(
+        "{GROUPS}global_defs {{\nvrrp_garp_interval 0.5\n}}\ngarp_group {{\ngarp_interval 0.1\ninterfaces {{\neth0\neth1\n}}\n}}\n"
+    );
     let config = loaded(&[("hamesh.toml", NODE), ("k.conf", &text)]);
     for name in ["a", "b"] {
         let group = &config.groups[name];
-        assert_eq!((group.timing.garp.interval, group.pace.as_deref()), (Duration::from_millis(100), Some("eth0+eth1")));
+        assert_eq!(
+            (group.timing.garp.interval, group.pace.as_deref()),
+            (Duration::from_millis(100), Some("eth0+eth1"))
+        );
     }
     let text = text.replace("garp_interval 0.1\ninterfaces {\neth0\neth1\n}", "gna_interval 0.1\ninterface eth0");
     let config = loaded(&[("hamesh.toml", NODE), ("k.conf", &text)]);

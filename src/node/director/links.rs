@@ -6,8 +6,8 @@
 
 use super::{Director, Occurred};
 use crate::kernel::link::Link;
-use crate::node::lans::{self, LanName, Opened};
 use crate::node::elsewhere::Elsewhere;
+use crate::node::lans::{self, LanName, Opened};
 use crate::node::served::Served;
 use hamesh_fencing::clock::Moment;
 use std::collections::{BTreeMap, BTreeSet};
