@@ -80,6 +80,25 @@ pub fn story(dir: &Path, program: &Path) -> Result<u32> {
     println!("on an interface that came, {} ms after it had", came.elapsed().as_millis());
     moves_to(&scene, "lb1")?;
 
+    // A LAN for adverts alone that is down everywhere.
+    for node in 0..PRIORITIES.len() {
+        fs::write(cluster.cluster_file(node), text("") + "needs_interface = false\n")?;
+        cluster.command(node, &["reload"])?;
+    }
+    let cut = Instant::now();
+    let all =
+        |state: &str| (0..PRIORITIES.len()).try_for_each(|node| ip(&scene, node, &["link", "set", LAN_NIC, state]));
+    all("down")?;
+    sleep(SOON * 3);
+    moves_to(&scene, "lb1")?;
+    let gap = scene.observer.longest_gap(cut, Instant::now());
+    ensure!(gap < SOON / 2, "nobody answered for {gap:?} when the LAN of the adverts went down");
+    cluster.kill(0)?;
+    println!("killed, with no LAN for adverts: it moved after {} ms", moves_to(&scene, "lb2")?.as_millis());
+    cluster.start(0, &[])?;
+    all("up")?;
+    moves_to(&scene, "lb1")?;
+
     // Back to where the adverts go by: another place for an address that is held.
     for node in 0..PRIORITIES.len() {
         fs::write(cluster.cluster_file(node), text("").replace(&format!(" dev {SECOND_NIC}"), ""))?;
