@@ -10,7 +10,7 @@ mod sink;
 mod status;
 
 use crate::admin::{InvitationRequest, Order};
-use crate::config;
+use crate::config::{self, Config};
 use crate::net::hello::wall_now;
 use crate::net::identity::Identity;
 use crate::net::invitation::JoinString;
@@ -18,6 +18,7 @@ use crate::net::join::{JoinError, Joiner, join};
 use crate::node::{self, Ending};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::Client;
+use hamesh_fencing::gate::Gate;
 use hamesh_raft::command::Role;
 use hamesh_raft::command::ServerOrder;
 use nix::net::if_::if_nametoindex;
@@ -436,9 +437,24 @@ fn check(file: &Path) -> Result<Exit, Failure> {
                 println!("warning: vip.{name} is in FAULT while this machine has no interface {interface}, as now");
             }
         }
+        warn_without_rules(&config);
     }
     println!("{}: ok", file.display());
     Ok(Exit::Ok)
+}
+
+/// What a kernel without nf_tables means for a director. Who may not ask the kernel learns it from the daemon.
+fn warn_without_rules(config: &Config) {
+    if !matches!(Gate::is_possible(), Ok(false)) {
+        return;
+    }
+    println!(
+        "warning: this kernel has no nf_tables: without a gate the lifetimes of addresses end a claim, seconds later, and the \
+         others wait for it"
+    );
+    for need in node::needs_rules(config) {
+        println!("warning: hamesh does not start without nf_tables for {need}");
+    }
 }
 
 fn convert(file: &Path, node: Option<&str>) -> Result<Exit, Failure> {

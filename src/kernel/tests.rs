@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Two hosts on one cable: `here`, with `eth0` at 10.9.0.1/24, and `there`, with `eth0` at 10.9.0.2/24.
 pub(crate) struct Cable {
@@ -90,6 +90,40 @@ fn what_hamesh_put_on_any_interface_is_found_by_its_address_and_nothing_else_goe
         assert!(left(&eth0, 1).await, "it is the host's own");
         assert!(left(&eth0, 10).await, "not asked for");
         assert!(!left(&eth0, 11).await && !left(&lo, 12).await);
+    });
+}
+
+/// What a gate without nf_tables rests on (`hamesh_fencing::gate::Lifetimes`): 1.1 s, and what this test itself may be late.
+const LOOK: Duration = Duration::from_millis(1100 + 100);
+
+#[test]
+fn the_kernel_takes_an_address_off_a_second_after_its_end_at_the_latest() {
+    on_a_cable(async |_| {
+        let (_, addresses, eth0) = eth0().await;
+        let vip = |n: u8| match n % 2 {
+            0 => vip(10 + n),
+            _ => Vip { address: format!("fd00::{n}").parse().unwrap(), prefix: 64, look: Default::default() },
+        };
+        // So that the kernel has just looked when one of them ends.
+        let mut set = Vec::new();
+        for n in 0..8 {
+            let asked = Instant::now();
+            addresses.set(&eth0, &[vip(n)], Duration::ZERO).await.unwrap();
+            set.push((vip(n), asked, Instant::now()));
+            tokio::time::sleep(Duration::from_millis(130)).await;
+        }
+        let mut latest = Duration::ZERO;
+        while !set.is_empty() {
+            let there: Vec<Vip> = addresses.list(&eth0).await.unwrap().iter().map(|is| is.vip).collect();
+            let now = Instant::now();
+            for (vip, asked, done) in set.extract_if(.., |(vip, ..)| !there.iter().any(|is| is.is(vip))) {
+                assert!(now - asked > Duration::from_millis(900), "{vip} lived for {:?}", now - asked);
+                latest = latest.max(now - done);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        println!("the last to go lived for {latest:?}");
+        assert!(latest < Duration::from_secs(1) + LOOK, "one lived for {latest:?}");
     });
 }
 

@@ -1,10 +1,12 @@
 //! Bursts of gratuitous ARP and neighbour advertisements, at once or at a pace.
 
+use super::core::lock;
 use crate::net::arp::Mac;
 use crate::net::neighbour::NeighbourSocket;
-use std::collections::BTreeMap;
+use hamesh_fencing::clock::Moment;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -12,9 +14,27 @@ use tokio::time::sleep;
 /// Paced bursts that wait for a LAN; what comes beyond is left to the next refresh.
 const QUEUE: usize = 256;
 
+/// What may be announced, and until when, where the kernel does not keep the rest back. It is looked at before each packet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Permit(Arc<Mutex<(BTreeSet<IpAddr>, Moment)>>);
+
+impl Permit {
+    /// These, until then, and nothing else.
+    pub(crate) fn give(&self, addresses: BTreeSet<IpAddr>, until: Moment) {
+        *lock(&self.0) = (addresses, until);
+    }
+
+    fn allows(&self, address: IpAddr) -> bool {
+        let (addresses, until) = &*lock(&self.0);
+        addresses.contains(&address) && !Moment::now().reached(*until)
+    }
+}
+
 /// Round by round over all addresses, as keepalived does.
 pub(crate) struct Burst {
     pub(crate) socket: Arc<NeighbourSocket>,
+    /// `None`: the gate sees to it.
+    pub(crate) permit: Option<Permit>,
     pub(crate) mac: Mac,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) router: bool,
@@ -63,6 +83,9 @@ impl Burst {
 
     /// False: the gate is shut, for all of them.
     fn send(&self, address: IpAddr) -> bool {
+        if self.permit.as_ref().is_some_and(|permit| !permit.allows(address)) {
+            return false;
+        }
         match self.socket.announce(self.mac, address, self.router) {
             Ok(()) => true,
             // A packet socket hears of a shut gate in this way.

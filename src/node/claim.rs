@@ -2,12 +2,14 @@
 //!
 //! Claim: the may-act record (written before), IPVS, addresses, gate, advert, announcement. Unclaim: gate, IPVS, the priority-0
 //! advert, the record, the Release, addresses. What counts is the shut gate: an address that is still there answers nobody, and
-//! one that cannot be removed is tried again and shown.
+//! one that cannot be removed is tried again and shown. Without nf_tables the addresses are what is shut, and go first.
 
-use super::announce::Announcer;
+use super::announce::{Announcer, Permit};
 use super::balance::{Balance, Order};
+use super::barrier::Barrier;
 use super::elsewhere::Elsewhere;
 use super::interfaces::Interfaces;
+use super::lane::GateStatus;
 use super::served::{self, Served};
 use crate::kernel::address::{Interface, Vip};
 use crate::kernel::routing::Routing;
@@ -20,9 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long an address lives that nobody refreshes, behind a gate that nobody else can take away: a thousand VIPs are not
-/// to be refreshed twice a second for a second wall. Otherwise it is the lease's length.
-const LIFE: Duration = Duration::from_secs(10);
+/// Between two refreshes of addresses at least: they live for a second more than they are set for.
+const REFRESH: Duration = Duration::from_millis(500);
 /// Between two tries to remove an address.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -42,8 +43,7 @@ impl Leftover {
 
 /// Gate, addresses, sockets and record.
 pub(crate) struct Hands {
-    /// `None`: switched off for a control experiment, see [`super::daemon`].
-    gate: Option<Gate>,
+    pub(super) gate: Barrier,
     /// keepalived puts addresses and services there, and takes them away: only the gate is ours.
     guard: bool,
     balance: Balance,
@@ -53,7 +53,7 @@ pub(crate) struct Hands {
     life: Duration,
     refreshed: Option<Moment>,
     /// What was last armed for.
-    deadline: Moment,
+    pub(super) deadline: Moment,
     held: Vec<Definition>,
     /// What passes though it is not held.
     local: Option<(BTreeSet<IpAddr>, BTreeSet<Mac>)>,
@@ -65,13 +65,15 @@ pub(crate) struct Hands {
     /// The devices with virtual MACs.
     devices: Vec<String>,
     pub(super) announcer: Announcer,
+    /// Where the gate does not see announcements.
+    pub(super) permit: Option<Permit>,
     retried: Option<Moment>,
     trouble: Option<String>,
 }
 
 impl Hands {
     pub(crate) fn new(
-        gate: Option<Gate>,
+        gate: Barrier,
         guard: bool,
         balance: Balance,
         interfaces: Interfaces,
@@ -79,8 +81,8 @@ impl Hands {
         record: RecordFile,
         ttl: Duration,
     ) -> Self {
-        let held = gate.as_ref().map(|gate| gate.held().to_vec()).unwrap_or_default();
-        let life = if gate.as_ref().is_some_and(Gate::persistent) { ttl.max(LIFE) } else { ttl };
+        let (held, life) = (gate.held(), gate.life(ttl));
+        let permit = (!gate.stops_announcements()).then(Permit::default);
         Self {
             gate,
             guard,
@@ -97,6 +99,7 @@ impl Hands {
             unrouted: BTreeMap::new(),
             devices,
             announcer: Announcer::default(),
+            permit,
             retried: None,
             trouble: None,
         }
@@ -109,6 +112,7 @@ impl Hands {
         if served::common(groups.iter().map(|served| &served.definition)).as_ref() != Some(granted) {
             return Err("the group was granted with other addresses than this node's".to_owned());
         }
+        self.gate.begin(self.deadline).map_err(|error| error.to_string())?;
         for served in groups {
             self.take_up(served);
             if served.balanced {
@@ -123,10 +127,9 @@ impl Hands {
         }
         kill_point("claim", 2);
         let definitions = definitions(groups);
-        if let Some(gate) = &mut self.gate {
-            gate.hold(&definitions).map_err(|error| error.to_string())?;
-        }
+        self.gate.hold(&definitions).map_err(|error| error.to_string())?;
         self.held.extend(definitions);
+        self.permit();
         kill_point("claim", 3);
         for served in groups {
             tracing::info!(group = %served.name, %token, "claimed");
@@ -151,11 +154,9 @@ impl Hands {
         tracing::trace!("unclaiming");
         kill_point("release", 1);
         let definitions = definitions(groups);
-        let shut = match &mut self.gate {
-            Some(gate) => gate.drop_hold(&definitions),
-            None => Ok(()),
-        };
         self.held.retain(|held| !definitions.contains(held));
+        let shut = self.gate.drop_hold(&definitions, &self.held, &self.interfaces);
+        self.permit();
         kill_point("release", 2);
         for served in groups {
             if !self.guard {
@@ -194,18 +195,15 @@ impl Hands {
 
     /// Keeps the gate and the addresses alive until `deadline`.
     pub(crate) fn arm(&mut self, deadline: Moment, groups: &BTreeMap<GroupName, Served>) {
-        let armed = match &mut self.gate {
-            Some(gate) => gate.arm(deadline),
-            None => Ok(()),
-        };
         // A gate that was not armed closes by itself; the next renewal tries again.
-        self.trouble = armed.err().map(|error| format!("the gate was not armed: {error}"));
+        self.trouble = self.gate.arm(deadline).err().map(|error| format!("the gate was not armed: {error}"));
         if let Some(trouble) = &self.trouble {
-            tracing::warn!("{trouble}");
+            return tracing::warn!("{trouble}");
         }
         self.deadline = deadline;
+        self.permit();
         let now = Moment::now();
-        if self.guard || self.refreshed.is_some_and(|at| now.since(at) < self.life / 2) {
+        if self.guard || self.refreshed.is_some_and(|at| now.since(at) < (self.life / 2).max(REFRESH)) {
             return;
         }
         self.refreshed = Some(now);
@@ -213,6 +211,13 @@ impl Hands {
             for (interface, vips) in served.placed() {
                 self.interfaces.refresh(interface, vips, self.life, deadline);
             }
+        }
+    }
+
+    /// What is held may be announced until the deadline.
+    fn permit(&self) {
+        if let Some(permit) = &self.permit {
+            permit.give(self.held.iter().flat_map(|held| held.addresses.iter().copied()).collect(), self.deadline);
         }
     }
 
@@ -236,11 +241,8 @@ impl Hands {
 
     /// Lets pass what `members` forward to `addresses`, whoever holds them.
     pub(crate) fn serve_locally(&mut self, addresses: BTreeSet<IpAddr>, members: BTreeSet<Mac>) {
-        let Some(gate) =
-            self.gate.as_mut().filter(|_| self.local.as_ref() != Some(&(addresses.clone(), members.clone())))
-        else {
-            return;
-        };
+        let is_so = self.local.as_ref() == Some(&(addresses.clone(), members.clone()));
+        let Some(gate) = self.gate.rules().filter(|_| !is_so) else { return };
         let (to, from): (Vec<_>, Vec<_>) = (addresses.iter().copied().collect(), members.iter().copied().collect());
         match gate.serve_locally(&to, &from) {
             Ok(()) => self.local = Some((addresses, members)),
@@ -252,7 +254,7 @@ impl Hands {
     pub(crate) fn refuse(&mut self, addresses: BTreeSet<IpAddr>) {
         // Beside a keepalived that is its own matter.
         let differs = !self.guard && self.deaf != addresses;
-        let Some(gate) = self.gate.as_mut().filter(|_| differs) else { return };
+        let Some(gate) = self.gate.rules().filter(|_| differs) else { return };
         match gate.refuse(&addresses.iter().copied().collect::<Vec<_>>()) {
             Ok(()) => self.deaf = addresses,
             Err(error) => tracing::error!(%error, "packets to VIPs with `accept = false` are taken; trying again"),
@@ -261,9 +263,7 @@ impl Hands {
 
     /// Guards `groups`, and what packet sockets send on `interfaces`, instead of those before. What is held is among them.
     pub(crate) fn guard(&mut self, groups: &[Definition], interfaces: &[String]) -> Result<(), GateError> {
-        let Some(gate) = &mut self.gate else { return Ok(()) };
-        gate.set_groups(groups)?;
-        gate.set_interfaces(interfaces)
+        self.gate.guard(groups, interfaces)
     }
 
     /// Other lengths of the prefixes of a held group, or other routes and rules: the new ones stand before the old ones go.
@@ -296,7 +296,7 @@ impl Hands {
 
     /// Interfaces have come or gone: what of them the gate looks at is to be looked at.
     pub(crate) fn interfaces_changed(&mut self) -> Result<(), GateError> {
-        self.gate.as_mut().map_or(Ok(()), Gate::interfaces_changed)
+        self.gate.rules().map_or(Ok(()), Gate::interfaces_changed)
     }
 
     /// Brings a device with a virtual MAC up, which the gate looks at already.
@@ -321,11 +321,10 @@ impl Hands {
 
     /// Shuts the whole gate.
     pub(crate) fn shut(&mut self) -> Result<(), GateError> {
-        if let Some(gate) = &mut self.gate {
-            gate.shut()?;
-        }
+        self.gate.shut(&self.interfaces)?;
         self.balance.order(Order::WithdrawAll(None));
         self.held.clear();
+        self.permit();
         Ok(())
     }
 
@@ -340,7 +339,7 @@ impl Hands {
     /// Removes what was unclaimed, at first at once; puts a gate back that somebody else has changed (kernels before 6.9).
     pub(crate) async fn tidy(&mut self) {
         let now = Moment::now();
-        if let Some(gate) = &mut self.gate
+        if let Some(gate) = self.gate.rules()
             && let Err(error) = gate.check().and_then(|whole| if whole { Ok(()) } else { gate.put_back() })
         {
             tracing::error!(%error, "the gate is not as it should be");
@@ -369,13 +368,13 @@ impl Hands {
 
     /// What a keepalived on this host has said; nothing where it cannot be asked for.
     pub(crate) fn said(&mut self) -> Option<Vec<Said>> {
-        let said = self.gate.as_mut()?.said();
+        let said = self.gate.rules()?.said();
         said.inspect_err(|error| tracing::warn!(%error, "what keepalived says is not heard")).ok()
     }
 
     /// The wall clock was set.
     pub(crate) fn wall_clock(&mut self) {
-        if let Some(gate) = &mut self.gate
+        if let Some(gate) = self.gate.rules()
             && let Err(error) = gate.rearm_wall_clock()
         {
             tracing::warn!(%error, "the gate was not armed for the new wall clock");
@@ -401,7 +400,7 @@ impl Hands {
                 return tracing::warn!(%error, "the gate stays, shut");
             }
         }
-        if let Some(Err(error)) = self.gate.take().map(Gate::remove) {
+        if let Err(error) = std::mem::replace(&mut self.gate, Barrier::Off).remove() {
             tracing::warn!(%error, "the gate stays, shut");
         }
     }
@@ -419,12 +418,8 @@ impl Hands {
         self.leftovers.iter().filter(|left| left.group == group).map(|left| left.vips.len()).sum()
     }
 
-    pub(crate) fn is_persistent(&self) -> bool {
-        self.gate.as_ref().is_some_and(Gate::persistent)
-    }
-
-    pub(crate) fn is_off(&self) -> bool {
-        self.gate.is_none()
+    pub(crate) fn gate(&self) -> GateStatus {
+        self.gate.status()
     }
 
     /// What a person should know.

@@ -9,7 +9,7 @@ use super::core::{Core, lock};
 use super::director::Silence;
 use super::errands;
 use super::flight::{Flight, Flights};
-use super::lane::{Lane, LaneInput, LaneOutput, LaneStatus};
+use super::lane::{GateStatus, Lane, LaneInput, LaneOutput, LaneStatus};
 use super::members;
 use super::notify::Notices;
 use super::once;
@@ -373,7 +373,13 @@ async fn until_stopped(core: &Core, ends: Ends) -> anyhow::Result<Stop> {
     let Ends { mut term, mut int, mut usr2 } = ends;
     let restart = async {
         while usr2.recv().await.is_some() {
-            match restart::rehearse(&core.file).await {
+            let gate = lock(&core.lane_status).gate;
+            let rehearsed = if let Some(GateStatus::Lifetimes(_)) = gate {
+                Err("without nf_tables no lease is resumed. Stop and start it: that hands over".to_owned())
+            } else {
+                restart::rehearse(&core.file).await
+            };
+            match rehearsed {
                 Ok(()) => return,
                 Err(why) => tracing::error!(%why, "not restarted; this run goes on"),
             }

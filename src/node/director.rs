@@ -16,7 +16,7 @@ pub(crate) use alone::Silence;
 use super::claim::Hands;
 use super::elsewhere::Elsewhere;
 use super::lan::{FACT, Hears, Neighbours, Place};
-use super::lane::{GateStatus, GroupStatus, InterfaceStatus, LaneOutput, LaneStatus};
+use super::lane::{GroupStatus, InterfaceStatus, LaneOutput, LaneStatus};
 use super::lans::{Lans, Opened};
 use super::reload::Fresh;
 use super::served::Served;
@@ -371,7 +371,7 @@ impl Director {
             session: lease.sid,
             remaining: lease.remaining,
             groups: groups.collect(),
-            gate: Some(GateStatus { persistent: self.hands.is_persistent(), off: self.hands.is_off() }),
+            gate: Some(self.hands.gate()),
             warnings: self.hands.warnings(),
         }
     }

@@ -1,7 +1,7 @@
 //! What of a group is on another interface than its own: `203.0.113.10/24 dev eth1`. It comes and goes with the rest, and is announced
 //! there. While that interface is down, or not there, the group is in FAULT, as with keepalived.
 
-use super::announce::Burst;
+use super::announce::{Burst, Permit};
 use super::lans::Lans;
 use crate::config::VipGroup;
 use crate::kernel::address::{Interface, Vip};
@@ -75,12 +75,12 @@ impl Elsewhere {
     }
 
     /// What tells the hosts there; of loopback there are none.
-    pub(super) fn bursts(&self, rounds: u8) -> impl Iterator<Item = Burst> {
+    pub(super) fn bursts(&self, rounds: u8, permit: Option<&Permit>) -> impl Iterator<Item = Burst> {
         let mac = self.link.mac.filter(|mac| *mac != [0; 6]);
         let of = move |(family, socket): &(Family, Arc<NeighbourSocket>)| {
             let addresses = self.vips.iter().map(|vip| vip.address).filter(|address| Family::of(*address) == *family);
             let (socket, addresses, router) = (socket.clone(), addresses.collect(), self.link.router);
-            Some(Burst { socket, mac: mac?, addresses, router, rounds })
+            Some(Burst { socket, permit: permit.cloned(), mac: mac?, addresses, router, rounds })
         };
         self.sockets.iter().filter_map(of)
     }

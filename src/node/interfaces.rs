@@ -16,8 +16,10 @@ use futures_util::FutureExt;
 use hamesh_fencing::clock::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::runtime::Builder;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
@@ -33,6 +35,7 @@ type Done = oneshot::Sender<Result<(), KernelError>>;
 enum Order {
     Set(Interface, Vec<Vip>, Duration, Done),
     Remove(Interface, Vec<Vip>, Done),
+    TakeOff(Vec<IpAddr>, SyncSender<Result<(), KernelError>>),
     Raise(Interface, Done),
     RemoveDevice(String, Done),
     Route(Routing, Done),
@@ -92,6 +95,21 @@ impl Interfaces {
     /// As [`Addresses::remove`].
     pub(crate) async fn remove(&self, interface: &Interface, vips: &[Vip]) -> Result<(), String> {
         self.ask(|done| Order::Remove(interface.clone(), vips.to_vec(), done)).await
+    }
+
+    /// As [`Addresses::remove_everywhere`], and waits for it: nothing else is to happen before.
+    pub(crate) fn take_off(&self, addresses: Vec<IpAddr>) -> Result<(), String> {
+        let gone = "the thread that changes addresses has ended";
+        let (done, answer) = sync_channel(1);
+        let mut order = Order::TakeOff(addresses, done);
+        while let Err(error) = self.0.try_send(order) {
+            match error {
+                TrySendError::Full(again) => order = again,
+                TrySendError::Closed(_) => return Err(gone.to_owned()),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        answer.recv().map_err(|_| gone.to_owned())?.map_err(|error| error.to_string())
     }
 
     /// As [`Routes::set`].
@@ -166,6 +184,10 @@ async fn obey(
             }
             Order::Remove(interface, vips, done) => {
                 done.send(addresses.remove(&interface, &vips).await).ok();
+                continue;
+            }
+            Order::TakeOff(vips, done) => {
+                done.send(addresses.remove_everywhere(&vips).await).ok();
                 continue;
             }
             Order::Route(routing, done) => {

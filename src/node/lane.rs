@@ -117,10 +117,14 @@ pub(crate) enum InterfaceStatus {
 }
 
 /// The gate of this director.
-#[derive(Clone, Debug)]
-pub(crate) struct GateStatus {
-    pub(crate) persistent: bool,
-    pub(crate) off: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GateStatus {
+    /// Whether nobody else can change it, and whether it sees what packet sockets send.
+    Rules { persistent: bool, packet_sockets: bool },
+    /// There is none: addresses end, so much later than a gate would shut.
+    Lifetimes(Duration),
+    /// Switched off.
+    Off,
 }
 
 /// The lane's own things.

@@ -11,6 +11,7 @@
 
 mod announce;
 mod balance;
+mod barrier;
 mod bfd;
 mod certificate;
 mod claim;
@@ -42,6 +43,7 @@ mod status;
 mod track;
 mod voice;
 
+pub use barrier::needs_rules;
 pub(crate) use core::Core;
 pub use daemon::{Ending, mark_founding, run};
 pub use prepare::{remove_gate, shut_gate};

@@ -2,9 +2,11 @@
 //!
 //! A killed predecessor is resumed when its may-act record and the gate found here belong together, and the times and the
 //! recorded groups are still the configured ones. Otherwise the gate is shut first, then the addresses go, and the next `Open` supersedes
-//! its session at once, because it names the gate that was found and shut.
+//! its session at once, because it names the gate that was found and shut. Without nf_tables there is no gate to find, and
+//! nothing is resumed: that session ends by its promises.
 
 use super::balance::Balance;
+use super::barrier::{Barrier, needs_rules};
 use super::claim::Hands;
 use super::director::{Director, Occurred, Silence, Site};
 use super::interfaces::Interfaces;
@@ -16,9 +18,9 @@ use crate::kernel::address::{Addresses, Interface, Vip};
 use crate::kernel::link::{self, Links};
 use crate::kernel::routing::Routes;
 use crate::net::authority::random;
-use anyhow::Context;
-use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
-use hamesh_fencing::gate::{Devices, Gate, GateError, Keeper};
+use anyhow::{Context, bail};
+use hamesh_fencing::clock::{Moment, promise_for};
+use hamesh_fencing::gate::{Devices, Gate, GateError, Keeper, Lifetimes};
 use hamesh_fencing::holder::{Holder, Identity, Terms};
 use hamesh_fencing::record::{MayAct, RecordFile};
 use hamesh_raft::command::{Definition, GateId, GroupName, NodeId};
@@ -74,12 +76,12 @@ impl Prepared {
             links.raise(device).await?;
         }
         let id = match &gate {
-            Some(gate) => gate.id(),
-            None => GateId(u128::from_be_bytes(random()?)),
+            Barrier::Rules(gate) => gate.id(),
+            // Of this run only, in which it is shut before the next session is opened.
+            Barrier::Lifetimes(..) | Barrier::Off => GateId(u128::from_be_bytes(random()?)),
         };
-        let lateness = gate.as_ref().map_or(LATENESS, Gate::lateness);
         let ttl = config.lease.ttl;
-        let terms = Terms { ttl, promise: promise_for(ttl, lateness), renew: config.lease.renew };
+        let terms = Terms { ttl, promise: promise_for(ttl, gate.lateness()), renew: config.lease.renew };
         if resumed.is_none() {
             record_file.write(None).context("cannot remove the may-act record")?;
         }
@@ -103,7 +105,7 @@ impl Prepared {
         }
         Routes::new(links.clone()).clean(&kept).await?;
         let (tell, occurrences) = mpsc::channel(QUEUE);
-        if let Some(gate) = &gate {
+        if let Barrier::Rules(gate) = &gate {
             watch_wall_clock(gate, tell.clone())?;
         }
         let lans = lans::open(&config, &lans::names(&config), &tell).await?;
@@ -155,12 +157,16 @@ async fn take_gate(
     devices: &Devices,
     addresses: &Addresses,
     links: &Links,
-) -> anyhow::Result<(Option<Gate>, Option<MayAct>)> {
+) -> anyhow::Result<(Barrier, Option<MayAct>)> {
     if std::env::var(NO_GATE).is_ok_and(|value| value == "1") {
         tracing::error!("{NO_GATE} is set: THE GATE IS OFF, nothing keeps a frozen node from answering");
-        return Ok((None, None));
+        return Ok((Barrier::Off, None));
     }
-    let mut keeper = acquire().await?;
+    let mut keeper = match acquire().await {
+        Err(GateError::NoRules) => return Ok((without_rules(config)?, None)),
+        keeper => keeper?,
+    };
+    let rules = |gate| Barrier::Rules(Box::new(gate));
     let found = keeper.found();
     // What has left the configuration goes while the predecessor's gate still guards it.
     let strays = keeper.strays(definitions)?;
@@ -179,11 +185,11 @@ async fn take_gate(
         && keeper.holds_only(&recorded, devices)?
     {
         match keeper.adopt(definitions, devices) {
-            Ok(gate) => return Ok((Some(gate), Some(record))),
+            Ok(gate) => return Ok((rules(gate), Some(record))),
             Err(error) => {
                 tracing::warn!(%error, "the predecessor's gate was not adopted; it is shut");
                 let gate = acquire().await?.install(record.gate, definitions, devices)?;
-                return Ok((Some(gate), None));
+                return Ok((rules(gate), None));
             }
         }
     }
@@ -192,7 +198,24 @@ async fn take_gate(
         Some(id) => id,
         None => GateId(u128::from_be_bytes(random()?)),
     };
-    Ok((Some(keeper.install(id, definitions, devices)?), None))
+    Ok((rules(keeper.install(id, definitions, devices)?), None))
+}
+
+/// What takes the gate's place on a kernel without nf_tables, for a configuration that can do with it.
+fn without_rules(config: &Config) -> anyhow::Result<Barrier> {
+    let needs = needs_rules(config);
+    if !needs.is_empty() {
+        bail!(
+            "this kernel has no nf_tables, and the configuration needs them:\n  {}\nLoad nf_tables, or take that out",
+            needs.join("\n  ")
+        );
+    }
+    let lifetimes = Lifetimes::acquire(config.lease.ttl)?;
+    tracing::warn!(
+        lateness = ?lifetimes.lateness(),
+        "NO GATE: this kernel has no nf_tables. The lifetimes of addresses end a claim, later than a gate would, and the others wait for it"
+    );
+    Ok(Barrier::Lifetimes(lifetimes, lans::vips(config).into_iter().collect()))
 }
 
 /// Shuts the gate of this network namespace for what `config` says keepalived may hold here, before that starts: a guard that

@@ -4,9 +4,10 @@
 //! in one go. So whatever is wrong, in a file or on the machine, changes nothing.
 
 use super::balance::{self, Order};
-use super::core::Core;
+use super::barrier::needs_rules;
+use super::core::{Core, lock};
 use super::director::Occurred;
-use super::lane::LaneInput;
+use super::lane::{GateStatus, LaneInput};
 use super::lans::{self, LanName};
 use super::served::Served;
 use crate::config::{self, Config, VipGroup};
@@ -56,6 +57,12 @@ async fn changed(core: &Core) -> Result<String, String> {
         return Err(format!(
             "{what} cannot change while hamesh runs. Restart it for that; SIGUSR2 does so and keeps its VIPs"
         ));
+    }
+    if matches!(lock(&core.lane_status).gate, Some(GateStatus::Lifetimes(_))) {
+        let needs = needs_rules(&fresh);
+        if !needs.is_empty() {
+            return Err(format!("this kernel has no nf_tables, which these need: {}", needs.join("; ")));
+        }
     }
     if fresh.groups.is_empty() && !running.groups.is_empty() {
         // An empty file is rather half a write than a wish.

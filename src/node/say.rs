@@ -4,6 +4,7 @@ use super::announce::Burst;
 use super::claim::Hands;
 use super::served::{self, Served};
 use crate::vrrp::TTL;
+use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::Family;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -22,6 +23,9 @@ impl Hands {
 
     fn advert_to(&self, served: &mut Served, priority: u8, source: IpAddr, to: IpAddr, ttl: u8) {
         let Some(voice) = &served.voice else { return };
+        if priority > 0 && !self.gate.stops_adverts() && Moment::now().reached(self.deadline) {
+            return tracing::debug!(group = %served.name, "too late for an advert");
+        }
         let mut message = served.format.encode(priority, source, to);
         if let Some(trailers) = &mut served.trailers {
             message = trailers.sign(served::clock(), message, source, to);
@@ -61,12 +65,13 @@ impl Hands {
             served.vips.iter().map(|vip| vip.address).partition(|address| Family::of(*address) == served.config.family);
         for (socket, addresses) in [(Some(own), here), (beyond.as_ref(), there)] {
             let Some(socket) = socket.filter(|_| !addresses.is_empty()) else { continue };
-            let burst = Burst { socket: socket.clone(), mac, addresses, router: served.link.router, rounds };
+            let (socket, permit, router) = (socket.clone(), self.permit.clone(), served.link.router);
+            let burst = Burst { socket, permit, mac, addresses, router, rounds };
             let pace = served.config.pace.as_ref().unwrap_or(&served.config.interface);
             self.announcer.announce(pace, burst, served.config.timing.garp.interval);
         }
         for other in &served.elsewhere {
-            for burst in other.bursts(rounds) {
+            for burst in other.bursts(rounds, self.permit.as_ref()) {
                 let pace = served.config.pace.as_ref().unwrap_or(&other.link.interface.name);
                 self.announcer.announce(pace, burst, served.config.timing.garp.interval);
             }

@@ -6,7 +6,7 @@
 use super::certificate;
 use super::core::{Core, lock};
 use super::daemon::RAFT_STOPPED;
-use super::lane::{InterfaceStatus, LaneStatus};
+use super::lane::{GateStatus, InterfaceStatus, LaneStatus};
 use crate::bfd::SessionStatus;
 use crate::health::ServiceStatus;
 use crate::net::hello::wall_now;
@@ -280,7 +280,7 @@ impl Core {
                 .and(lane.remaining)
                 .map(|remaining| u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX)),
             gate: match (&lane.gate, local) {
-                (Some(gate), Some(_)) if gate.off => "off",
+                (Some(GateStatus::Off), Some(_)) => "off",
                 (Some(_), Some(local)) if local.open => "open",
                 (Some(_), Some(_)) => "shut",
                 (None, _) | (_, None) => "-",
@@ -447,13 +447,7 @@ impl Core {
                 ));
             }
         }
-        if lane.gate.as_ref().is_some_and(|gate| gate.off) {
-            warnings.push("THE GATE IS OFF (HAMESH_UNSAFE_NO_GATE): nothing keeps a frozen node from answering. For experiments only".to_owned());
-        } else if lane.gate.as_ref().is_some_and(|gate| !gate.persistent) {
-            warnings.push(
-                "this kernel is older than 6.9: others can flush the gate; a running hamesh puts it back".to_owned(),
-            );
-        }
+        warnings.extend(lane.gate.into_iter().flat_map(gate_warnings));
     }
 
     /// A node's file is its wish. Every difference is shown with both values, gathered by gossip.
@@ -477,6 +471,34 @@ impl Core {
             warnings.push("this node's disk is on another lineage than its state".to_owned());
         }
     }
+}
+
+/// What this node's kernel has no means for.
+fn gate_warnings(gate: GateStatus) -> Vec<String> {
+    let (persistent, packet_sockets) = match gate {
+        GateStatus::Rules { persistent, packet_sockets } => (persistent, packet_sockets),
+        GateStatus::Lifetimes(lateness) => {
+            return vec![format!(
+                "NO GATE: this kernel has no nf_tables. The lifetimes of addresses end a claim here, up to {:.1} s later than a gate \
+                 would, and the others wait for as much longer. A holder that is frozen is killed. Load nf_tables, and restart",
+                lateness.as_secs_f32()
+            )];
+        }
+        GateStatus::Off => {
+            return vec![
+                "THE GATE IS OFF (HAMESH_UNSAFE_NO_GATE): nothing keeps a frozen node from answering. For experiments only"
+                    .to_owned(),
+            ];
+        }
+    };
+    let older = [
+        (persistent, "this kernel is older than 6.9: others can flush the gate; a running hamesh puts it back"),
+        (
+            packet_sockets,
+            "this kernel is older than 5.16: the gate does not see announcements; hamesh looks at the clock before each",
+        ),
+    ];
+    older.into_iter().filter(|(is, _)| !is).map(|(_, why)| why.to_owned()).collect()
 }
 
 impl Core {

@@ -3,6 +3,7 @@
 
 mod big;
 mod cluster;
+mod lifetimes;
 mod node;
 mod pair;
 mod rate;
@@ -61,6 +62,11 @@ const LONG: &[Case<()>] = &[
     ("watchdog", node::feeds_the_watchdog_while_it_turns),
 ];
 
+/// In a machine of its own, whose kernel has no nf_tables, and where it is named. The second is for a quick machine.
+const LIFETIMES: &str = "lifetimes";
+const WITHOUT_NFTABLES: &[Case<()>] =
+    &[("alone", node::falls_silent_without_nf_tables), ("frozen", lifetimes::end_what_is_frozen)];
+
 fn main() -> ExitCode {
     let only: Vec<String> = std::env::args().skip(1).collect();
     let inside = std::fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("hamesh.vm"));
@@ -73,6 +79,9 @@ fn host(only: &[String]) -> ExitCode {
         let me = std::env::current_exe().context("own path")?;
         let mut command = Command::new(root.join("tests/vm/boot"));
         command.arg(root.join("target/vm")).arg(me).args(only);
+        if only == [LIFETIMES] {
+            command.env("HAMESH_VM_KERNEL", "module_blacklist=nf_tables");
+        }
         Ok(command.status().context("starting tests/vm/boot")?.success())
     };
     match boot() {
@@ -91,6 +100,8 @@ fn guest(only: &[String]) -> ExitCode {
     let stage = tally.run("traffic", TRAFFIC, Stage::set);
     if only.is_empty() {
         println!("pair: NOT RUN: three daemons need a quick machine and a release build; `vm pair` runs it");
+    } else if only == [LIFETIMES] {
+        tally.run(LIFETIMES, WITHOUT_NFTABLES, || Ok(()));
     } else {
         tally.run("long", LONG, || Ok(()));
         tally.run("pair", PAIR, || Cluster::form(stage.map_or_else(Stage::set, Ok)?));

@@ -6,10 +6,12 @@ use hamesh::health::ServiceStatus;
 use hamesh::ipvs::Scope;
 use hamesh::kernel::ipvs::Ipvs;
 use hamesh::lab::host::{Host, Process};
+use hamesh_fencing::gate::{Gate, Lifetimes};
 use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -159,6 +161,11 @@ impl Director {
     fn mac(&self, interface: &str) -> Result<String> {
         let script = format!(r"ip -o link show {interface} | sed -n 's|.*link/ether \([^ ]*\).*|\1|p'");
         Ok(sh(self.host(), &script)?.trim().to_owned())
+    }
+
+    /// Whether a server of its own is reached at a VIP of it now.
+    fn answers(&self, vip: &str) -> bool {
+        vip.parse().is_ok_and(|vip| self.stage.ask(SocketAddr::new(vip, 80), SOON).is_ok())
     }
 
     /// Whether it answers for the VIP to somebody who goes to it past ARP.
@@ -389,4 +396,47 @@ pub fn feeds_the_watchdog_while_it_turns(_: &mut ()) -> Result<String> {
     sleep(longer);
     ensure!(fired()? == before, "it has fired after a clean stop");
     Ok(format!("fired {frozen} times while frozen, and at no other time"))
+}
+
+/// Freezes that are measured.
+const FREEZES: u32 = 3;
+/// For one question of many.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Without nf_tables a frozen holder is killed, and its addresses end: nobody else has to come for that.
+pub fn falls_silent_without_nf_tables(_: &mut ()) -> Result<String> {
+    ensure!(
+        !Gate::is_possible()?,
+        "this kernel has nf_tables: the machine is to be started with module_blacklist=nf_tables"
+    );
+    let mut director = Director::begin("", &groups())?;
+    let _serving = director.stage.serve(director.host(), "lb1")?;
+    let bound = LEASE + Lifetimes::lateness_for(LEASE);
+    let mut last = Vec::new();
+    for _ in 0..FREEZES {
+        director.until("answers in both families", |d| Ok(VIP.iter().all(|vip| d.answers(vip))))?;
+        director.signal(Signal::SIGSTOP)?;
+        let begun = Instant::now();
+        let mut latest = Duration::ZERO;
+        while begun.elapsed() < bound + SOON {
+            if VIP.iter().any(|vip| director.answers(vip)) {
+                latest = begun.elapsed();
+            }
+            sleep(Duration::from_millis(20));
+        }
+        ensure!(latest < bound, "it answered {latest:?} after it was stopped, and others are let in after {bound:?}");
+        let ended =
+            director.process.as_mut().context("it runs")?.wait(SOON)?.context("what is frozen was not killed")?;
+        ensure!(ended.signal() == Some(9), "it ended with {ended}");
+        last.push(latest.as_millis());
+        director.start()?;
+    }
+    let config = director.config();
+    let checked = director.host().output(
+        Path::new(HAMESH),
+        &["config".as_ref(), "check".as_ref(), config.as_os_str()],
+        PATIENCE,
+    )?;
+    ensure!(checked.contains("no nf_tables"), "config check says {checked}");
+    Ok(format!("the last answer {last:?} ms after it was stopped, others let in after {} ms", bound.as_millis()))
 }

@@ -47,7 +47,20 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn open() -> io::Result<Self> {
+    /// Nothing where the kernel has no nf_tables, nor a module of it to load: nobody speaks this netlink there, or nobody
+    /// takes messages of its subsystem.
+    pub(super) fn find() -> io::Result<Option<Self>> {
+        let mut kernel = match Self::open() {
+            Err(error) if is(&error, Errno::PROTONOSUPPORT) => return Ok(None),
+            kernel => kernel?,
+        };
+        match kernel.generation() {
+            Err(error) if is(&error, Errno::INVAL) => Ok(None),
+            generation => generation.map(|_| Some(kernel)),
+        }
+    }
+
+    fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -185,6 +198,10 @@ impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} in nftables table {:?} `{}`", self.message.message_type(), self.table, super::rules::NAME)
     }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
 }
 
 fn object(answer: NetlinkMessage<NetfilterMessage>) -> Option<io::Result<NfTablesMessage>> {

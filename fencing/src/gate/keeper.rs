@@ -25,8 +25,9 @@ pub struct Keeper {
 impl Keeper {
     pub(super) fn acquire() -> Result<Self, GateError> {
         let lock = Lock::take()?;
-        let mut kernel =
-            Kernel::open().map_err(|source| GateError::Io { what: "open a netlink socket for nftables", source })?;
+        let found = Kernel::find();
+        let found = found.map_err(|source| GateError::Io { what: "open a netlink socket for nftables", source })?;
+        let mut kernel = found.ok_or(GateError::NoRules)?;
         let mut found = Vec::new();
         let mut whole = true;
         for table in Table::ALL {

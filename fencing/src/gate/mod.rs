@@ -15,13 +15,14 @@
 //!
 //! Limits: another process can change the tables before Linux 6.9 ([`Gate::check`]), and later too while nobody owns
 //! them: between the death of one process and the start of the next. Before Linux 5.16 what packet sockets send is not
-//! seen; with `PACKET_QDISC_BYPASS` it never is.
+//! seen; with `PACKET_QDISC_BYPASS` it never is. A kernel without nf_tables has [`Lifetimes`] instead.
 
 mod batch;
 mod claims;
 mod deaf;
 mod expression;
 mod keeper;
+mod lifetimes;
 mod local;
 mod lock;
 mod rules;
@@ -33,6 +34,7 @@ mod tests;
 mod wall;
 
 pub use keeper::Keeper;
+pub use lifetimes::Lifetimes;
 pub use said::Said;
 
 use crate::clock::{LATENESS, Moment};
@@ -63,6 +65,9 @@ pub enum GateError {
     /// The lock is taken.
     #[error("another hamesh director runs in this network namespace")]
     Locked,
+    /// There is nothing to make rules with: see [`Lifetimes`].
+    #[error("this kernel has no nf_tables")]
+    NoRules,
     /// A process that does not hold the lock owns the tables.
     #[error("the nftables table `hamesh` belongs to another process (netlink port {0})")]
     Owned(u32),
@@ -137,9 +142,17 @@ impl Gate {
     ///
     /// # Errors
     /// [`GateError::Locked`] if another director runs here; [`GateError::Owned`]. Either passes by itself when a process
-    /// before this one is still ending, or had just started a child: ask again. No netlink, or no privilege for it.
+    /// before this one is still ending, or had just started a child: ask again. [`GateError::NoRules`]. No privilege for netlink.
     pub fn acquire() -> Result<Keeper, GateError> {
         Keeper::acquire()
+    }
+
+    /// Whether this kernel has what a gate is made of.
+    ///
+    /// # Errors
+    /// It does not say so to everybody: no privilege for netlink.
+    pub fn is_possible() -> Result<bool, GateError> {
+        Ok(Kernel::find().map_err(unread)?.is_some())
     }
 
     /// The random number that is kept in the gate itself.
