@@ -206,11 +206,10 @@ impl Hands {
         if self.guard || self.refreshed.is_some_and(|at| now.since(at) < (self.life / 2).max(REFRESH)) {
             return;
         }
-        self.refreshed = Some(now);
-        for served in groups.values().filter(|served| self.held.contains(&served.definition)) {
-            for (interface, vips) in served.placed() {
-                self.interfaces.refresh(interface, vips, self.life, deadline);
-            }
+        let held = groups.values().filter(|served| self.held.contains(&served.definition));
+        let all = held.flat_map(Served::placed).map(|(interface, vips)| (interface.clone(), vips.to_vec())).collect();
+        if self.interfaces.refresh(all, self.life, deadline) {
+            self.refreshed = Some(now);
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
-/// More orders than a second brings. What does not fit of refreshes comes again.
+/// More orders than a second brings. A refresh that does not fit comes again.
 const QUEUE: usize = 256;
 /// Changes that come together are looked at together.
 const TOGETHER: Duration = Duration::from_millis(5);
@@ -40,7 +40,7 @@ enum Order {
     RemoveDevice(String, Done),
     Route(Routing, Done),
     Unroute(Routing, Done),
-    Refresh(Interface, Vec<Vip>, Duration, Moment),
+    Refresh(Vec<(Interface, Vec<Vip>)>, Duration, Moment),
     Restore(Interface, Vec<Vip>, Duration, Moment),
     Reroute(Routing, Moment),
     LookAt(Vec<String>, Vec<IpAddr>),
@@ -132,9 +132,10 @@ impl Interfaces {
         self.ask(|done| Order::RemoveDevice(name.to_owned(), done)).await
     }
 
-    /// Lets `vips` live on for `ttl`, unless it is `until` before their turn comes.
-    pub(crate) fn refresh(&self, interface: &Interface, vips: &[Vip], ttl: Duration, until: Moment) {
-        self.hint(Order::Refresh(interface.clone(), vips.to_vec(), ttl, until));
+    /// Lets addresses live on for `ttl`, unless it is `until` before their turn comes. All at once: a thousand orders would not
+    /// fit. Returns whether this one did.
+    pub(crate) fn refresh(&self, all: Vec<(Interface, Vec<Vip>)>, ttl: Duration, until: Moment) -> bool {
+        self.hint(Order::Refresh(all, ttl, until))
     }
 
     /// Puts back what of `vips` is not there, unless it is `until` before their turn comes.
@@ -161,10 +162,12 @@ impl Interfaces {
         answer.await.map_err(|_| gone())?.map_err(|error| error.to_string())
     }
 
-    fn hint(&self, order: Order) {
-        if self.0.try_send(order).is_err() {
+    fn hint(&self, order: Order) -> bool {
+        let taken = self.0.try_send(order).is_ok();
+        if !taken {
             tracing::warn!("not done: the thread that changes addresses is busy or has ended");
         }
+        taken
     }
 }
 
@@ -210,12 +213,10 @@ async fn obey(
                 looked_at.send((names, vips)).ok();
                 continue;
             }
-            Order::Refresh(_, _, _, until) | Order::Restore(_, _, _, until) | Order::Reroute(_, until)
-                if Moment::now().reached(until) =>
-            {
+            Order::Restore(_, _, _, until) | Order::Reroute(_, until) if Moment::now().reached(until) => {
                 continue;
             }
-            Order::Refresh(interface, vips, ttl, _) => addresses.set(&interface, &vips, ttl).await,
+            Order::Refresh(all, ttl, until) => refresh(&addresses, &all, ttl, until).await,
             Order::Reroute(routing, _) => routes.set(&routing).await,
             Order::Restore(interface, vips, ttl, _) => restore(&addresses, &interface, &vips, ttl).await,
         };
@@ -223,6 +224,23 @@ async fn obey(
             tracing::error!(%error, "addresses or routes not refreshed");
         }
     }
+}
+
+async fn refresh(
+    addresses: &Addresses,
+    all: &[(Interface, Vec<Vip>)],
+    ttl: Duration,
+    until: Moment,
+) -> Result<(), KernelError> {
+    let mut result = Ok(());
+    for (interface, vips) in all {
+        if Moment::now().reached(until) {
+            break;
+        }
+        // One that fails keeps nothing from the others.
+        result = addresses.set(interface, vips, ttl).await.and(result);
+    }
+    result
 }
 
 async fn restore(addresses: &Addresses, interface: &Interface, vips: &[Vip], ttl: Duration) -> Result<(), KernelError> {

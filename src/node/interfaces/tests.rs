@@ -32,7 +32,7 @@ fn an_address_that_somebody_removes_is_told_and_put_back_within_100_ms() {
         // Refreshing our own addresses tells nothing.
         sleep(S / 10).await;
         while told.try_recv().is_ok() {}
-        interfaces.refresh(&eth0, &vips, 9 * S, Moment::now() + S);
+        assert!(interfaces.refresh(vec![(eth0.clone(), vips.clone())], 9 * S, Moment::now() + S));
         assert!(tokio::time::timeout(S / 10, told.recv()).await.is_err());
 
         ip("addr del 10.9.1.1/32 dev eth0");
@@ -53,15 +53,32 @@ fn what_comes_too_late_is_not_done_and_a_removal_is_the_last() {
     on_a_cable(async |_| {
         let (interfaces, eth0, addresses, _told) = eth0().await;
         let vips = vips(200);
-        interfaces.refresh(&eth0, &vips[..1], 9 * S, Moment::now());
+        assert!(interfaces.refresh(vec![(eth0.clone(), vips[..1].to_vec())], 9 * S, Moment::now()));
         interfaces.restore(&eth0, &vips[..1], 9 * S, Moment::now());
         interfaces.remove(&eth0, &[]).await.unwrap();
         assert!(!present(&addresses, &eth0).await.contains(&vips[0]), "it was over before its turn");
         for _ in 0..5 {
-            interfaces.refresh(&eth0, &vips, 9 * S, Moment::now() + 9 * S);
+            assert!(interfaces.refresh(vec![(eth0.clone(), vips.clone())], 9 * S, Moment::now() + 9 * S));
         }
         interfaces.remove(&eth0, &vips).await.unwrap();
         assert!(!present(&addresses, &eth0).await.iter().any(|there| vips.contains(there)));
+    });
+}
+
+/// Each group was an order once, and those beyond the 256th were never refreshed.
+#[test]
+fn a_thousand_groups_are_refreshed_at_once() {
+    on_a_cable(async |_| {
+        let (interfaces, eth0, addresses, _told) = eth0().await;
+        let vips = vips(1000);
+        interfaces.set(&eth0, &vips, S).await.unwrap();
+        let each = vips.iter().map(|vip| (eth0.clone(), vec![*vip])).collect();
+        assert!(interfaces.refresh(each, 60 * S, Moment::now() + 60 * S));
+        // The kernel takes off what is left of the first life.
+        sleep(4 * S).await;
+        let there = present(&addresses, &eth0).await;
+        let lost = vips.iter().filter(|vip| !there.iter().any(|there| there.is(vip))).count();
+        assert_eq!(lost, 0, "of 1000 addresses");
     });
 }
 
