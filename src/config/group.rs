@@ -219,7 +219,7 @@ impl Draft {
         self.addresses.iter().chain(&self.excluded)
     }
 
-    /// That of the first address; [`check`] sees to the others. Without any, that of the routers.
+    /// That of the first address; [`check()`] sees to the others. Without any, that of the routers.
     pub fn family(&self) -> Option<Family> {
         let peer = || self.unicast.as_ref().and_then(|unicast| Some(unicast.value.peers.first()?.address));
         let router = || peer().or(self.multicast.as_ref().map(|group| group.value));
