@@ -84,19 +84,9 @@ fn nothing_leaves_a_virtual_mac_while_its_group_is_shut() {
 fn nothing_enters_a_virtual_mac_while_its_group_is_shut() {
     let lan = lan();
     // As a router of the LAN: what a switch floods to all ports must not be forwarded by each of them.
-    lan.director.command("sysctl", "-w net.ipv4.ip_forward=1");
-    lan.director.ip("link add eth9 type veth peer name eth9x");
-    lan.director.ip("link set eth9 up");
-    lan.director.ip("link set eth9x up");
-    lan.director.ip("addr add 10.8.0.1/24 dev eth9");
-    lan.director.ip("neigh add 10.8.0.2 lladdr 02:00:00:00:00:02 dev eth9");
-    lan.client.ip(&format!("route add 10.8.0.0/24 via {VIP}"));
+    lan.route_by_the_vip();
     lan.client.ip(&format!("neigh replace {VIP} lladdr {MAC} dev br0 nud permanent"));
-    let passes = || {
-        let far = lan.director.wire("eth9x", ALL);
-        lan.client.run(|| UdpSocket::bind((CLIENT, 0)).unwrap().send_to(b"through", ("10.8.0.2", 9)).unwrap());
-        far.frames_within(S / 20).iter().any(|frame| is_ip_from(frame, CLIENT))
-    };
+    let passes = || lan.passes(S / 20);
     assert!(passes(), "without a gate it forwards, or this test shows nothing");
     let mut gate = gate(&lan);
     assert!(!passes());

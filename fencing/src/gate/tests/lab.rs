@@ -223,6 +223,24 @@ impl Lan {
         lan
     }
 
+    /// Makes the director a router, which the client knows by the VIP, to a network behind it.
+    pub fn route_by_the_vip(&self) {
+        self.director.command("sysctl", "-w net.ipv4.ip_forward=1");
+        self.director.ip("link add eth9 type veth peer name eth9x");
+        self.director.ip("link set eth9 up");
+        self.director.ip("link set eth9x up");
+        self.director.ip("addr add 10.8.0.1/24 dev eth9");
+        self.director.ip("neigh add 10.8.0.2 lladdr 02:00:00:00:00:02 dev eth9");
+        self.client.ip(&format!("route add 10.8.0.0/24 via {VIP}"));
+    }
+
+    /// Whether what the client sends to that network gets there `within` this time.
+    pub fn passes(&self, within: Duration) -> bool {
+        let far = self.director.wire("eth9x", ALL);
+        self.client.run(|| UdpSocket::bind((CLIENT, 0)).unwrap().send_to(b"through", ("10.8.0.2", 9)).unwrap());
+        far.frames_within(within).iter().any(|frame| is_ip_from(frame, CLIENT))
+    }
+
     /// How many of three ARP requests from the client are answered, on any way.
     pub fn answers(&self, target: Ipv4Addr) -> usize {
         let wire = self.client.wire("br0", ARP);
