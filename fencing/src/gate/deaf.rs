@@ -4,7 +4,7 @@
 use super::batch::Request;
 use super::expression::*;
 use super::rules::{Table, rule};
-use super::sets::{Set, add_keys, flush};
+use super::sets::{Set, keyed, replace};
 use hamesh_raft::command::Family;
 use netlink_packet_netfilter::nftables::Expressions;
 use std::collections::BTreeSet;
@@ -23,17 +23,8 @@ pub(super) fn sets(table: Table) -> &'static [Set] {
 
 /// Replaces what the sets have.
 pub(super) fn fill(table: Table, addresses: &BTreeSet<IpAddr>) -> Vec<Request> {
-    let mut requests = Vec::new();
-    for set in sets(table) {
-        let keys = addresses.iter().map(|address| match address {
-            IpAddr::V4(address) => (Set::Deaf(Family::V4), address.octets().to_vec()),
-            IpAddr::V6(address) => (Set::Deaf(Family::V6), address.octets().to_vec()),
-        });
-        let keys: Vec<_> = keys.filter(|(of, _)| of == set).map(|(_, key)| key).collect();
-        requests.push(flush(table, *set));
-        requests.extend(add_keys(table, *set, &keys));
-    }
-    requests
+    let keys: Vec<_> = addresses.iter().map(|address| keyed(Set::Deaf, *address)).collect();
+    replace(table, sets(table), &keys)
 }
 
 /// The last rules of a chain: what the gate lets in.

@@ -7,7 +7,7 @@
 use super::batch::Request;
 use super::expression::*;
 use super::rules::{Table, rule};
-use super::sets::{Set, add_keys, flush};
+use super::sets::{Set, keyed, replace};
 use hamesh_raft::command::Family;
 use netlink_packet_netfilter::nftables::Expressions;
 use std::collections::BTreeSet;
@@ -34,18 +34,10 @@ pub(super) fn sets(table: Table) -> &'static [Set] {
 
 /// Replaces what the sets have.
 pub(super) fn fill(table: Table, local: &Local) -> Vec<Request> {
-    let mut requests = Vec::new();
-    for set in sets(table) {
-        let keys = local.addresses.iter().map(|address| match address {
-            IpAddr::V4(address) => (Set::Local(Family::V4), address.octets().to_vec()),
-            IpAddr::V6(address) => (Set::Local(Family::V6), address.octets().to_vec()),
-        });
-        let members = local.members.iter().map(|mac| (Set::Member, mac.to_vec()));
-        let keys: Vec<_> = keys.chain(members).filter(|(of, _)| of == set).map(|(_, key)| key).collect();
-        requests.push(flush(table, *set));
-        requests.extend(add_keys(table, *set, &keys));
-    }
-    requests
+    let addresses = local.addresses.iter().map(|address| keyed(Set::Local, *address));
+    let members = local.members.iter().map(|mac| (Set::Member, mac.to_vec()));
+    let keys: Vec<_> = addresses.chain(members).collect();
+    replace(table, sets(table), &keys)
 }
 
 /// Lets pass what a member has forwarded to a VIP.

@@ -244,8 +244,27 @@ pub(super) fn add(table: Table, pair: Pair, contents: &Contents) -> Vec<Request>
     changes(table, pair, contents, &message)
 }
 
+/// Replaces what `sets` have: each key belongs to one of them, or to one that the table has not.
+pub(super) fn replace(table: Table, sets: &[Set], keys: &[(Set, Vec<u8>)]) -> Vec<Request> {
+    let mut requests = Vec::new();
+    for set in sets {
+        let own: Vec<_> = keys.iter().filter(|(of, _)| of == set).map(|(_, key)| key.clone()).collect();
+        requests.push(flush(table, *set));
+        requests.extend(add_keys(table, *set, &own));
+    }
+    requests
+}
+
+/// An address as a key of that of its family.
+pub(super) fn keyed(set: fn(Family) -> Set, address: IpAddr) -> (Set, Vec<u8>) {
+    match address {
+        IpAddr::V4(address) => (set(Family::V4), address.octets().to_vec()),
+        IpAddr::V6(address) => (set(Family::V6), address.octets().to_vec()),
+    }
+}
+
 /// Puts keys into a set.
-pub(super) fn add_keys(table: Table, set: Set, keys: &[Vec<u8>]) -> Vec<Request> {
+fn add_keys(table: Table, set: Set, keys: &[Vec<u8>]) -> Vec<Request> {
     let element = |key: &Vec<u8>| vec![SetElementAttribute::Key(DataAttribute::Value(key.clone()))];
     let message = |keys: &[Vec<u8>]| elements(set, keys.iter().map(element).collect());
     let messages = keys.chunks(PER_MESSAGE).map(message);
