@@ -4,8 +4,9 @@
 //! the inner checks is found step by step; where a checksum stands before them it is mended in half of the inputs. What counts
 //! as an answer are the reader's own words, without their numbers and quotes: its behaviours, and here they stand for coverage.
 //!
-//! A fault is a panic, or five seconds for one input. Time is the processor's: a busy machine takes longer, and does the same. Before anything else two planted faults must be found, one behind a
-//! checksum and one behind the grammar of keepalived.conf. A stack that overflows ends the process, and so the part.
+//! A fault is a panic, or five seconds for one input; a reader that never answers ends the process, and its input is kept. Time
+//! is the processor's: a busy machine takes longer, and does the same. Before anything else two planted faults must be found, one
+//! behind a checksum and one behind the grammar of keepalived.conf. A stack that overflows ends the process, and so the part.
 
 mod targets;
 
@@ -16,7 +17,9 @@ use std::collections::BTreeSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 use targets::Target;
 
 /// Of one input, mutated.
@@ -25,6 +28,8 @@ const LONGEST: usize = 4096;
 const CORPUS: usize = 4096;
 /// No reader may need so long.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// By the wall clock: so long even a busy machine needs for no input.
+const STUCK: Duration = Duration::from_secs(30);
 /// For each planted fault; found in far less.
 const CONTROL: Duration = Duration::from_secs(60);
 
@@ -56,12 +61,12 @@ fn main() -> ExitCode {
     }
     targets.retain(|target| only.is_empty() || only.iter().any(|name| target.name == name));
     panic::set_hook(Box::new(|info| PANIC.set(info.to_string())));
-    fastrand::seed(seed);
+    thread::spawn(watch);
     let (mut passed, mut failed) = (0, 0);
     let mut count = |good: bool| if good { passed += 1 } else { failed += 1 };
 
     for target in targets::planted() {
-        let run = fuzz(&target, CONTROL);
+        let run = fuzz(&target, seed, CONTROL);
         match &run.fault {
             Some((_, what)) if what.contains("planted") => {
                 println!("{}: found after {} executions", target.name, run.executions);
@@ -76,7 +81,7 @@ fn main() -> ExitCode {
     let slice = Duration::from_secs(seconds) / u32::try_from(targets.len()).unwrap_or(1);
     let (mut executions, mut corpus, mut behaviours) = (0, 0, 0);
     for target in &targets {
-        let run = fuzz(target, slice);
+        let run = fuzz(target, seed, slice);
         println!(
             "{:<16} {:>9} executions, corpus {:>4}, behaviours {:>4}",
             target.name, run.executions, run.corpus, run.behaviours
@@ -108,6 +113,30 @@ fn keep(name: &str, input: &[u8]) -> String {
     }
 }
 
+/// Target, input and beginning of what is read now.
+static AT_WORK: Mutex<Option<(&str, Vec<u8>, Instant)>> = Mutex::new(None);
+
+fn at_work() -> MutexGuard<'static, Option<(&'static str, Vec<u8>, Instant)>> {
+    AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the process when a reader does not come back: no thread can be stopped from outside.
+fn watch() {
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        if let Some((name, input, since)) = &*at_work()
+            && since.elapsed() > STUCK
+        {
+            println!(
+                "{name}: no answer after {STUCK:?}\n  input, kept in {}: {:?}\nfuzz: 0 passed, 1 failed",
+                keep(name, input),
+                String::from_utf8_lossy(input)
+            );
+            std::process::exit(1);
+        }
+    }
+}
+
 /// What one target came to.
 struct Run {
     executions: u64,
@@ -117,7 +146,9 @@ struct Run {
     fault: Option<(Vec<u8>, String)>,
 }
 
-fn fuzz(target: &Target, span: Duration) -> Run {
+fn fuzz(target: &Target, seed: u64, span: Duration) -> Run {
+    // For each anew: how far one came is not to change what another does.
+    fastrand::seed(seed);
     let mut corpus: Vec<Vec<u8>> = Vec::new();
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let (begun, mut executions) = (spent(), 0);
@@ -127,10 +158,12 @@ fn fuzz(target: &Target, span: Duration) -> Run {
             Some(seed) => seed.clone(),
             None => mutate(target, &corpus),
         };
+        *at_work() = Some((target.name, input.clone(), Instant::now()));
         let since = spent();
         let answer = panic::catch_unwind(AssertUnwindSafe(|| (target.run)(&input)));
         executions += 1;
         let took = spent() - since;
+        *at_work() = None;
         if took > PATIENCE {
             fault = Some((input, format!("took {took:?}")));
             break;

@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Lines that sequences, lists and definitions may make in all. keepalived's own largest example makes 400 thousand.
+/// Lines that sequences, lists, definitions and included files may make in all. keepalived's own largest example makes 400 thousand.
 const MOST_LINES: usize = 500_000;
+/// Files that are included in all, one that is included again counted again.
+const MOST_FILES: usize = 10_000;
 /// Replacements in one line, and its length in characters: a definition that needs more does not end.
 const MOST_REPLACEMENTS: usize = 1_000;
 const LONGEST_LINE: usize = 65_536;
@@ -87,6 +89,7 @@ pub(super) struct Lines<'a> {
     definitions: BTreeMap<String, String>,
     check: Check,
     made: usize,
+    files: usize,
     /// Undefined names that were told about.
     told: BTreeSet<String>,
 }
@@ -95,7 +98,7 @@ impl<'a> Lines<'a> {
     pub fn new(source: &Arc<Source>, setting: &'a Setting, log: &'a Log) -> Self {
         let work = vec![Work::File { source: source.clone(), at: 0, depth: 0 }];
         let (definitions, told) = (BTreeMap::new(), BTreeSet::new());
-        Self { setting, log, work, definitions, check: Check::default(), made: 0, told }
+        Self { setting, log, work, definitions, check: Check::default(), made: 0, files: 0, told }
     }
 
     fn error(&self, place: &Place, message: impl Into<String>) {
@@ -247,6 +250,17 @@ impl<'a> Lines<'a> {
         }
     }
 
+    /// Whether this file is being read: one of those that include the present line, or their includers.
+    fn is_open(&self, path: &Path) -> bool {
+        let real = |path: &Path| path.canonicalize().unwrap_or(path.to_owned());
+        // One that has not been begun is a neighbour, still to come.
+        let open = |work: &Work| match work {
+            Work::File { source, at, .. } if *at > 0 => real(&source.path) == real(path),
+            Work::File { .. } | Work::Line(_) | Work::Repeat { .. } => false,
+        };
+        self.work.iter().any(open)
+    }
+
     /// `include` and its kin, and the statement that sets what is asked of them. False: it is none of them.
     fn include(&mut self, line: &Line) -> bool {
         let text: String = line.text.iter().map(|glyph| glyph.c).collect();
@@ -271,7 +285,14 @@ impl<'a> Lines<'a> {
         }
         let found = include::find(&line.source, pattern, check, &place, self.log);
         for source in found.into_iter().rev() {
-            if !self.made(&place) {
+            if self.is_open(&source.path) {
+                self.error(&place, format!("{} would be read within itself", source.path.display()));
+                continue;
+            }
+            self.files += 1;
+            if self.files > MOST_FILES {
+                self.error(&place, format!("the configuration includes more than {MOST_FILES} files here"));
+                self.work.clear();
                 break;
             }
             self.work.push(Work::File { source, at: 0, depth: line.depth + 1 });
@@ -290,7 +311,12 @@ impl Iterator for Lines<'_> {
                 Work::File { source, mut at, depth } => {
                     let Some(text) = read(&source, &mut at) else { continue };
                     self.work.push(Work::File { source: source.clone(), at, depth });
-                    Line { text, source, depth }
+                    let line = Line { text, source, depth };
+                    // What is included may be so many times.
+                    if depth > 0 && !self.made(&line.place(&line.text)) {
+                        continue;
+                    }
+                    line
                 }
                 Work::Repeat { mut rounds, rest } => {
                     let Some(values) = rounds.next() else { continue };

@@ -145,7 +145,21 @@ fn files_are_included_from_beside_their_includer() {
     assert_eq!(read("include_check match\ninclude none").1, ["k.conf:2:1: `none` names no file"]);
     assert_eq!(read("include_check mach").1, ["k.conf:1:1: `mach` is no check of includes"]);
     write("loop.conf", "include loop.conf\n");
-    assert_eq!(read("include loop.conf").1, ["loop.conf:1:1: files include each other too deeply"]);
+    assert_eq!(read("include loop.conf").1, ["loop.conf:1:1: ./loop.conf would be read within itself"]);
+    write("conf.d/ring.inc", "include ../conf.d/ring.in?\ninclude *.inc\n");
+    let within = |line| format!("ring.inc:{line}:1: ./conf.d/../conf.d/ring.inc would be read within itself");
+    assert!(read("include conf.d/ring.inc").1.contains(&within(1)));
+    for level in 0..40 {
+        let next = format!("include deep{0}\ninclude wide{0}\n", level + 1);
+        write(&format!("deep{level}"), next.lines().next().unwrap_or_default());
+        write(&format!("wide{level}"), &next.replace("deep", "wide"));
+    }
+    assert_eq!(read("include deep0").1, ["deep31:1:1: files include each other too deeply"]);
+    // Each one twice, and no one within itself: a thousand million lines.
+    assert!(read("include wide10").1[0].ends_with("the configuration includes more than 10000 files here"));
+    write("long", &"#\n".repeat(1000));
+    let many = "include long\n".repeat(501);
+    assert_eq!(read(&many).1, ["long:1:1: the configuration becomes more than 500000 lines here"]);
     // What is wrong in an included file is said there.
     write("wrong.conf", "\n x \"y\n");
     assert_eq!(read("include wrong.conf").1, ["wrong.conf:2:4: this quote is never closed"]);
