@@ -10,7 +10,7 @@ use super::bfd::Settings;
 use super::check::{Check, Http, Probe, RECORDS, Slow, VERSIONS, Way};
 use super::diagnostic::{Errors, Log, Severity, Source};
 use super::ipvs::{Ipvs, Sync};
-use super::service::{Notify, Server};
+use super::service::Server;
 use super::track::{Delays, Script};
 use super::{Service, forwarding, group, keepalived, notify, service, unreadable};
 use crate::ipvs::{Forwarding, Granularity, ServiceKey};
@@ -41,7 +41,7 @@ pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
     super::ipvs::check(&ipvs, &groups, &log);
     super::fixed::check(&fixed, &groups, &log);
     let services: BTreeMap<_, _> =
-        services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
+        services.into_iter().filter_map(|service| service::build(service, &groups, &told, &log)).collect();
     let groups: BTreeMap<_, _> = groups.into_iter().filter_map(group::Draft::build).collect();
     log.finish(|notes| {
         let mut text = format!("# From {}.\n", path.display());
@@ -127,7 +127,7 @@ fn show_service(name: &str, service: &Service) -> String {
         vip, listen, protocol, scheduler, flags, one_packet, servers, persistence, granularity, engine, ..
     } = service;
     let Service { drain, slow_start, quorum_up, quorum_down, sorry_server, quorum, hysteresis, min_up, .. } = service;
-    let Service { sorry_server_inhibit, omega, ha_suspend, .. } = service;
+    let Service { sorry_server_inhibit, omega, ha_suspend, mail, .. } = service;
     let common = sorry_server.map(|sorry| sorry.1).or(servers.first().map(|server| server.forwarding));
     let common = common.unwrap_or(Forwarding::Nat);
     // Said once where it is the same for all.
@@ -179,15 +179,16 @@ fn show_service(name: &str, service: &Service) -> String {
             line(format!("{key} = {}", seconds(time)));
         }
     }
-    for (key, notify) in [("quorum_up", quorum_up), ("quorum_down", quorum_down)] {
-        if let Some(notify) = notify {
-            line(format!("{key} = {}", show_notify(notify)));
+    for (key, told) in [("quorum_up", quorum_up), ("quorum_down", quorum_down)] {
+        if let Some(told) = told {
+            line(format!("{key} = {}", notify::show_command(told, |text| quoted(text))));
         }
     }
     if let Some((sorry, _)) = sorry_server {
         line(format!("sorry_server = {}", quoted(sorry)));
     }
-    let flags = [("sorry_server_inhibit", sorry_server_inhibit), ("omega", omega), ("ha_suspend", ha_suspend)];
+    let flags =
+        [("sorry_server_inhibit", sorry_server_inhibit), ("omega", omega), ("ha_suspend", ha_suspend), ("mail", mail)];
     for (key, _) in flags.iter().filter(|(_, set)| **set) {
         line(format!("{key} = true"));
     }
@@ -204,13 +205,13 @@ fn show_service(name: &str, service: &Service) -> String {
     }
     line("server = [".to_owned());
     for server in servers {
-        line(format!("    {},", show_server(server, common, checks.is_some())));
+        line(format!("    {},", show_server(server, common, checks.is_some(), *mail)));
     }
     line("]".to_owned());
     text
 }
 
-fn show_server(server: &Server, common: Forwarding, same_checks: bool) -> String {
+fn show_server(server: &Server, common: Forwarding, same_checks: bool, mailed: bool) -> String {
     let Server { address, weight, forwarding: way, checks, inhibit_on_failure, upper, lower, .. } = server;
     let Server { alpha, notify_up, notify_down, .. } = server;
     let mut text = format!("{{ address = {}, weight = {weight}", quoted(address));
@@ -232,9 +233,12 @@ fn show_server(server: &Server, common: Forwarding, same_checks: bool) -> String
     if *alpha {
         part("alpha = true".to_owned());
     }
-    for (key, notify) in [("notify_up", notify_up), ("notify_down", notify_down)] {
-        if let Some(notify) = notify {
-            part(format!("{key} = {}", show_notify(notify)));
+    if server.mail != mailed {
+        part(format!("mail = {}", server.mail));
+    }
+    for (key, told) in [("notify_up", notify_up), ("notify_down", notify_down)] {
+        if let Some(told) = told {
+            part(format!("{key} = {}", notify::show_command(told, |text| quoted(text))));
         }
     }
     text + " }"
@@ -264,12 +268,6 @@ fn show_ipvs(Ipvs { sync, timeouts, flush }: &Ipvs) -> String {
         text += "flush = true\n";
     }
     if text.is_empty() { text } else { format!("\n[ipvs]\n{text}") }
-}
-
-fn show_notify(Notify { command, user }: &Notify) -> String {
-    let command: Vec<_> = command.iter().map(quoted).collect();
-    let user = user.as_ref().map(|user| format!(", user = {}", quoted(user))).unwrap_or_default();
-    format!("{{ command = [{}]{user} }}", command.join(", "))
 }
 
 fn show_checks(checks: &[Check]) -> String {

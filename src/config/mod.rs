@@ -157,7 +157,7 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
     ipvs::check(&ipvs, &groups, &log);
     fixed::check(&fixed, &groups, &log);
     for service in services {
-        service::build(service, &groups, &log);
+        service::build(service, &groups, &notify, &log);
     }
     log.finish(Some)
 }
@@ -266,7 +266,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
     fixed::check(&fixed, &groups, &log);
-    let services = services.into_iter().filter_map(|service| service::build(service, &groups, &log)).collect();
+    let services = services.into_iter().filter_map(|service| service::build(service, &groups, &notify, &log)).collect();
     let groups = groups.into_iter().filter_map(group::Draft::build).collect();
     let parts = draft.build();
     log.finish(|warnings| {

@@ -99,9 +99,22 @@ impl Default for Notifications {
 pub struct Fifo {
     /// It is made where it is not there.
     pub path: PathBuf,
+    /// What is written into it; `None`: everything.
+    pub about: Option<Topic>,
     /// A reader that is started with hamesh, with the path as its last argument.
     pub script: Option<Command>,
 }
+
+/// What a line in a FIFO is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// VIP groups and sync groups: their states.
+    Vips,
+    /// Services and their servers: whether they are up.
+    Services,
+}
+
+const TOPICS: [(&str, Topic); 2] = [("vips", Topic::Vips), ("services", Topic::Services)];
 
 /// How mail goes out: SMTP without encryption, as to the machine's own mail server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +158,12 @@ pub(super) fn is_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_control() || c.is_whitespace() || matches!(c, '<' | '>'))
 }
 
+/// What wants to mail its states, and has nobody to mail them to.
+pub(super) fn mailed_to_nobody(name: &Located<String>) -> Diagnostic {
+    let warning = Diagnostic::warning(&name.place, format!("the states of `{}` are mailed to nobody", name.value));
+    warning.help("name somebody: `notify.mail`, in keepalived.conf `notification_email`")
+}
+
 /// Reads `vip.NAME.notify`.
 pub(super) fn read_group(value: Value<'_>, log: &Log) -> Notify {
     let Some(section) = value.table() else { return Notify::default() };
@@ -157,7 +176,7 @@ pub(super) fn read_group(value: Value<'_>, log: &Log) -> Notify {
 }
 
 /// `{ command = ["/absolute/path", "argument"], user = "NAME" }`.
-fn read_command(value: Value<'_>, log: &Log) -> Option<Command> {
+pub(super) fn read_command(value: Value<'_>, log: &Log) -> Option<Command> {
     let section = value.table()?;
     let command = command_of(&section, log);
     section.close();
@@ -204,10 +223,11 @@ pub(super) fn read(section: Section<'_>, log: &Log) -> Notifications {
 fn read_fifo(value: Value<'_>, log: &Log) -> Option<Fifo> {
     let section = value.table()?;
     let path = section.required("path").and_then(Value::string);
+    let about = section.get("about").and_then(|value| value.choice(&TOPICS)).map(|about| about.value);
     let script = section.get("script").and_then(|value| read_command(value, log));
     section.close();
     let path = path?;
-    Some(Fifo { path: path.place.source.resolve(&path.value), script })
+    Some(Fifo { path: path.place.source.resolve(&path.value), about, script })
 }
 
 fn read_mail(value: Value<'_>, log: &Log) -> Option<Mail> {
@@ -247,7 +267,8 @@ pub(super) fn show_group(notify: &Notify, quoted: fn(&str) -> String) -> Option<
     (!parts.is_empty()).then(|| format!("notify = {{ {} }}", parts.join(", ")))
 }
 
-fn show_command(command: &Command, quoted: fn(&str) -> String) -> String {
+/// As [`read_command`] reads it.
+pub(super) fn show_command(command: &Command, quoted: fn(&str) -> String) -> String {
     format!("{{ {} }}", show_words(command, quoted))
 }
 
@@ -264,9 +285,11 @@ pub(super) fn show(notify: &Notifications, quoted: fn(&str) -> String, seconds: 
         return String::new();
     }
     let mut text = format!("\n[notify]\ntimeout = {}\n", seconds(*timeout));
-    let fifo = |Fifo { path, script }: &Fifo| {
+    let fifo = |Fifo { path, about, script }: &Fifo| {
+        let word = TOPICS.iter().find(|(_, topic)| Some(*topic) == *about);
+        let about = word.map(|(word, _)| format!(", about = {}", quoted(word))).unwrap_or_default();
         let script = script.as_ref().map(|script| format!(", script = {}", show_command(script, quoted)));
-        format!("{{ path = {}{} }}", quoted(&path.display().to_string()), script.unwrap_or_default())
+        format!("{{ path = {}{about}{} }}", quoted(&path.display().to_string()), script.unwrap_or_default())
     };
     if !fifos.is_empty() {
         text += &format!("fifo = [{}]\n", fifos.iter().map(fifo).collect::<Vec<_>>().join(", "));

@@ -5,12 +5,12 @@ use super::check::{self, Check};
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::forwarding;
 use super::group;
+use super::notify::{Command, Notifications, mailed_to_nobody, read_command};
 use super::reader::{Section, Value};
-use super::track;
 use crate::ipvs::{Forwarding, Granularity, Protocol, SCHEDULERS, SchedulerFlags, ServiceKey};
 use hamesh_raft::command::Family;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -34,18 +34,11 @@ pub struct Server {
     /// It is down until a check has passed.
     pub alpha: bool,
     /// Run when this director sees it come up.
-    pub notify_up: Option<Notify>,
+    pub notify_up: Option<Command>,
     /// Run when this director sees it go down.
-    pub notify_down: Option<Notify>,
-}
-
-/// A program that is told of something.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notify {
-    /// An absolute path and its arguments; there is no shell.
-    pub command: Vec<String>,
-    /// Whom it runs as; `None`: as hamesh does.
-    pub user: Option<String>,
+    pub notify_down: Option<Command>,
+    /// Whether either is mailed.
+    pub mail: bool,
 }
 
 /// How the directors share their looking.
@@ -91,9 +84,11 @@ pub struct Service {
     /// A server that has come back has its whole weight after this.
     pub slow_start: Duration,
     /// Run when this director sees the quorum reached.
-    pub quorum_up: Option<Notify>,
+    pub quorum_up: Option<Command>,
     /// Run when this director sees the quorum lost.
-    pub quorum_down: Option<Notify>,
+    pub quorum_down: Option<Command>,
+    /// Whether either is mailed.
+    pub mail: bool,
     /// Serves alone while the quorum is lost.
     pub sorry_server: Option<(SocketAddr, Forwarding)>,
     /// When the quorum is back the sorry server keeps its connections, with weight 0.
@@ -108,6 +103,22 @@ pub struct Service {
     pub hysteresis: u32,
     /// If fewer servers than this are up, all are served: then it is the look that is wrong.
     pub min_up: usize,
+}
+
+impl Service {
+    /// What keepalived calls the service of this name: its address or its mark, or with several of them its name.
+    pub fn title(&self, name: &str) -> String {
+        match self.listen.as_slice() {
+            [ServiceKey::Address(protocol, at)] => title(*protocol, at.ip, at.port),
+            [ServiceKey::Mark(mark, _)] => format!("FWM {mark}"),
+            _ => format!("[{}]:0", name.split('/').next().unwrap_or(name)),
+        }
+    }
+}
+
+/// `[203.0.113.10]:tcp:80`.
+pub fn title(protocol: Protocol, ip: IpAddr, port: u16) -> String {
+    format!("[{ip}]:{}:{port}", protocol.to_string().to_lowercase())
 }
 
 /// A firewall mark, and the family that it is about, if not that of the group.
@@ -129,8 +140,9 @@ pub(super) struct Draft {
     pub engine: Option<&'static str>,
     pub drain: Option<Duration>,
     pub slow_start: Duration,
-    pub quorum_up: Option<Notify>,
-    pub quorum_down: Option<Notify>,
+    pub quorum_up: Option<Command>,
+    pub quorum_down: Option<Command>,
+    pub mail: bool,
     pub sorry_server: Option<(SocketAddr, Forwarding)>,
     pub sorry_server_inhibit: bool,
     pub omega: bool,
@@ -146,8 +158,9 @@ struct Common {
     checks: Vec<Check>,
     inhibit_on_failure: bool,
     alpha: bool,
-    notify_up: Option<Notify>,
-    notify_down: Option<Notify>,
+    notify_up: Option<Command>,
+    notify_down: Option<Command>,
+    mail: bool,
 }
 
 /// A way to set a flag of a scheduler.
@@ -195,6 +208,7 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, bfd: &Sessions, 
         alpha: truth("alpha"),
         notify_up: notify(&section, "notify_up", log),
         notify_down: notify(&section, "notify_down", log),
+        mail: truth("mail"),
     };
     let mut flags = SchedulerFlags::default();
     let set = section.get("scheduler_flags").and_then(Value::list).unwrap_or_default();
@@ -221,6 +235,7 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, bfd: &Sessions, 
         slow_start: section.get("slow_start").and_then(Value::duration).map_or(Duration::ZERO, |v| v.value),
         quorum_up: notify(&section, "quorum_up", log),
         quorum_down: notify(&section, "quorum_down", log),
+        mail: common.mail,
         servers: section
             .required("server")
             .and_then(|value| read_servers(value, &common, bfd, log))
@@ -258,6 +273,7 @@ fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) ->
         let alpha = section.get("alpha").and_then(Value::boolean).map(|v| v.value);
         let notify_up = notify(&section, "notify_up", log).or_else(|| common.notify_up.clone());
         let notify_down = notify(&section, "notify_down", log).or_else(|| common.notify_down.clone());
+        let mail = section.get("mail").and_then(Value::boolean).map_or(common.mail, |mail| mail.value);
         let forwarding = section.get("forwarding").and_then(|v| forwarding::read(v, log));
         let inhibit = section.get("inhibit_on_failure").and_then(Value::boolean).map(|v| v.value);
         let limit = |key| section.get(key).and_then(|v| v.integer(0..=1_000_000_000)).map(|v| v.value);
@@ -280,6 +296,7 @@ fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) ->
             alpha: alpha.unwrap_or(common.alpha),
             notify_up,
             notify_down,
+            mail,
         };
         Some(Located { value: server, place: address.place })
     };
@@ -298,12 +315,8 @@ pub(super) fn distinct(servers: impl Iterator<Item = Located<Server>>, log: &Log
     all
 }
 
-fn notify(parent: &Section<'_>, key: &'static str, log: &Log) -> Option<Notify> {
-    let section = parent.get(key)?.table()?;
-    let command = section.required("command").and_then(|value| track::read_command(value, log));
-    let user = section.get("user").and_then(Value::string).map(|user| user.value);
-    section.close();
-    Some(Notify { command: command?, user })
+fn notify(parent: &Section<'_>, key: &'static str, log: &Log) -> Option<Command> {
+    read_command(parent.get(key)?, log)
 }
 
 /// A netmask for IPv4, the length of a prefix for IPv6.
@@ -325,8 +338,16 @@ fn read_persistence(value: Value<'_>, log: &Log) -> Option<Duration> {
     Some(timeout.value)
 }
 
-/// The rules between a service and the VIP groups; `None` when a part is missing.
-pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<(String, Service)> {
+/// The rules between a service, the VIP groups and who is told; `None` when a part is missing.
+pub(super) fn build(
+    draft: Draft,
+    groups: &[group::Draft],
+    notifications: &Notifications,
+    log: &Log,
+) -> Option<(String, Service)> {
+    if notifications.mail.is_none() && (draft.mail || draft.servers.iter().any(|server| server.mail)) {
+        log.add(mailed_to_nobody(&draft.name));
+    }
     if draft.hysteresis >= draft.quorum && draft.hysteresis > 0 {
         let message = format!("a hysteresis of {} does not let a quorum of {} be lost", draft.hysteresis, draft.quorum);
         log.add(Diagnostic::error(&draft.name.place, message).help("it must be smaller than the quorum"));
@@ -389,6 +410,7 @@ pub(super) fn build(draft: Draft, groups: &[group::Draft], log: &Log) -> Option<
         slow_start: draft.slow_start,
         quorum_up: draft.quorum_up,
         quorum_down: draft.quorum_down,
+        mail: draft.mail,
         sorry_server: draft.sorry_server,
         sorry_server_inhibit: draft.sorry_server_inhibit,
         omega: draft.omega,

@@ -5,9 +5,10 @@ use super::verdict::{Tally, Verdict, verdict};
 use super::watch::{Target, Watch};
 use super::{Answer, Names, Said, ServerStatus, ServiceStatus, Share, word};
 use crate::config::check::Probe;
-use crate::config::service::{Notify, Server};
+use crate::config::service::Server;
 use crate::config::{HealthMesh, Service};
 use crate::ipvs::{MAX_WEIGHT, ServiceKey, Table};
+use crate::notify::Change;
 use hamesh_fencing::clock::Moment;
 use hamesh_gossip::assignment::observers;
 use hamesh_gossip::observation::{self, Seen, TargetId};
@@ -68,7 +69,7 @@ pub enum Action {
     /// IPVS is to have this, where the group is held.
     Want(Arc<Wanted>),
     /// Tell somebody that a server or a quorum has come or gone, in the order in which it is said.
-    Tell(Notify),
+    Tell(Change),
     /// Whether this director sees much less of the servers behind a group than the others do.
     Short(GroupName, bool),
 }
@@ -190,7 +191,8 @@ impl Health {
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         let now = now.since(self.started);
         if matches!(event, Event::Stop) {
-            let farewell = self.services.values().flat_map(|served| served.policy.farewell(&served.service));
+            let farewell =
+                self.services.iter().flat_map(|(name, served)| served.policy.farewell(name, &served.service));
             return farewell.map(Action::Tell).collect();
         }
         let at_once = matches!(event, Event::Services(..) | Event::Holds(_) | Event::Orders(_));
@@ -354,7 +356,7 @@ impl Health {
         for (name, Served { service, policy, targets }) in &mut services {
             let looks: Vec<Look> =
                 service.servers.iter().zip(targets).map(|(server, ids)| self.look(name, server, ids)).collect();
-            let Conclusion { table, told, next } = policy.conclude(now, service, &looks);
+            let Conclusion { table, told, next } = policy.conclude(now, name, service, &looks);
             actions.extend(told.into_iter().map(Action::Tell));
             self.next_turn = self.next_turn.into_iter().chain(next).min();
             let group = wanted.entry(service.vip.clone()).or_default();

@@ -1,8 +1,9 @@
 //! What a service wants in IPVS, given which of its servers are up and what people have ordered.
 
 use crate::config::Service;
-use crate::config::service::{Notify, Server};
+use crate::config::service::{self, Server};
 use crate::ipvs;
+use crate::notify::Change;
 use hamesh_gossip::observation::Seen;
 use hamesh_raft::command::{Family, ServerOrder};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,8 +47,8 @@ struct Course {
 pub(super) struct Conclusion {
     /// The service as IPVS is to have it.
     pub(super) table: ipvs::Service,
-    /// Who is to be told.
-    pub(super) told: Vec<Notify>,
+    /// What is to be told.
+    pub(super) told: Vec<Change>,
     /// When time alone changes the table.
     pub(super) next: Option<Duration>,
 }
@@ -76,9 +77,9 @@ impl Policy {
     /// A server that nobody knows of is what it was; at first it is taken to be up, because it was not seen to fail, unless
     /// it is `alpha`.
     /// `looks` are at its servers, in their order; `now` is the time since the machine's start.
-    pub(super) fn conclude(&mut self, now: Duration, service: &Service, looks: &[Look]) -> Conclusion {
+    pub(super) fn conclude(&mut self, now: Duration, name: &str, service: &Service, looks: &[Look]) -> Conclusion {
         let first = self.courses.is_empty();
-        let mut told = self.follow(now, service, looks);
+        let mut told = self.follow(now, name, service, looks);
         let servers = || {
             let known = service.servers.iter().zip(looks);
             known.filter_map(|(server, look)| Some(((server, look), self.courses.get(&server.address)?)))
@@ -92,7 +93,11 @@ impl Policy {
         let before = self.quorum;
         let has = spared || if before { weight + hysteresis >= quorum } else { weight >= quorum + hysteresis };
         if has != before && !first {
-            told.extend(if has { service.quorum_up.clone() } else { service.quorum_down.clone() });
+            let (word, sign, bound) = if has { ("Gained", '+', "<=") } else { ("Lost", '-', ">") };
+            let bounds = if has { quorum + hysteresis } else { quorum.saturating_sub(hysteresis) };
+            told.push(of_service(name, service, has, || {
+                format!("{word} quorum {quorum}{sign}{hysteresis}={bounds} {bound} {weight}")
+            }));
         }
         let mut table = ipvs::Service { settings: settings(service), servers: [].into() };
         let mut next: Option<Duration> = None;
@@ -129,16 +134,18 @@ impl Policy {
         Conclusion { table, told, next }
     }
 
-    /// Who is told when hamesh stops, as if all that is up went down.
-    pub(super) fn farewell(&self, service: &Service) -> Vec<Notify> {
+    /// What is told when hamesh stops, as if all that is up went down.
+    pub(super) fn farewell(&self, name: &str, service: &Service) -> Vec<Change> {
+        const SHUT: &str = "Shutting down";
         let is_up = |server: &&Server| self.courses.get(&server.address).is_some_and(|course| course.up);
         let up = service.servers.iter().filter(|_| service.omega).filter(is_up);
-        let told = up.filter_map(|server| server.notify_down.clone());
-        told.chain(service.quorum_down.clone().filter(|_| service.omega && self.quorum)).collect()
+        let told = up.map(|server| of_server(name, service, server, false, SHUT));
+        let quorum = (service.omega && self.quorum).then(|| of_service(name, service, false, || SHUT.to_owned()));
+        told.chain(quorum).collect()
     }
 
-    /// Takes down what has changed for each server, and returns who is to be told of it.
-    fn follow(&mut self, now: Duration, service: &Service, looks: &[Look]) -> Vec<Notify> {
+    /// Takes down what has changed for each server, and returns what is to be told of it.
+    fn follow(&mut self, now: Duration, name: &str, service: &Service, looks: &[Look]) -> Vec<Change> {
         let mut told = Vec::new();
         for (server, look) in service.servers.iter().zip(looks) {
             let seen = look.seen.map(|seen| seen == Seen::Up);
@@ -149,7 +156,8 @@ impl Policy {
             if up != course.up {
                 course.up = up;
                 course.back = up.then_some(now);
-                told.extend(if up { server.notify_up.clone() } else { server.notify_down.clone() });
+                let text = if up { "CHECK succeed on service" } else { "CHECK failed on service" };
+                told.push(of_server(name, service, server, up, text));
             }
             match (look.order == Some(ServerOrder::Drain), course.drained) {
                 (true, None) => course.drained = Some(now),
@@ -159,6 +167,19 @@ impl Policy {
         }
         told
     }
+}
+
+fn of_service(name: &str, service: &Service, up: bool, text: impl FnOnce() -> String) -> Change {
+    let script = if up { &service.quorum_up } else { &service.quorum_down };
+    let mail = service.mail.then(text);
+    Change { service: service.title(name), server: None, up, script: script.clone(), mail }
+}
+
+fn of_server(name: &str, service: &Service, server: &Server, up: bool, text: &str) -> Change {
+    let script = if up { &server.notify_up } else { &server.notify_down };
+    let title = service::title(service.protocol, server.address.ip(), server.address.port());
+    let mail = server.mail.then(|| text.to_owned());
+    Change { service: service.title(name), server: Some(title), up, script: script.clone(), mail }
 }
 
 /// By somebody's order it is none that serves.
@@ -192,9 +213,10 @@ fn settings(service: &Service) -> ipvs::Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::notify::Command;
 
-    fn told(what: &str) -> Notify {
-        Notify { command: vec![what.to_owned()], user: None }
+    fn told(what: &str) -> Command {
+        Command { words: vec![what.to_owned()], user: None }
     }
 
     /// Three servers of weight 1, 2 and 3.
@@ -210,6 +232,7 @@ mod tests {
             alpha: false,
             notify_up: Some(told("up")),
             notify_down: Some(told("down")),
+            mail: n == 1,
         };
         Service {
             vip: "web".to_owned(),
@@ -227,6 +250,7 @@ mod tests {
             slow_start: Duration::ZERO,
             quorum_up: Some(told("quorum")),
             quorum_down: Some(told("no quorum")),
+            mail: true,
             servers: (1..=3).map(server).collect(),
             persistence: None,
             sorry_server: Some((([10, 0, 5, 9], 80).into(), ipvs::Forwarding::Nat)),
@@ -262,9 +286,9 @@ mod tests {
             Look { seen, weight: server.weight, order: order.filter(|_| n == 1) }
         };
         let looks: Vec<_> = service.servers.iter().map(look).collect();
-        let Conclusion { table, told, next } = policy.conclude(Duration::from_secs(second), service, &looks);
+        let Conclusion { table, told, next } = policy.conclude(Duration::from_secs(second), "web/tcp", service, &looks);
         let server = |(at, server): (&ipvs::Endpoint, &ipvs::Server)| format!("{}x{}", last(at.ip), server.weight);
-        let told: Vec<_> = told.iter().map(|told| told.command[0].as_str()).collect();
+        let told: Vec<_> = told.iter().filter_map(|told| Some(told.script.as_ref()?.words[0].as_str())).collect();
         let servers: Vec<_> = table.servers.iter().map(server).collect();
         (servers.join(" "), told.join(", "), next.map(|next| next.as_secs()))
     }
@@ -277,6 +301,32 @@ mod tests {
         assert_eq!(told(&[1, 2]), "down");
         assert_eq!(told(&[1, 2, 3]), "down, no quorum");
         assert_eq!(told(&[1, 2]), "up, quorum");
+    }
+
+    #[test]
+    fn what_is_told_has_keepaliveds_names_and_reasons() {
+        let mut policy = Policy::new();
+        let strict = Service { quorum: 3, hysteresis: 1, ..service() };
+        let mut told = |seen: [Seen; 3]| {
+            let looks = [0, 1, 2].map(|at| Look { seen: Some(seen[at]), weight: 1, order: None });
+            let told = policy.conclude(Duration::ZERO, "web/tcp", &strict, &looks).told;
+            let show = |Change { service, server, up, mail, .. }: Change| format!("{service} {server:?} {up} {mail:?}");
+            told.into_iter().map(show).collect::<Vec<_>>()
+        };
+        told([Seen::Up; 3]);
+        let (one, down) = (r#"[203.0.113.10]:tcp:80 Some("[10.0.5.1]:tcp:80") false"#, Seen::Down);
+        assert_eq!(told([down, Seen::Up, Seen::Up]), [format!(r#"{one} Some("CHECK failed on service")"#)]);
+        assert_eq!(
+            told([down, down, Seen::Up]),
+            [
+                r#"[203.0.113.10]:tcp:80 Some("[10.0.5.2]:tcp:80") false None"#,
+                r#"[203.0.113.10]:tcp:80 None false Some("Lost quorum 3-1=2 > 1")"#
+            ]
+        );
+        let several = Service { listen: vec![service().listen[0]; 2], ..service() };
+        assert_eq!(several.title("web/tcp"), "[web]:0");
+        let mark = ipvs::ServiceKey::Mark(7.try_into().expect("not zero"), Family::V4);
+        assert_eq!(Service { listen: vec![mark], ..service() }.title("x"), "FWM 7");
     }
 
     #[test]
@@ -354,7 +404,8 @@ mod tests {
     fn a_stop_tells_of_what_was_up_where_it_is_omega() {
         let mut policy = Policy::new();
         let farewell = |policy: &Policy, service: &Service| {
-            let told = policy.farewell(service).into_iter().map(|told| told.command[0].clone());
+            let told = policy.farewell("web/tcp", service).into_iter();
+            let told = told.filter_map(|told| Some(told.script?.words[0].clone()));
             told.collect::<Vec<_>>().join(", ")
         };
         let omega = Service { omega: true, ..service() };

@@ -263,12 +263,10 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     if core.lane.send(LaneInput::Stop).await.is_ok() && timeout(HAND_OVER, stopped).await.is_err() {
         tracing::warn!("not closed in time: the session ends by its promises");
     }
-    let unwatched = async {
-        if let Some(checks) = &checks {
-            checks.finish().await;
-        }
-    };
-    tokio::join!(core.notices.finish(true), unwatched);
+    if let Some(checks) = &checks {
+        checks.finish().await;
+    }
+    core.notices.finish(true).await;
     if let Some(still) = still {
         still.abort();
         super::fixed::remove(&core.config().fixed).await;

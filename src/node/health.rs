@@ -5,7 +5,6 @@ use super::core::{Core, lock};
 use super::lane::LaneInput;
 use crate::bfd::SessionStatus;
 use crate::config::Config;
-use crate::config::service::Notify;
 use crate::health::{Action, Event, Holdings};
 use crate::probe;
 use hamesh_fencing::clock::Moment;
@@ -18,26 +17,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// How long somebody may take to hear of a server.
-const HEARING: Duration = Duration::from_secs(30);
-/// A stop waits no longer for those who are told of it.
-const FINISH: Duration = Duration::from_secs(4);
+/// A stop waits no longer until it is told what it concerns.
+const FINISH: Duration = Duration::from_secs(1);
 
 /// The way to the thread.
 pub(crate) struct Checks(mpsc::Sender<oneshot::Sender<()>>);
 
-/// What the thread has for others to hear.
-enum Told {
-    Of(Notify),
-    Finished(oneshot::Sender<()>),
-}
-
 impl Checks {
-    /// Tells whom a stop concerns, and waits until they have heard it, not for long.
+    /// Has the notices' thread told of the services that are not served any more; waits for that, not for long.
     pub(crate) async fn finish(&self) {
         let (done, finished) = oneshot::channel();
         if self.0.try_send(done).is_err() || timeout(FINISH, finished).await.is_err() {
-            tracing::warn!("not everybody was told in time that servers are not served any more");
+            tracing::warn!("nobody is told that servers are not served any more");
         }
     }
 }
@@ -63,11 +54,9 @@ async fn run(
     let mut view = core.raft.view();
     let mut asked = JoinSet::new();
     let mut pending = lock(&core.health).handle(Moment::now(), Event::Orders(view.borrow().state.servers.clone()));
-    let (tell, told) = mpsc::unbounded_channel();
-    tokio::spawn(notify(told));
     let (mut board, mut deaf) = (core.bfd.clone(), false);
     board.mark_changed();
-    let mut stopped = None;
+    let mut stopped: Option<oneshot::Sender<()>> = None;
     let mut event = Event::Holds(holdings(&core, &view.borrow_and_update()));
     loop {
         pending.extend(lock(&core.health).handle(Moment::now(), event));
@@ -78,7 +67,7 @@ async fn run(
                 }
                 Action::Say(key, Some(value)) => core.gossip.set_fact(key, value),
                 Action::Say(key, None) => core.gossip.remove_fact(key),
-                Action::Tell(notice) => drop(tell.send(Told::Of(notice))),
+                Action::Tell(change) => core.notices.tell_of_service(change).await,
                 Action::Want(wanted) => core.balance.order(Order::Want(wanted)),
                 Action::Short(group, short) => {
                     tracing::warn!(%group, short, "servers that others reach do not answer here");
@@ -89,7 +78,7 @@ async fn run(
             }
         }
         if let Some(done) = stopped.take() {
-            drop(tell.send(Told::Finished(done)));
+            done.send(()).ok();
         }
         let pause = Moment::now().wait(lock(&core.health).next_deadline());
         event = tokio::select! {
@@ -142,24 +131,6 @@ async fn run(
             }
             () = sleep(pause) => Event::Tick,
         };
-    }
-}
-
-/// One after the other, so that nobody hears that a server is up after it went down.
-async fn notify(mut told: mpsc::UnboundedReceiver<Told>) {
-    while let Some(told) = told.recv().await {
-        let Notify { command, user } = match told {
-            Told::Of(notice) => notice,
-            Told::Finished(done) => {
-                done.send(()).ok();
-                continue;
-            }
-        };
-        match probe::script::status(&command, user.as_deref(), HEARING).await {
-            Ok(status) if status.success() => {}
-            Ok(status) => tracing::warn!(?command, %status, "whoever was told of a server has failed"),
-            Err(error) => tracing::warn!(?command, error, "nobody was told of a server"),
-        }
     }
 }
 

@@ -1,16 +1,17 @@
 //! The notices' thread: runs scripts, writes into FIFOs, sends mail. Nothing else waits for it, but for a stop, and that not long.
 
 use crate::config::Config;
-use crate::config::notify::{Command, Fifo, Mail, Notify};
+use crate::config::notify::{Command, Fifo, Mail, Notify, Topic};
 use crate::notify::mail::{self, Message};
-use crate::notify::{Action, Event, Notice, Notifier, Object, Run, TOKEN, fifo};
+use crate::notify::{Action, Change, Event, Notice, Notifier, Object, Queue, Run, TOKEN, fifo};
 use crate::probe::script;
 use hamesh_raft::command::GroupName;
 use rustix::process::Signal;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Child;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -22,9 +23,11 @@ const MAILS: usize = 64;
 const HURRY: Duration = Duration::from_secs(1);
 /// A stop waits no longer.
 const FINISH: Duration = Duration::from_secs(4);
+/// Scripts about services that run at the same time: thousands of servers may fail at once.
+const AT_ONCE: usize = 32;
 
 enum Told {
-    Notice(Notice),
+    Event(Event),
     Reload(Vec<(Object, Notify)>),
     Finish { stopped: bool, done: oneshot::Sender<()> },
 }
@@ -43,9 +46,9 @@ impl Notices {
         let fifos = config.notify.fifos.iter().map(|fifo| {
             let reader = fifo.script.as_ref().and_then(|script| script.user.as_deref());
             let owner = reader.map(script::find_user).transpose().map_err(std::io::Error::other)?;
-            fifo::Fifo::open(&fifo.path, owner.map(|user| user.uid.as_raw()))
+            Ok((fifo.about, fifo::Fifo::open(&fifo.path, owner.map(|user| user.uid.as_raw()))?))
         });
-        let fifos = fifos.collect::<Result<Vec<_>, _>>()?;
+        let fifos = fifos.collect::<std::io::Result<Vec<_>>>()?;
         let (tell, told) = mpsc::channel(QUEUE);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let readers = config.notify.fifos.clone();
@@ -57,6 +60,7 @@ impl Notices {
             patience: config.notify.timeout,
             runs: JoinSet::new(),
             hurry: watch::Sender::new(false),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
         };
         let thread = std::thread::Builder::new().name("notices".to_owned());
         thread.spawn(move || runtime.block_on(hand.work(told, readers)))?;
@@ -65,8 +69,15 @@ impl Notices {
 
     /// Tells; what does not fit is said in the log.
     pub(crate) fn tell(&self, notice: Notice) {
-        if let Err(error) = self.0.try_send(Told::Notice(notice)) {
+        if let Err(error) = self.0.try_send(Told::Event(Event::Notice(notice))) {
             tracing::error!(%error, "somebody is not told: too many notices wait");
+        }
+    }
+
+    /// Tells of a service, when there is room: any number of them may change at once.
+    pub(crate) async fn tell_of_service(&self, change: Change) {
+        if self.0.send(Told::Event(Event::Change(change))).await.is_err() {
+            tracing::warn!("nobody is told of a service: hamesh stops");
         }
     }
 
@@ -97,11 +108,12 @@ fn objects(config: &Config) -> Vec<(Object, Notify)> {
 
 struct Hand {
     notifier: Notifier,
-    fifos: Vec<fifo::Fifo>,
+    fifos: Vec<(Option<Topic>, fifo::Fifo)>,
     post: Option<mpsc::Sender<Message>>,
     patience: Duration,
-    runs: JoinSet<Object>,
+    runs: JoinSet<Queue>,
     hurry: watch::Sender<bool>,
+    turns: Arc<Semaphore>,
 }
 
 impl Hand {
@@ -117,7 +129,7 @@ impl Hand {
             }
             let event = tokio::select! {
                 told = told.recv(), if finish.is_none() => match told {
-                    Some(Told::Notice(notice)) => Event::Notice(notice),
+                    Some(Told::Event(event)) => event,
                     Some(Told::Reload(objects)) => {
                         self.notifier.adopt(objects);
                         continue;
@@ -155,11 +167,22 @@ impl Hand {
     fn perform(&mut self, event: Event) {
         for action in self.notifier.handle(event) {
             match action {
-                Action::Run(object, run) => {
-                    self.runs.spawn(run_for(object, run, self.patience, self.hurry.subscribe()));
+                Action::Run(queue, run) => {
+                    let (turns, patience, hurry) = (self.turns.clone(), self.patience, self.hurry.subscribe());
+                    self.runs.spawn(async move {
+                        // What is run for a VIP waits for nobody.
+                        let turn = match &queue {
+                            Queue::Service(..) => turns.acquire().await.ok(),
+                            Queue::Vip(_) => None,
+                        };
+                        run_for(&queue, run, patience, hurry).await;
+                        drop(turn);
+                        queue
+                    });
                 }
-                Action::Write(line) => {
-                    for fifo in &mut self.fifos {
+                Action::Write(topic, line) => {
+                    let hears = |about: &Option<Topic>| about.is_none_or(|about| about == topic);
+                    for (_, fifo) in self.fifos.iter_mut().filter(|(about, _)| hears(about)) {
                         // A reader that is away would be told of with every line.
                         if let Err(why) = fifo.write(&line)
                             && fifo.lost().is_power_of_two()
@@ -174,15 +197,15 @@ impl Hand {
                         tracing::error!(subject = message.subject, "not mailed: too many mails wait");
                     }
                 }
-                Action::GivenUp(object, run) => {
-                    tracing::error!(?object, command = ?run.command.words, "not run: too much waits behind a script");
+                Action::GivenUp(queue, run) => {
+                    tracing::error!(?queue, command = ?run.command.words, "not run: too much waits behind a script");
                 }
             }
         }
     }
 }
 
-async fn run_for(object: Object, run: Run, patience: Duration, mut hurry: watch::Receiver<bool>) -> Object {
+async fn run_for(queue: &Queue, run: Run, patience: Duration, mut hurry: watch::Receiver<bool>) {
     let Run { command: Command { words, user }, token } = &run;
     let variables: Vec<(&str, String)> = token.iter().map(|token| (TOKEN, token.to_string())).collect();
     let hurried = async {
@@ -195,11 +218,10 @@ async fn run_for(object: Object, run: Run, patience: Duration, mut hurry: watch:
         () = hurried => Err("killed: hamesh stops".to_owned()),
     };
     match ended {
-        Ok(status) if status.success() => tracing::debug!(?object, command = ?words, "told"),
-        Ok(status) => tracing::warn!(?object, command = ?words, %status, "a notify script has failed"),
-        Err(why) => tracing::error!(?object, command = ?words, why, "a notify script"),
+        Ok(status) if status.success() => tracing::debug!(?queue, command = ?words, "told"),
+        Ok(status) => tracing::warn!(?queue, command = ?words, %status, "a notify script has failed"),
+        Err(why) => tracing::error!(?queue, command = ?words, why, "a notify script"),
     }
-    object
 }
 
 /// The program that reads a FIFO. As with keepalived, one that ends is not started again.

@@ -1,13 +1,13 @@
-//! Who is told what of a VIP group's states, in which order: scripts, FIFOs and mail, in keepalived's words.
+//! Who is told what of the states of VIP groups and of servers, in which order: scripts, FIFOs and mail, in keepalived's words.
 //!
-//! A mind: it touches nothing. What is run for one group is run one after the other, each after the end of what came before; groups do
-//! not wait for each other. Behind a script that hangs a bounded number waits, and the oldest is given up first: what counts is the
+//! A mind: it touches nothing. What is run for one group, or one server, is run one after the other, each after the end of what came
+//! before; they do not wait for each other. Behind a script that hangs a bounded number waits, and the oldest is given up first: what counts is the
 //! latest state. [`fifo`] and [`mail`] are the hands.
 
 pub mod fifo;
 pub mod mail;
 
-use crate::config::notify::{Command, Mail, Notifications, Notify, Occasion};
+use crate::config::notify::{Command, Fifo, Mail, Notifications, Notify, Occasion, Topic};
 use mail::Message;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -60,13 +60,30 @@ pub struct Notice {
     pub token: Option<u64>,
 }
 
+/// A service, or one of its servers, is up or down from now on as this director sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// As keepalived names it: `[203.0.113.10]:tcp:80`.
+    pub service: String,
+    /// The server, named like that; `None`: it is about the service.
+    pub server: Option<String>,
+    /// Which of them.
+    pub up: bool,
+    /// What is run for it.
+    pub script: Option<Command>,
+    /// What is mailed about it.
+    pub mail: Option<String>,
+}
+
 /// What happens to the mind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Something to tell.
+    /// Something to tell of a VIP group.
     Notice(Notice),
-    /// What [`Action::Run`] has started for this object has ended, however it did.
-    Ended(Object),
+    /// Something to tell of a service.
+    Change(Change),
+    /// What [`Action::Run`] has started there has ended, however it did.
+    Ended(Queue),
     /// hamesh stops, and has given everything back that it could.
     Stopped,
 }
@@ -75,13 +92,22 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Run this; answer with [`Event::Ended`].
-    Run(Object, Run),
-    /// Write this line to every FIFO.
-    Write(String),
+    Run(Queue, Run),
+    /// Write this line to every FIFO that is about it.
+    Write(Topic, String),
     /// Mail this.
     Mail(Message),
-    /// These runs were given up: what is run for the object takes too long.
-    GivenUp(Object, Run),
+    /// These runs were given up: what is run there takes too long.
+    GivenUp(Queue, Run),
+}
+
+/// What is run one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Queue {
+    /// For this one.
+    Vip(Object),
+    /// For a service, or one of its servers.
+    Service(String, Option<String>),
 }
 
 /// A script, complete.
@@ -93,12 +119,10 @@ pub struct Run {
     pub token: Option<u64>,
 }
 
-/// What is run for one object.
+/// What one object wants told.
 #[derive(Debug, Default)]
 struct Line {
     notify: Notify,
-    waiting: VecDeque<Run>,
-    running: bool,
     last: Option<Notice>,
     leaves: bool,
 }
@@ -107,7 +131,9 @@ struct Line {
 #[derive(Debug)]
 pub struct Notifier {
     lines: BTreeMap<Object, Line>,
-    fifos: bool,
+    /// Where something runs: what waits for its end.
+    queues: BTreeMap<Queue, VecDeque<Run>>,
+    fifos: Vec<Fifo>,
     mail: Option<Mail>,
     node: String,
 }
@@ -115,8 +141,9 @@ pub struct Notifier {
 impl Notifier {
     /// For the node of this name, and what each object wants told.
     pub fn new(node: &str, general: &Notifications, objects: impl IntoIterator<Item = (Object, Notify)>) -> Self {
-        let (fifos, mail) = (!general.fifos.is_empty(), general.mail.clone());
-        let mut notifier = Self { lines: BTreeMap::new(), fifos, mail, node: node.to_owned() };
+        let (fifos, mail) = (general.fifos.clone(), general.mail.clone());
+        let (lines, queues) = (BTreeMap::new(), BTreeMap::new());
+        let mut notifier = Self { lines, queues, fifos, mail, node: node.to_owned() };
         notifier.adopt(objects);
         notifier
     }
@@ -133,37 +160,27 @@ impl Notifier {
     /// Whether everything is told, but for mail.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.lines.values().all(|line| !line.running && line.waiting.is_empty())
+        self.queues.is_empty()
     }
 
     /// Decides; touches nothing.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
-        let object = match event {
-            Event::Notice(notice) => {
-                self.told(&notice, &mut actions);
-                notice.object
-            }
+        match event {
+            Event::Notice(notice) => self.told(&notice, &mut actions),
+            Event::Change(change) => self.changed(change, &mut actions),
             Event::Stopped => {
                 // What was never anything does not stop.
                 let stays = self.lines.values().filter(|line| !line.leaves);
                 let last: Vec<Notice> = stays.filter_map(|line| line.last.clone()).collect();
-                let stop = |notice| Event::Notice(Notice { what: What::Stop, ..notice });
-                return last.into_iter().flat_map(|notice| self.handle(stop(notice))).collect();
-            }
-            Event::Ended(object) => {
-                if let Some(line) = self.lines.get_mut(&object) {
-                    line.running = false;
+                for notice in last {
+                    self.told(&Notice { what: What::Stop, ..notice }, &mut actions);
                 }
-                object
             }
-        };
-        if let Some(line) = self.lines.get_mut(&object)
-            && !line.running
-            && let Some(run) = line.waiting.pop_front()
-        {
-            line.running = true;
-            actions.push(Action::Run(object, run));
+            Event::Ended(queue) => match self.queues.get_mut(&queue).and_then(VecDeque::pop_front) {
+                Some(run) => actions.push(Action::Run(queue, run)),
+                None => drop(self.queues.remove(&queue)),
+            },
         }
         actions
     }
@@ -171,30 +188,68 @@ impl Notifier {
     fn told(&mut self, notice: &Notice, actions: &mut Vec<Action>) {
         let Some(line) = self.lines.get_mut(&notice.object) else { return };
         line.last = Some(notice.clone());
-        if self.fifos && (line.notify.priority_changes || notice.what.occasion().is_some()) {
-            actions.push(Action::Write(notice.to_string()));
+        let notify = line.notify.clone();
+        if notify.priority_changes || notice.what.occasion().is_some() {
+            self.write(Topic::Vips, notice.to_string(), actions);
         }
         let Some((occasion, is_state)) = notice.what.occasion() else { return };
         if is_state
-            && line.notify.mail
+            && notify.mail
             && let Some(mail) = self.mail.as_ref().filter(|mail| mail.faults || notice.what != What::Fault)
         {
             actions.push(Action::Mail(notice.mail(mail.name.as_deref().unwrap_or(&self.node))));
         }
-        let mut wanted: Vec<Command> = line.notify.scripts.get(&occasion).cloned().into_iter().collect();
-        if let Some(mut any) = line.notify.scripts.get(&Occasion::Any).cloned().filter(|_| is_state) {
+        let mut wanted: Vec<Command> = notify.scripts.get(&occasion).cloned().into_iter().collect();
+        if let Some(mut any) = notify.scripts.get(&Occasion::Any).cloned().filter(|_| is_state) {
             any.words.extend(notice.arguments());
             wanted.push(any);
         }
+        let queue = Queue::Vip(notice.object.clone());
         // An advert is no state: one run that waits speaks for all of them.
         let is_told = |run: &Run| !is_state && wanted.contains(&run.command);
-        if line.waiting.iter().any(is_told) {
+        if self.queues.get(&queue).is_some_and(|waiting| waiting.iter().any(is_told)) {
             return;
         }
-        line.waiting.extend(wanted.into_iter().map(|command| Run { command, token: notice.token }));
-        while line.waiting.len() > LONGEST {
-            let given_up = line.waiting.pop_front().map(|run| Action::GivenUp(notice.object.clone(), run));
-            actions.extend(given_up);
+        for command in wanted {
+            self.run(&queue, Run { command, token: notice.token }, actions);
+        }
+    }
+
+    fn changed(&mut self, Change { service, server, up, script, mail }: Change, actions: &mut Vec<Action>) {
+        let word = if up { "UP" } else { "DOWN" };
+        let (line, subject) = match &server {
+            Some(server) => (
+                format!("RS {server} {service} {word}\n"),
+                format!("Realserver {server} of virtual server {service} - {word}"),
+            ),
+            None => (format!("VS {service} {word}\n"), format!("Virtualserver {service} - {word}")),
+        };
+        self.write(Topic::Services, line, actions);
+        if let (Some(to), Some(text)) = (&self.mail, mail) {
+            let subject = format!("[{}] {subject}", to.name.as_deref().unwrap_or(&self.node));
+            actions.push(Action::Mail(Message { subject, body: format!("=> {text} <=") }));
+        }
+        if let Some(command) = script {
+            self.run(&Queue::Service(service, server), Run { command, token: None }, actions);
+        }
+    }
+
+    fn write(&self, topic: Topic, line: String, actions: &mut Vec<Action>) {
+        if self.fifos.iter().any(|fifo| fifo.about.is_none_or(|about| about == topic)) {
+            actions.push(Action::Write(topic, line));
+        }
+    }
+
+    /// Runs it, after what runs there already.
+    fn run(&mut self, queue: &Queue, run: Run, actions: &mut Vec<Action>) {
+        let Some(waiting) = self.queues.get_mut(queue) else {
+            self.queues.insert(queue.clone(), VecDeque::new());
+            actions.push(Action::Run(queue.clone(), run));
+            return;
+        };
+        waiting.push_back(run);
+        if waiting.len() > LONGEST {
+            actions.extend(waiting.pop_front().map(|run| Action::GivenUp(queue.clone(), run)));
         }
     }
 }

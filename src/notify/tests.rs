@@ -10,7 +10,7 @@ fn command(words: &[&str]) -> Command {
 }
 
 fn general() -> Notifications {
-    let fifo = crate::config::notify::Fifo { path: "/run/fifo".into(), script: None };
+    let fifo = Fifo { path: "/run/fifo".into(), about: None, script: None };
     Notifications { fifos: vec![fifo], ..Notifications::default() }
 }
 
@@ -37,14 +37,14 @@ fn notice(what: What, token: Option<u64>) -> Event {
 fn runs(actions: &[Action]) -> Vec<String> {
     let run = |action: &Action| match action {
         Action::Run(_, run) => Some(run.command.words.join(" ")),
-        Action::Write(_) | Action::Mail(_) | Action::GivenUp(..) => None,
+        Action::Write(..) | Action::Mail(_) | Action::GivenUp(..) => None,
     };
     actions.iter().filter_map(run).collect()
 }
 
 fn lines(actions: &[Action]) -> String {
     let line = |action: &Action| match action {
-        Action::Write(line) => Some(line.clone()),
+        Action::Write(_, line) => Some(line.clone()),
         Action::Run(..) | Action::Mail(_) | Action::GivenUp(..) => None,
     };
     actions.iter().filter_map(line).collect()
@@ -57,16 +57,16 @@ fn scripts_get_keepaliveds_arguments_one_after_the_other_with_the_token() {
     assert_eq!(runs(&begun), ["/m a b"]);
     assert_eq!(lines(&begun), "INSTANCE \"web\" MASTER 150\n");
     let run = Run { command: command(&["/m", "a b"]), token: Some(7) };
-    assert!(begun.contains(&Action::Run(web(), run)));
+    assert!(begun.contains(&Action::Run(Queue::Vip(web()), run)));
     // What follows waits.
     let more = notifier.handle(notice(What::Backup, Some(7)));
     assert_eq!(runs(&more), [""; 0]);
     assert_eq!(lines(&more), "INSTANCE \"web\" BACKUP 150\n");
     for next in ["/any x INSTANCE web MASTER 150", "/b", "/any x INSTANCE web BACKUP 150"] {
         assert!(!notifier.is_done());
-        assert_eq!(runs(&notifier.handle(Event::Ended(web()))), [next]);
+        assert_eq!(runs(&notifier.handle(Event::Ended(Queue::Vip(web())))), [next]);
     }
-    assert_eq!(runs(&notifier.handle(Event::Ended(web()))), [""; 0]);
+    assert_eq!(runs(&notifier.handle(Event::Ended(Queue::Vip(web())))), [""; 0]);
     assert!(notifier.is_done());
 }
 
@@ -89,7 +89,7 @@ fn a_stop_is_told_of_what_was_ever_told() {
     let stop = notifier.handle(Event::Stopped);
     assert_eq!(lines(&stop), "INSTANCE \"web\" STOP 150\n");
     for next in ["/any x INSTANCE web MASTER 150", "/s", "/any x INSTANCE web STOP 150"] {
-        let actions = notifier.handle(Event::Ended(web()));
+        let actions = notifier.handle(Event::Ended(Queue::Vip(web())));
         assert_eq!(runs(&actions), [next]);
     }
 }
@@ -116,7 +116,7 @@ fn mails_have_keepaliveds_subjects() {
     let subjects = |actions: Vec<Action>| {
         let subject = |action: Action| match action {
             Action::Mail(message) => Some(message.subject),
-            Action::Run(..) | Action::Write(_) | Action::GivenUp(..) => None,
+            Action::Run(..) | Action::Write(..) | Action::GivenUp(..) => None,
         };
         actions.into_iter().filter_map(subject).collect::<Vec<_>>()
     };
@@ -143,8 +143,8 @@ fn behind_a_script_that_hangs_the_latest_wait_and_others_do_not() {
     let theirs = Notice { object: other, what: What::Master, priority: 1, token: None };
     assert_eq!(runs(&notifier.handle(Event::Notice(theirs))), ["/m a b"]);
     let mut last = Vec::new();
-    while !notifier.lines[&web()].waiting.is_empty() {
-        last = runs(&notifier.handle(Event::Ended(web())));
+    while notifier.queues.get(&Queue::Vip(web())).is_some_and(|waiting| !waiting.is_empty()) {
+        last = runs(&notifier.handle(Event::Ended(Queue::Vip(web()))));
     }
     assert_eq!(last, ["/any x INSTANCE web BACKUP 150"], "the latest state is told in the end");
 }
@@ -164,7 +164,7 @@ proptest! {
                 None if running == 0 => continue,
                 None => {
                     running -= 1;
-                    notifier.handle(Event::Ended(web()))
+                    notifier.handle(Event::Ended(Queue::Vip(web())))
                 }
             };
             for action in actions {
@@ -176,4 +176,45 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_is_told_of_services_is_in_keepaliveds_words() {
+    let fifo = |path: &str, about| Fifo { path: path.into(), about, script: None };
+    let fifos = vec![fifo("/run/vips", Some(Topic::Vips)), fifo("/run/services", Some(Topic::Services))];
+    let mail = Some(Mail { name: Some("LVS_1".to_owned()), ..Mail::to(vec!["noc".to_owned()]) });
+    let mut notifier = Notifier::new("lb1", &Notifications { fifos, mail, ..Notifications::default() }, []);
+    let change = |server: Option<&str>, up, words: &[&str]| {
+        let script = (!words.is_empty()).then(|| command(words));
+        let (service, server) = ("[10.0.0.1]:tcp:80".to_owned(), server.map(str::to_owned));
+        Event::Change(Change { service, server, up, script, mail: Some("why".to_owned()) })
+    };
+    let mailed = |actions: &[Action]| {
+        let mail = |action: &Action| match action {
+            Action::Mail(mail) => Some(format!("{}: {}", mail.subject, mail.body)),
+            Action::Run(..) | Action::Write(..) | Action::GivenUp(..) => None,
+        };
+        actions.iter().find_map(mail).unwrap_or_default()
+    };
+    let server = notifier.handle(change(Some("[10.0.1.1]:tcp:8080"), false, &["/down"]));
+    assert!(
+        server.contains(&Action::Write(Topic::Services, "RS [10.0.1.1]:tcp:8080 [10.0.0.1]:tcp:80 DOWN\n".to_owned()))
+    );
+    assert_eq!(
+        mailed(&server),
+        "[LVS_1] Realserver [10.0.1.1]:tcp:8080 of virtual server [10.0.0.1]:tcp:80 - DOWN: => why <="
+    );
+    assert_eq!(runs(&server), ["/down"]);
+    let service = notifier.handle(change(None, true, &[]));
+    assert_eq!(lines(&service), "VS [10.0.0.1]:tcp:80 UP\n");
+    assert_eq!(mailed(&service), "[LVS_1] Virtualserver [10.0.0.1]:tcp:80 - UP: => why <=");
+    // One server's scripts wait for each other, and another's do not.
+    assert_eq!(runs(&notifier.handle(change(Some("[10.0.1.1]:tcp:8080"), true, &["/up"]))), [""; 0]);
+    assert_eq!(runs(&notifier.handle(change(Some("[10.0.1.2]:tcp:8080"), true, &["/other"]))), ["/other"]);
+    let queue = |server: &str| Queue::Service("[10.0.0.1]:tcp:80".to_owned(), Some(server.to_owned()));
+    assert_eq!(runs(&notifier.handle(Event::Ended(queue("[10.0.1.1]:tcp:8080")))), ["/up"]);
+    assert!(!notifier.is_done());
+    notifier.handle(Event::Ended(queue("[10.0.1.1]:tcp:8080")));
+    notifier.handle(Event::Ended(queue("[10.0.1.2]:tcp:8080")));
+    assert!(notifier.is_done());
 }

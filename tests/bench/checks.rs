@@ -181,6 +181,7 @@ pub fn service(servers: u32, probe: &Probe) -> Service {
         alpha: false,
         notify_up: None,
         notify_down: None,
+        mail: false,
     };
     Service {
         vip: "web".to_owned(),
@@ -197,6 +198,7 @@ pub fn service(servers: u32, probe: &Probe) -> Service {
         slow_start: Duration::ZERO,
         quorum_up: None,
         quorum_down: None,
+        mail: false,
         sorry_server: None,
         sorry_server_inhibit: false,
         omega: false,

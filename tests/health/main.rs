@@ -13,7 +13,10 @@ use hamesh::lab::host::Host;
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::{PRIORITIES, Scene, tell};
 use socket2::{Domain, Socket, Type};
+use std::fs::OpenOptions;
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -35,6 +38,9 @@ min_up = 1
 server = [ { address = "10.77.0.15:8001" }, { address = "10.77.0.15:8002" },
            { address = "10.77.0.15:8003" }, { address = "10.77.0.15:8004" } ]
 check = { tcp = {}, interval = "500ms", timeout = "400ms", fall = 2, rise = 1 }
+
+[notify]
+fifo = [{ path = "told", about = "services" }]
 "#;
 
 fn main() -> ExitCode {
@@ -61,6 +67,17 @@ impl Pool {
         self.servers.extend(self.host.netns().run(|| ports.iter().map(bind).collect::<Result<Vec<_>>>())?);
         Ok(())
     }
+}
+
+/// What a director has written into its FIFO since the last look.
+fn told(cluster: &Cluster, node: usize) -> Result<String> {
+    let path = cluster.cluster_file(node).with_file_name("told");
+    let mut fifo = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    while let Ok(length @ 1..) = fifo.read(&mut buffer) {
+        text += &String::from_utf8_lossy(&buffer[..length]);
+    }
+    Ok(text)
 }
 
 fn service(cluster: &Cluster, node: usize) -> Result<ServiceStatus> {
@@ -157,6 +174,11 @@ fn story(dir: &Path) -> Result<u32> {
     let shown = service(&cluster, 0)?;
     let failed = shown.servers.iter().find(|server| server.state == "down").context("none is down")?;
     ensure!(failed.why.as_deref() == Some("connection refused"), "why: {:?}", failed.why);
+    for node in 0..2 {
+        let told = told(&cluster, node)?;
+        ensure!(told == "RS [10.77.0.15]:tcp:8001 [10.77.0.100]:tcp:80 DOWN\n", "{node} has told {told:?}");
+    }
+    println!("and told, once, in keepalived's words");
     takes_other_services(&cluster, &text)?;
     pool.serve(&PORTS[..1])?;
     for node in 0..DIRECTORS {
@@ -192,5 +214,5 @@ fn story(dir: &Path) -> Result<u32> {
     }
     ensure!(scene.settled(Duration::from_secs(2), PATIENCE)? == "lb1", "the VIP has moved though all see the same");
     println!("a pool that fails as a whole moves no VIP, and is served all the same");
-    Ok(checked + 8)
+    Ok(checked + 9)
 }

@@ -3,7 +3,7 @@
 use super::Draft;
 use crate::config::diagnostic::{Diagnostic, Located, Log};
 use crate::config::duration;
-use crate::config::notify::Notifications;
+use crate::config::notify::{Notifications, mailed_to_nobody};
 use crate::vrrp::Version;
 use crate::vrrp::advert::MAX_ADDRESSES;
 use hamesh_raft::command::Family;
@@ -218,8 +218,6 @@ fn check_addresses(draft: &Draft, earlier: &[Draft], listen: Option<&Located<Soc
 /// A group whose states are to be mailed, and nobody to mail them to.
 pub(in crate::config) fn check_mail(drafts: &[Draft], notify: &Notifications, log: &Log) {
     for draft in drafts.iter().filter(|draft| draft.notify.mail && notify.mail.is_none()) {
-        let name = &draft.name;
-        let warning = Diagnostic::warning(&name.place, format!("the states of `{}` are mailed to nobody", name.value));
-        log.add(warning.help("name somebody: `notify.mail`, in keepalived.conf `notification_email`"));
+        log.add(mailed_to_nobody(&draft.name));
     }
 }

@@ -8,6 +8,7 @@
 use super::super::check::{self, Check, Files, Http, HttpVersion, Pattern, Probe, Record, Reply, Tls, Way};
 use super::entrances::Entrances;
 use super::lvs::{choice, count, number, positive, seconds};
+use super::notify::Mails;
 use super::syntax::{Statement, Word};
 use super::{argument, bfd, block, check_leaf, duration, track, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place};
@@ -34,6 +35,8 @@ pub(super) const CHECKERS: [&str; 10] = [
 pub(super) struct Elsewhere<'a> {
     /// `script_user`.
     pub user: Option<&'a str>,
+    /// What is mailed of services and of servers that say nothing themselves.
+    pub mail: Mails,
     /// `SSL`: a certificate of our own, and its key.
     pub own: Option<(PathBuf, PathBuf)>,
     /// `track_file NAME`: the file and its weight.

@@ -41,15 +41,13 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "use_vmac_addr use_ipvlan vmac_addr_prefix", "a virtual MAC is `use_vmac [NAME]`, on the interface of the instance"),
     (Missing, "use_vmac", "the virtual MAC is that of an instance, for what is on its interface: say `use_vmac` there"),
     (Missing, "set_supplementary_groups", "scripts run with the group that the user has, and with no other"),
-    (Missing, "lvs_notify_fifo lvs_notify_fifo_script rs_init_notifies", "of servers `notify_up`, `notify_down`, `quorum_up` and `quorum_down` tell, when something changes"),
+    (Missing, "rs_init_notifies", "of servers `notify_up`, `notify_down`, `quorum_up` and `quorum_down` tell, when something changes"),
     (Missing, "reload_time_file reload_repeat reload_file", "run `hamesh reload` on every node: what would make two owners waits for its turn"),
-    (Missing, "include_check", "a file that is included and not there is an error with `includer` and its kin"),
     (Missing, "lvs_sync_daemon_interface", "use `lvs_sync_daemon` in `global_defs`"),
     (Missing, "nftables_ipvs nftables_ipvs_priority nftables_ipvs_start_fwmark", "each `virtual_server` is an IPVS service of its own: remove it"),
     (Missing, "disable_local_igmp", "set `net.ipv4.igmp_link_local_mcast_reports` by sysctl"),
     (Missing, "ip_family", "the family is that of the address"),
     (Missing, "peer", "a VIP is an address of its network: on a point-to-point link give it the length of a host"),
-    (Missing, "smtp_alert", "no mail is written about servers"),
     (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop", "it does not belong into this block"),
 ];
 

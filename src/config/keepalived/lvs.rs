@@ -1,11 +1,12 @@
 //! `virtual_server` and `real_server`, with keepalived's defaults: each is a service behind the VIP group that has its address.
 
 use super::super::ipvs::{Ipvs, Sync, Timeouts};
-use super::super::service::{self, Notify, Server};
+use super::super::service::{self, Server};
 use super::checks::{self, Asking, CHECKERS, Elsewhere, TIMES};
 use super::entrances::{FAMILIES, behind, entrances};
+use super::notify::command;
 use super::syntax::Statement;
-use super::{argument, block, check_leaf, track, unknown};
+use super::{argument, block, check_leaf, flag, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
 use crate::config::duration;
 use crate::config::group;
@@ -24,7 +25,8 @@ pub(super) fn virtual_server(
     elsewhere: &Elsewhere<'_>,
     log: &Log,
 ) -> Option<service::Draft> {
-    const KNOWN: [&str; 23] = [
+    const KNOWN: [&str; 24] = [
+        "smtp_alert",
         "alpha",
         "omega",
         "ha_suspend",
@@ -58,6 +60,7 @@ pub(super) fn virtual_server(
     let mut six = None;
     let (mut alpha, mut quorum_up, mut quorum_down, mut sorry_method) = (false, None, None, None);
     let (mut omega, mut ha_suspend, mut sorry_server_inhibit) = (false, false, false);
+    let mut mail = elsewhere.mail.services;
     let lines = block(statement, log);
     for line in lines.iter().filter(|line| line.keyword.text != "real_server") {
         match line.keyword.text.as_str() {
@@ -81,8 +84,9 @@ pub(super) fn virtual_server(
                 granularity = argument(line, log).and_then(|text| service::granularity(&text, log));
             }
             "persistence_engine" => engine = choice(line, &service::ENGINES, log),
-            "quorum_up" => quorum_up = notify(line, elsewhere.user, log),
-            "quorum_down" => quorum_down = notify(line, elsewhere.user, log),
+            "quorum_up" => quorum_up = command(line, elsewhere.user, log),
+            "quorum_down" => quorum_down = command(line, elsewhere.user, log),
+            "smtp_alert" => mail = flag(line, log),
             flag if service::FLAGS.iter().any(|(name, _)| *name == flag) => {
                 service::FLAGS.iter().filter(|(name, _)| *name == flag).for_each(|(_, set)| set(&mut flags));
             }
@@ -135,6 +139,7 @@ pub(super) fn virtual_server(
         slow_start: Duration::ZERO,
         quorum_up,
         quorum_down,
+        mail,
         sorry_server: sorry.map(|sorry| (sorry.value, sorry_method.unwrap_or(forwarding))),
         sorry_server_inhibit,
         omega,
@@ -224,7 +229,8 @@ fn real_server(
     elsewhere: &Elsewhere<'_>,
     log: &Log,
 ) -> Option<Located<Server>> {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 11] = [
+        "smtp_alert",
         "alpha",
         "notify_up",
         "notify_down",
@@ -238,7 +244,7 @@ fn real_server(
     ];
     let address = endpoint(statement, log)?;
     let Inherited { mut forwarding, mut inhibit, mut alpha, .. } = *inherited;
-    let (mut notify_up, mut notify_down) = (None, None);
+    let (mut notify_up, mut notify_down, mut mail) = (None, None, elsewhere.mail.servers);
     let (mut host, mut asking) = (inherited.host.clone(), inherited.asking.clone());
     let (mut weight, mut upper, mut lower) = (1, 0, 0);
     let mut checks = Vec::new();
@@ -247,8 +253,9 @@ fn real_server(
             "weight" => weight = count(line, 65_535, log).unwrap_or(weight),
             "inhibit_on_failure" => inhibit = true,
             "alpha" => alpha = checks::truth(line, log),
-            "notify_up" => notify_up = notify(line, elsewhere.user, log),
-            "notify_down" => notify_down = notify(line, elsewhere.user, log),
+            "notify_up" => notify_up = command(line, elsewhere.user, log),
+            "notify_down" => notify_down = command(line, elsewhere.user, log),
+            "smtp_alert" => mail = flag(line, log),
             "uthreshold" => upper = count(line, 1_000_000_000, log).unwrap_or(upper),
             "lthreshold" => lower = count(line, 1_000_000_000, log).unwrap_or(lower),
             "lvs_method" | "lb_kind" => forwarding = method(line, log).unwrap_or(forwarding),
@@ -276,14 +283,9 @@ fn real_server(
         alpha,
         notify_up,
         notify_down,
+        mail,
     };
     Some(Located { value: server, place: address.place })
-}
-
-/// A command, as a script's, and whom it runs as: `script_user`.
-fn notify(line: &Statement, user: Option<&str>, log: &Log) -> Option<Notify> {
-    let command = track::read_command(line, log)?;
-    Some(Notify { command, user: user.map(str::to_owned) })
 }
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];

@@ -135,7 +135,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let ranges =
         named("virtual_server_group").filter_map(|statement| entrances::server_group(statement, log)).collect();
     let track::Things { scripts, files, bfd, processes: _ } = things;
-    let elsewhere = checks::Elsewhere { user, own, files, ranges, bfd };
+    let elsewhere = checks::Elsewhere { user, mail: globals.notify.mails(), own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
     let delays = named("interface_up_down_delays").flat_map(|statement| track::delays(statement, log)).collect();
     let mut members = Vec::new();

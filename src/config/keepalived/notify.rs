@@ -1,7 +1,9 @@
 //! `notify*` of an instance, and what `global_defs` say of FIFOs and mail. Scripts are run without a shell, one after the other for
 //! an instance, where keepalived starts them all at once.
 
-use super::super::notify::{Command, Fifo, Mail, Notifications, Notify, ONCE_TIMEOUT, Occasion, Once, is_word, server};
+use super::super::notify::{
+    Command, Fifo, Mail, Notifications, Notify, ONCE_TIMEOUT, Occasion, Once, Topic, is_word, server,
+};
 use super::syntax::{Statement, Word};
 use super::{argument, block, duration, flag, track};
 use crate::config::diagnostic::{Diagnostic, Log, Place};
@@ -22,7 +24,7 @@ pub(super) const INSTANCE: [&str; 9] = [
 ];
 
 /// Of `global_defs`.
-pub(super) const GLOBAL: [&str; 20] = [
+pub(super) const GLOBAL: [&str; 22] = [
     "startup_script",
     "startup_script_timeout",
     "shutdown_script",
@@ -32,6 +34,8 @@ pub(super) const GLOBAL: [&str; 20] = [
     "notify_fifo_script",
     "vrrp_notify_fifo",
     "vrrp_notify_fifo_script",
+    "lvs_notify_fifo",
+    "lvs_notify_fifo_script",
     "vrrp_notify_priority_changes",
     "notification_email",
     "notification_email_from",
@@ -45,12 +49,16 @@ pub(super) const GLOBAL: [&str; 20] = [
     "no_checker_emails",
 ];
 
+/// What is written into `notify_fifo`, `vrrp_notify_fifo` and `lvs_notify_fifo`.
+const FIFOS: [Option<Topic>; 3] = [None, Some(Topic::Vips), Some(Topic::Services)];
+
 /// What `global_defs` say.
 #[derive(Default)]
 pub(super) struct Globals {
     router_id: Option<String>,
-    fifos: [Option<(PathBuf, Place)>; 2],
-    scripts: [Option<(Command, Place)>; 2],
+    /// In the order of [`FIFOS`].
+    fifos: [Option<PathBuf>; 3],
+    scripts: [Option<(Command, Place)>; 3],
     priority_changes: bool,
     /// At the start, and at the stop.
     once: [Option<Command>; 2],
@@ -62,6 +70,7 @@ pub(super) struct Globals {
     timeout: Option<Duration>,
     alert: Option<bool>,
     alert_vrrp: Option<bool>,
+    alert_checker: Option<bool>,
     no_faults: bool,
 }
 
@@ -72,10 +81,12 @@ impl Globals {
         let one = || argument(line, log).map(|word| word.value);
         match line.keyword.text.as_str() {
             "router_id" => self.router_id = line.arguments.first().map(|word| word.text.clone()),
-            "notify_fifo" => self.fifos[0] = one().map(|path| (PathBuf::from(path), place)),
-            "vrrp_notify_fifo" => self.fifos[1] = one().map(|path| (PathBuf::from(path), place)),
+            "notify_fifo" => self.fifos[0] = one().map(PathBuf::from),
+            "vrrp_notify_fifo" => self.fifos[1] = one().map(PathBuf::from),
+            "lvs_notify_fifo" => self.fifos[2] = one().map(PathBuf::from),
             "notify_fifo_script" => self.scripts[0] = command(line, user, log).map(|script| (script, place)),
             "vrrp_notify_fifo_script" => self.scripts[1] = command(line, user, log).map(|script| (script, place)),
+            "lvs_notify_fifo_script" => self.scripts[2] = command(line, user, log).map(|script| (script, place)),
             "startup_script" => self.once[0] = command(line, user, log),
             "shutdown_script" => self.once[1] = command(line, user, log),
             "startup_script_timeout" => self.once_timeouts[0] = once_timeout(line, log).map(|time| (time, place)),
@@ -109,15 +120,10 @@ impl Globals {
             },
             "smtp_alert" => self.alert = Some(flag(line, log)),
             "smtp_alert_vrrp" => self.alert_vrrp = Some(flag(line, log)),
+            "smtp_alert_checker" => self.alert_checker = Some(flag(line, log)),
             "no_email_faults" => self.no_faults = flag(line, log),
-            // There are no mails about servers; the first mention of mails about them says so.
-            "no_checker_emails" => {}
-            _ => {
-                if flag(line, log) {
-                    let warning = Diagnostic::warning(&place, "no mail is written about servers");
-                    log.add(warning.help("their states are in `hamesh status` and the metrics"));
-                }
-            }
+            // `no_checker_emails`: a server is mailed about as a whole, never each of its checks.
+            _ => {}
         }
         if line.block.is_some() && line.keyword.text != "notification_email" {
             log.add(Diagnostic::error(&line.keyword.place, format!("`{}` has no block", line.keyword.text)));
@@ -126,20 +132,17 @@ impl Globals {
 
     pub(super) fn build(&self, log: &Log) -> Notifications {
         let mut notifications = Notifications::default();
-        for (fifo, script) in self.fifos.iter().zip(&self.scripts) {
+        for ((fifo, script), about) in self.fifos.iter().zip(&self.scripts).zip(FIFOS) {
             match (fifo, script) {
-                (Some((path, _)), script) => notifications
-                    .fifos
-                    .push(Fifo { path: path.clone(), script: script.as_ref().map(|(script, _)| script.clone()) }),
+                (Some(path), script) => {
+                    let script = script.as_ref().map(|(script, _)| script.clone());
+                    notifications.fifos.push(Fifo { path: path.clone(), about, script });
+                }
                 (None, Some((_, place))) => {
                     log.add(Diagnostic::error(place, "there is no FIFO for this script to read"));
                 }
                 (None, None) => {}
             }
-        }
-        if let Some((_, place)) = &self.fifos[0] {
-            let warning = Diagnostic::warning(place, "`notify_fifo` gets no lines about servers");
-            log.add(warning.help("those of instances and groups are written, as into `vrrp_notify_fifo`"));
         }
         let [startup, shutdown] = [("startup_script", 0), ("shutdown_script", 1)].map(|(name, which)| {
             let (command, timeout) = (self.once[which].clone(), &self.once_timeouts[which]);
@@ -165,6 +168,20 @@ impl Globals {
         let mail = self.alert_vrrp.or(self.alert).unwrap_or(false) && self.mail.is_some();
         Notify { priority_changes: self.priority_changes, mail, ..Notify::default() }
     }
+
+    /// The same of services and servers. Servers are mailed about unless it is forbidden.
+    pub(super) fn mails(&self) -> Mails {
+        let said = self.alert_checker.or(self.alert);
+        let mail = |usual| self.mail.is_some() && said.unwrap_or(usual);
+        Mails { services: mail(false), servers: mail(true) }
+    }
+}
+
+/// Whether mail is written about those that say nothing themselves.
+#[derive(Clone, Copy)]
+pub(super) struct Mails {
+    pub services: bool,
+    pub servers: bool,
 }
 
 /// A line of an instance or a sync group.
@@ -199,7 +216,7 @@ fn once_timeout(line: &Statement, log: &Log) -> Option<Duration> {
 }
 
 /// `"COMMAND ARGUMENTS" [USER [GROUP]]`.
-fn command(line: &Statement, user: Option<&str>, log: &Log) -> Option<Command> {
+pub(super) fn command(line: &Statement, user: Option<&str>, log: &Log) -> Option<Command> {
     let [command, rest @ ..] = &line.arguments[..] else {
         log.add(Diagnostic::error(&line.keyword.place, format!("`{}` needs a command", line.keyword.text)));
         return None;

@@ -1,7 +1,7 @@
 //! `[notify]` and `vip.NAME.notify`, and what keepalived.conf says of it.
 
 use super::*;
-use crate::config::notify::{Command, Fifo, Mail, Notifications, Notify, Occasion, Once};
+use crate::config::notify::{Command, Fifo, Mail, Notifications, Notify, Occasion, Once, Topic};
 
 fn command(words: &[&str], user: Option<&str>) -> Command {
     Command { words: words.iter().map(|word| (*word).to_owned()).collect(), user: user.map(str::to_owned) }
@@ -19,7 +19,7 @@ fn who_is_told() {
         [(Occasion::Master, command(&["/up", "a b"], Some("nobody"))), (Occasion::Any, command(&["/any"], None))];
     assert_eq!(config.groups["web"].notify, Notify { scripts: scripts.into(), priority_changes: false, mail: true });
     let mail = Mail { server: "mx:25".to_owned(), ..Mail::to(vec!["root".to_owned()]) };
-    let fifos = vec![Fifo { path: PathBuf::from(dir).join("pipe"), script: None }];
+    let fifos = vec![Fifo { path: PathBuf::from(dir).join("pipe"), about: None, script: None }];
     let once =
         |words: &[&str], seconds| Some(Once { command: command(words, None), timeout: Duration::from_secs(seconds) });
     let (startup, shutdown) = (once(&["/prepare"], 10), once(&["/tidy", "up"], 3));
@@ -59,8 +59,6 @@ fn keepalived_conf_says_where_it_is_taken_differently() {
         ("script_user root", "notify_master \"/bin/up > /x\"", "`>` needs a shell, and scripts are run without one"),
         ("script_user root", "notify_deleted /bin/up", "`notify_deleted` is never run"),
         ("", "smtp_alert", "the states of `v` are mailed to nobody"),
-        ("smtp_alert_checker", "", "k.conf:2:2: warning: no mail is written about servers"),
-        ("notify_fifo /run/f", "", "`notify_fifo` gets no lines about servers"),
         ("vrrp_notify_fifo_script /bin/x", "", "there is no FIFO for this script to read"),
         ("smtp_server a b", "", "`smtp_server` has a port"),
         ("startup_script_timeout 5", "", "there is no `startup_script` for this timeout"),
@@ -69,12 +67,44 @@ fn keepalived_conf_says_where_it_is_taken_differently() {
             "",
             "`shutdown_script_timeout` is between 1 and 1000 seconds",
         ),
-        ("lvs_notify_fifo /run/f", "", "`lvs_notify_fifo` is not supported"),
+        ("lvs_notify_fifo_script /bin/x", "", "there is no FIFO for this script to read"),
     ];
     for (global, line, fault) in cases {
         let global =
             if global.is_empty() { "global_defs {\n".to_owned() } else { format!("global_defs {{\n {global}\n") };
         let found = faults(&[("k.conf", &format!("{global}}}\n{instance} {line}\n}}\n"))]);
         assert!(found.contains(fault), "{line}: {found}");
+    }
+}
+
+#[test]
+fn servers_are_mailed_about_unless_it_is_forbidden_and_services_when_it_is_said() {
+    let text = |global: &str, service: &str| {
+        format!(
+            "global_defs {{\n notification_email {{\n noc\n }}\n notify_fifo /all\n lvs_notify_fifo /lvs\n vrrp_notify_fifo /vrrp\n \
+             {global}\n}}\nvrrp_instance v {{\n interface eth0\n virtual_router_id 1\n virtual_ipaddress {{\n 10.0.0.1/24\n }}\n}}\n\
+             virtual_server 10.0.0.1 80 {{\n protocol TCP\n {service}\n real_server 10.0.1.1 80 {{\n smtp_alert off\n }}\n \
+             real_server 10.0.1.2 80 {{\n }}\n}}\n"
+        )
+    };
+    // The service, the server that says nothing itself.
+    for (global, service, mailed) in [
+        ("", "", (false, true)),
+        ("", "smtp_alert", (true, true)),
+        ("smtp_alert", "", (true, true)),
+        ("smtp_alert\nsmtp_alert_checker off", "", (false, false)),
+    ] {
+        let node = NODE.replace("cluster = \"cluster.toml\"", "keepalived_config = \"k.conf\"");
+        let files = [("hamesh.toml", node.as_str()), ("k.conf", &text(global, service))];
+        let config = within(&files, |dir| load(&dir.join("hamesh.toml"))).0.unwrap();
+        let about: Vec<_> = config.notify.fifos.iter().map(|fifo| fifo.about).collect();
+        assert_eq!(about, [None, Some(Topic::Vips), Some(Topic::Services)]);
+        let service = config.services.values().next().unwrap();
+        let servers: Vec<_> = service.servers.iter().map(|server| server.mail).collect();
+        assert_eq!(
+            (service.mail, servers.as_slice()),
+            (mailed.0, [false, mailed.1].as_slice()),
+            "{global} {service:?}"
+        );
     }
 }

@@ -22,6 +22,7 @@ fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
         alpha: false,
         notify_up: None,
         notify_down: None,
+        mail: false,
     };
     let service = Service {
         vip: "web".to_owned(),
@@ -36,6 +37,7 @@ fn services(servers: u8, min_up: usize) -> BTreeMap<String, Service> {
         slow_start: Duration::ZERO,
         quorum_up: None,
         quorum_down: None,
+        mail: false,
         servers: (1..=servers).map(server).collect(),
         persistence: None,
         sorry_server: None,
@@ -102,7 +104,7 @@ impl Mesh {
                     Action::Say(key, Some(value)) => drop(self.facts.entry(node).or_default().insert(key, value)),
                     Action::Say(key, None) => drop(self.facts.entry(node).or_default().remove(&key)),
                     Action::Want(wanted) => drop(self.wanted.insert(node, wanted)),
-                    Action::Tell(notify) => panic!("nobody is to be told: {notify:?}"),
+                    Action::Tell(Change { script, mail, .. }) => assert_eq!((script, mail), (None, None)),
                     Action::Short(_, true) => assert!(self.short.insert(node)),
                     Action::Short(_, false) => assert!(self.short.remove(&node)),
                 }
