@@ -162,6 +162,9 @@ enum ConfigTask {
     Check {
         /// Which.
         file: PathBuf,
+        /// What `@` lines of a keepalived.conf are compared with, keepalived's `-i`. By default the first part of this machine's name.
+        #[arg(long, short)]
+        id: Option<String>,
     },
     /// Print a keepalived.conf as a cluster.toml that means the same.
     Convert {
@@ -170,6 +173,9 @@ enum ConfigTask {
         /// The node that the file is for, as in its hamesh.toml. By default the first part of this machine's name.
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
+        /// What `@` lines are compared with, keepalived's `-i`. By default the first part of this machine's name.
+        #[arg(long, short)]
+        id: Option<String>,
     },
 }
 
@@ -326,8 +332,8 @@ pub fn main() -> ExitCode {
         },
         Task::Log { file, json } => log::show(&file.config, json),
         Task::Config { what } => match what {
-            ConfigTask::Check { file } => check(&file),
-            ConfigTask::Convert { file, node } => convert(&file, node.as_deref()),
+            ConfigTask::Check { file, id } => check(&file, id.as_deref()),
+            ConfigTask::Convert { file, node, id } => convert(&file, node.as_deref(), id.as_deref()),
         },
         Task::Demo(options) => {
             return demo::run(&options).unwrap_or_else(|error| {
@@ -421,8 +427,8 @@ fn run(file: &Path) -> Result<Exit, Failure> {
     }
 }
 
-fn check(file: &Path) -> Result<Exit, Failure> {
-    let warnings = config::check(file)?;
+fn check(file: &Path, id: Option<&str>) -> Result<Exit, Failure> {
+    let warnings = config::check(file, id)?;
     for warning in &warnings {
         println!("{warning}");
     }
@@ -457,8 +463,8 @@ fn warn_without_rules(config: &Config) {
     }
 }
 
-fn convert(file: &Path, node: Option<&str>) -> Result<Exit, Failure> {
-    print!("{}", config::convert(file, node)?);
+fn convert(file: &Path, node: Option<&str>, id: Option<&str>) -> Result<Exit, Failure> {
+    print!("{}", config::convert(file, node, id)?);
     Ok(Exit::Ok)
 }
 

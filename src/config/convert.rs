@@ -21,17 +21,17 @@ use std::time::Duration;
 use vip::{show_group, show_sync};
 
 /// The text of a cluster.toml, for the node of this name, with what was noted as comments. Passwords are not in it: it
-/// names the files to write them to, and says so.
+/// names the files to write them to, and says so. `id` is as with [`super::check`].
 ///
 /// # Errors
 /// What is wrong with the file, or cannot be said in cluster.toml.
-pub fn convert(path: &Path, node: Option<&str>) -> Result<String, Errors> {
+pub fn convert(path: &Path, node: Option<&str>, id: Option<&str>) -> Result<String, Errors> {
     let log = Log::default();
     let source = match Source::read(path) {
         Ok(source) => source,
         Err(error) => return unreadable(path, &error, log),
     };
-    let setting = keepalived::Setting::of_this_machine();
+    let setting = keepalived::Setting::new(id, false);
     let node = node.map_or_else(|| setting.id.to_lowercase(), str::to_owned);
     let (mut groups, services, scripts, (told, ipvs, syncs, (bfd, fixed, delays))) =
         keepalived::read(&source, &setting, &log);

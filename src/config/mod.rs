@@ -131,8 +131,9 @@ pub fn load_for_join(path: &Path) -> Result<Config, Errors> {
 }
 
 /// Checks a `hamesh.toml` with what it names, a `cluster.toml` or a `keepalived.conf`, told apart by their content.
-/// Returns the warnings.
-pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
+/// Returns the warnings. `id` is what the `@` lines of a keepalived.conf are compared with, keepalived's `-i`; `None`: the first part
+/// of this machine's name.
+pub fn check(path: &Path, id: Option<&str>) -> Result<Vec<Diagnostic>, Errors> {
     let log = Log::default();
     let source = match Source::read(path) {
         Ok(source) => source,
@@ -148,7 +149,7 @@ pub fn check(path: &Path) -> Result<Vec<Diagnostic>, Errors> {
             };
             cluster.map(parts).unwrap_or_default()
         }
-        Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::of_this_machine(), &log),
+        Kind::Keepalived => keepalived::read(&source, &keepalived::Setting::new(id, false), &log),
     };
     let (mut groups, services, _, (notify, ipvs, syncs, (_, fixed, _))) = groups;
     sync::apply(syncs, &mut groups, &log);
@@ -222,7 +223,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     if let Some(file) = &draft.keepalived {
         match Source::read(&file.value) {
             Ok(source) => {
-                let setting = keepalived::Setting { guard: draft.guard, ..keepalived::Setting::of_this_machine() };
+                let setting = keepalived::Setting::new(draft.keepalived_id.as_deref(), draft.guard);
                 let (mut instances, servers, more, (told, global, synced, (sessions, still, later))) =
                     keepalived::read(&source, &setting, &log);
                 if let Some(twin) = more.keys().find(|name| scripts.contains_key(*name)) {

@@ -48,6 +48,8 @@ pub(super) struct Draft {
     pub listen: Option<Located<SocketAddr>>,
     pub cluster: Option<Located<PathBuf>>,
     pub keepalived: Option<Located<PathBuf>>,
+    /// What that one's `@` lines are compared with: its keepalived's `-i`.
+    pub keepalived_id: Option<String>,
     pub guard: bool,
     pub rack: String,
     data_dir: PathBuf,
@@ -82,6 +84,7 @@ pub(super) fn read(source: &Arc<Source>, log: &Log) -> Option<Draft> {
         listen: node.required("listen").and_then(address).inspect(|listen| check_listen(listen, log)),
         cluster: path(node.get("cluster")),
         keepalived: path(node.get("keepalived_config")),
+        keepalived_id: node.get("keepalived_id").and_then(Value::string).map(|id| id.value),
         guard: node.get("guard").and_then(Value::boolean).is_some_and(|guard| guard.value),
         rack: node.get("rack").and_then(Value::string).map_or_else(|| "default".to_owned(), |rack| rack.value),
         watchdog: path(node.get("watchdog")),

@@ -40,7 +40,7 @@ fn loaded(files: Files<'_>) -> Config {
 
 /// What checking the first file says, as `file:line:column: message`, with the help behind a slash.
 fn faults(files: Files<'_>) -> String {
-    let (result, dir) = within(files, |dir| check(&dir.join(files[0].0)));
+    let (result, dir) = within(files, |dir| check(&dir.join(files[0].0), None));
     let found = match result {
         Ok(warnings) => warnings,
         Err(errors) => errors.iter().cloned().collect(),
@@ -98,7 +98,7 @@ fn the_examples_in_deploy_are_right() {
     };
     assert_eq!(config.groups, BTreeMap::from([("web".to_owned(), web)]));
     assert_eq!(config.warnings, []);
-    assert_eq!(check(&deploy.join("cluster.toml")), Ok(vec![]));
+    assert_eq!(check(&deploy.join("cluster.toml"), None), Ok(vec![]));
 }
 
 #[test]

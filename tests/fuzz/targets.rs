@@ -262,12 +262,12 @@ fn configuration() -> impl Fn(&[u8]) -> Vec<String> {
     move |text| {
         let path = directory.path().join("x.conf");
         std::fs::write(&path, String::from_utf8_lossy(text).as_bytes()).expect("a file can be written");
-        let mut answers: Vec<String> = match config::check(&path) {
+        let mut answers: Vec<String> = match config::check(&path, None) {
             Ok(warnings) => warnings.into_iter().map(|warning| warning.message).collect(),
             // With all of the rendering: it has spans to get wrong.
             Err(errors) => errors.iter().map(|error| (error.message.clone(), error.to_string()).0).collect(),
         };
-        if let Ok(converted) = config::convert(&path, Some("lb1")) {
+        if let Ok(converted) = config::convert(&path, Some("lb1"), None) {
             answers.extend(converted.lines().map(str::to_owned));
         }
         answers

@@ -32,10 +32,11 @@ pub(in crate::config) struct Setting {
 }
 
 impl Setting {
-    /// keepalived's default: the first part of the machine's name.
-    pub fn of_this_machine() -> Self {
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self { id: name.split('.').next().unwrap_or_default().to_owned(), guard: false }
+    /// With this id; without one it is keepalived's default, the first part of the machine's name.
+    pub fn new(id: Option<&str>, guard: bool) -> Self {
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let first = || host().split('.').next().unwrap_or_default().to_owned();
+        Self { id: id.map_or_else(first, str::to_owned), guard }
     }
 }
 
@@ -355,9 +356,13 @@ fn read(source: &Source, at: &mut usize) -> Option<Vec<Glyph>> {
         return Some(text);
     }
     loop {
+        let begin = *at;
         let Some(mut more) = physical(source, at) else { return Some(text) };
-        // Empty lines and comments do not end it.
         if more.is_empty() {
+            // An empty line ends it, and a comment does not.
+            if source.text[begin..*at].trim_end_matches(['\r', '\n']).is_empty() {
+                return Some(text);
+            }
             continue;
         }
         let goes_on = continued(&mut more);
@@ -370,19 +375,20 @@ fn read(source: &Source, at: &mut usize) -> Option<Vec<Glyph>> {
     }
 }
 
-/// A line as it is written, without its comment and the white space around it.
+/// A line as it is written, without its comment and the white space around it. Only double quotes keep a comment from
+/// beginning, and outside of them a backslash.
 fn physical(source: &Source, at: &mut usize) -> Option<Vec<Glyph>> {
     let rest = source.text.get(*at..).filter(|rest| !rest.is_empty())?;
     let line = rest.split_inclusive('\n').next()?;
     let begin = *at;
     *at += line.len();
-    let (mut text, mut quote, mut escaped) = (Vec::new(), None, false);
+    let (mut text, mut quoted, mut escaped): (Vec<Glyph>, _, _) = (Vec::new(), false, false);
     for (offset, c) in line.trim_end().char_indices() {
-        match quote {
-            None if matches!(c, '#' | '!') => break,
-            None if matches!(c, '"' | '\'') && !escaped => quote = Some(c),
-            Some(open) if c == open && !escaped => quote = None,
-            None | Some(_) => {}
+        match c {
+            '#' | '!' if !quoted && !escaped => break,
+            '#' | '!' if !quoted => drop(text.pop()),
+            '"' if !escaped => quoted = !quoted,
+            _ => {}
         }
         escaped = c == '\\' && !escaped;
         let from = begin + offset;

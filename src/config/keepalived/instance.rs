@@ -9,12 +9,16 @@ use super::{Globals, argument, block, check_leaf, checksum, flag, keywords, loca
 use super::{authentication, duration, notify, routing, timing, track, unicast};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
 use crate::kernel::routing::Routing;
+use crate::vrrp::advert::MAX_ADDRESSES;
 use crate::vrrp::checksum::Form;
 use crate::vrrp::{Auth, LegacyPeers, Version};
 use hamesh_raft::command::Family;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
+
+/// IPv6 addresses that an advert has room for in an Ethernet frame of 1500 bytes.
+const MOST_IN_A_FRAME: usize = 89;
 
 /// The statements of one `vrrp_instance`, before defaults.
 #[derive(Default)]
@@ -209,6 +213,14 @@ impl Instance {
         let never = [(self.master, "`state MASTER`"), (nopreempt, "`nopreempt`"), (priority == OWNER, "priority 255")];
         let never = never.into_iter().find_map(|(is, why)| is.then_some(why));
         let family = if six { Family::V6 } else { Family::V4 };
+        // keepalived's own peers compare how many there are.
+        let most = if six { MOST_IN_A_FRAME } else { MAX_ADDRESSES };
+        if let Some(beyond) = self.addresses.get(most) {
+            let message =
+                format!("an advert has room for {most} addresses: the rest is not advertised, as by keepalived");
+            log.add(Diagnostic::warning(&beyond.place, message));
+            self.excluded.extend(self.addresses.split_off(most));
+        }
         group::Draft {
             interface: self.interface,
             vrid: self.vrid,
@@ -294,19 +306,21 @@ fn multicast(given: &unicast::Given, globals: &Globals, family: Family) -> Optio
     group.filter(|group| group.value != crate::vrrp::group(family))
 }
 
-/// keepalived rounds up to what the version can send.
+/// The nearest that the version can send.
 fn sendable(interval: Located<Duration>, version: Version, log: &Log) -> Located<Duration> {
-    let step = match version {
-        Version::V2 => Duration::from_secs(1),
-        Version::V3 => Duration::from_millis(10),
+    let (step, most) = match version {
+        Version::V2 => (Duration::from_secs(1), 255),
+        Version::V3 => (Duration::from_millis(10), 4095),
     };
-    let steps = interval.value.as_nanos().div_ceil(step.as_nanos());
-    // Beyond any range that is allowed; the check of the range reports it.
-    let Ok(steps) = u32::try_from(steps) else { return interval };
-    let rounded = step.saturating_mul(steps);
+    // Beyond what any version takes; the check of the range reports it.
+    if interval.value > Duration::from_secs(255) {
+        return interval;
+    }
+    let steps = (interval.value + step / 2).as_nanos() / step.as_nanos();
+    let rounded = step * u32::try_from(steps).map_or(most, |steps| steps.clamp(1, most));
     if rounded != interval.value {
         let (asked, sent) = (duration::show(interval.value), duration::show(rounded));
-        let message = format!("an advert_int of {asked} is rounded up to {sent}, as by keepalived");
+        let message = format!("an advert_int of {asked} becomes {sent}, as with keepalived");
         log.add(Diagnostic::warning(&interval.place, message));
     }
     interval.map(|_| rounded)

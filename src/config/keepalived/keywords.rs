@@ -139,7 +139,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("k.conf");
         std::fs::write(&file, format!("! a keepalived.conf\n{text}")).expect("written");
-        match check(&file) {
+        match check(&file, None) {
             Ok(warnings) => warnings,
             Err(errors) => errors.iter().cloned().collect(),
         }

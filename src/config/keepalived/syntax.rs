@@ -4,7 +4,7 @@ use super::super::diagnostic::{Diagnostic, Log, Place, Source};
 use super::expand::{Glyph, Line, Lines, Setting};
 use std::sync::Arc;
 
-/// Keywords whose words may have escapes, as C has them. Elsewhere a backslash is a backslash.
+/// Keywords whose words may have escapes, as C has them, and single quotes. Elsewhere both are what they are.
 const ESCAPED: [&str; 19] = [
     "notify",
     "notify_master",
@@ -116,7 +116,8 @@ fn tokens(source: &Arc<Source>, setting: &Setting, log: &Log) -> Vec<Token> {
     tokens
 }
 
-/// Words of a line. Behind a keyword of [`ESCAPED`] its words know escapes.
+/// Words of a line. Behind a keyword of [`ESCAPED`] parts in quotes and parts without make up one word; behind others what is
+/// in double quotes is a word of its own.
 fn scan(line: &Line, log: &Log, tokens: &mut Vec<Token>) {
     let text = &line.text;
     let (mut at, mut escapes) = (0, false);
@@ -131,13 +132,13 @@ fn scan(line: &Line, log: &Log, tokens: &mut Vec<Token>) {
                 let (mut word, mut quote) = (String::new(), None);
                 while let Some(c) = text.get(at).map(|glyph| glyph.c) {
                     match quote {
-                        None | Some('"') if escapes && c == '\\' => {
+                        None | Some('"' | '\'') if escapes && c == '\\' => {
                             let (escaped, length) = escape(&text[at + 1..]);
                             word.extend(escaped);
                             at += length;
                         }
-                        // Parts in quotes and parts without make up one word.
-                        None if matches!(c, '"' | '\'') => quote = Some(c),
+                        None if c == '"' && !escapes && at > start => break,
+                        None if c == '"' || c == '\'' && escapes => quote = Some(c),
                         // A name that is not defined, left as it is.
                         None if c == '{' && word.ends_with('$') => {
                             word.push(c);
@@ -148,7 +149,13 @@ fn scan(line: &Line, log: &Log, tokens: &mut Vec<Token>) {
                             word.push(c);
                             quote = None;
                         }
-                        Some(open) if c == open => quote = None,
+                        Some(open) if c == open => {
+                            quote = None;
+                            if !escapes {
+                                at += 1;
+                                break;
+                            }
+                        }
                         None | Some(_) => word.push(c),
                     }
                     at += 1;

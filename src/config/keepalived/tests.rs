@@ -45,8 +45,10 @@ fn notes(text: &str) -> Vec<String> {
 
 #[test]
 fn comments_quotes_and_braces() {
-    assert_eq!(parsed("a b # c\n! d\n  e'f g'\"h i\"j ! k"), "a|b\nef gh ij\n");
-    assert_eq!(parsed("a \"b#c!d\" # e"), "a|b#c!d\n");
+    // Single quotes are none but of scripts, and what is in double quotes is a word of its own.
+    assert_eq!(parsed("a b # c\n! d\n  e'f g'\"h i\"j ! k"), "a|b\ne'f|g'|h i|j\n");
+    assert_eq!(parsed("a \"b#c!d\" it's # e"), "a|b#c!d|it's\n");
+    assert_eq!(parsed(r"auth_pass ab\#1\!\x # c"), "auth_pass|ab#1!\\x\n");
     assert_eq!(parsed("a b\n{ c d\n e { f } }\ng"), "a|b {\nc|d\ne {\nf\n}\n}\ng\n");
     // Escapes are known where scripts stand, and nowhere else.
     assert_eq!(parsed(r"auth_pass a\x42"), "auth_pass|a\\x42\n");
@@ -71,7 +73,7 @@ fn definitions_are_replaced_where_they_are_used() {
     assert_eq!(parsed("a ${_ENV CARGO_PKG_NAME}"), "a|hamesh\n");
     assert_eq!(
         parsed(
-            "$RS= \\\n r ${V}.${N} { \\\n w 1 \\\n\n x 2 \\ # c\n }\n$VS= \\\n v ${V} { \\\n $N=1 \\\n $RS \\\n $N=2 \\\n $RS \\\n }\n$V=7\n$VS"
+            "$RS= \\\n r ${V}.${N} { \\\n w 1 \\\n ! c\n x 2 \\ # c\n }\n$VS= \\\n v ${V} { \\\n $N=1 \\\n $RS \\\n $N=2 \\\n $RS \\\n }\n$V=7\n$VS"
         ),
         "v|7 {\nr|7.1 {\nw|1\nx|2\n}\nr|7.2 {\nw|1\nx|2\n}\n}\n"
     );
@@ -110,7 +112,9 @@ fn what_has_no_end_or_no_sense_is_refused_where_it_is_written() {
         ["k.conf:1:3: `_RANDOM` is refused: each reading would be another configuration"]
     );
     assert_eq!(notes("a ${B} ${B}"), ["k.conf:1:3: `B` is not defined: it stays as it is written, as in keepalived"]);
-    assert_eq!(notes("$N=x\n\n  a '${N}"), ["k.conf:3:5: this quote is never closed"]);
+    assert_eq!(notes("$N=x\n\n  a \"${N}"), ["k.conf:3:5: this quote is never closed"]);
+    // An empty line ends a definition.
+    assert_eq!(parsed("$N= \\\n a \\\n\nb \n$N"), "b\na\n");
 }
 
 #[test]

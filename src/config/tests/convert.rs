@@ -17,7 +17,7 @@ const EXAMPLES: &[&str] = &[
     "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 } }\n\
      virtual_server 10.0.0.1 80 {\n delay_loop 6\n lb_algo wrr\n lb_kind NAT\n protocol TCP\n persistence_timeout 50\n \
      quorum 3\n hysteresis 1\n virtualhost www\n sorry_server 10.1.0.9 80\n sorry_server_inhibit\n omega\n ha_suspend\n\
-     real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=\"d_e\"\n \
+     real_server 10.1.0.1 80 {\n weight 3\n uthreshold 100\n lthreshold 50\n HTTP_GET {\n url { path /a\\b?c=d_e\n \
      status_code 200 301-302\n }\n connect_timeout 3\n retry 2\n delay_before_retry 1.5\n } }\n\
      real_server 10.1.0.2 8080 {\n inhibit_on_failure\n TCP_CHECK { connect_timeout 3 } }\n\
      real_server 10.1.0.3 80 {\n lvs_method DR\n }\n real_server 10.1.0.4 80 {\n lvs_method TUN type gue port 6080 remcsum\n }\n \
@@ -121,7 +121,7 @@ fn what_is_converted_means_the_same() {
         let head = "[node]\nname = \"lb1\"\nlisten = \"10.9.9.9:7112\"\n";
         write("old.toml", &format!("{head}keepalived_config = \"k.conf\"\n"));
         write("new.toml", &format!("{head}cluster = \"c.toml\"\n"));
-        let converted = convert(&dir.path().join("k.conf"), Some("lb1")).unwrap_or_else(|e| panic!("{e}"));
+        let converted = convert(&dir.path().join("k.conf"), Some("lb1"), None).unwrap_or_else(|e| panic!("{e}"));
         write("c.toml", &converted);
         let load = |name: &str| load(&dir.path().join(name)).unwrap_or_else(|e| panic!("{e}\n{converted}"));
         let (old, new) = (load("old.toml"), load("new.toml"));
@@ -140,16 +140,17 @@ fn what_is_converted_means_the_same() {
 
 #[test]
 fn passwords_stay_out_and_notes_come_along() {
-    let (text, dir) = within(&[("k.conf", EXAMPLES[1])], |dir| convert(&dir.join("k.conf"), Some("lb1")).unwrap());
+    let (text, dir) =
+        within(&[("k.conf", EXAMPLES[1])], |dir| convert(&dir.join("k.conf"), Some("lb1"), None).unwrap());
     assert!(!text.contains("secret"), "{text}");
     assert!(text.contains("pass_file = \"old.one.pass\""), "{text}");
-    let (text, _) = within(&[("k.conf", EXAMPLES[3])], |dir| convert(&dir.join("k.conf"), None).unwrap());
+    let (text, _) = within(&[("k.conf", EXAMPLES[3])], |dir| convert(&dir.join("k.conf"), None, None).unwrap());
     assert!(text.contains("without `protocol` this is a UDP service, as in keepalived\n"), "{dir}: {text}");
 }
 
 #[test]
 fn what_cluster_toml_cannot_say_is_not_lost_but_refused() {
     let (errors, _) =
-        within(&[("k.conf", "vrrp_track_bfd x { }")], |dir| convert(&dir.join("k.conf"), None).unwrap_err());
+        within(&[("k.conf", "vrrp_track_bfd x { }")], |dir| convert(&dir.join("k.conf"), None, None).unwrap_err());
     assert!(errors.to_string().contains("vrrp_track_bfd"), "{errors}");
 }

@@ -63,7 +63,7 @@ vrrp_instance VI_1
 }
 vrrp_instance VI_2 {
     version 3
-    interface 'eth1'
+    interface "eth1"
     virtual_router_id 51
     advert_int 0.5
     v3_checksum_as_v2 yes
@@ -141,10 +141,25 @@ fn globals_hold_for_every_instance_wherever_they_stand() {
 fn what_keepalived_bends_is_bent_with_a_warning() {
     let (half, warnings) = group("advert_int 2.5");
     assert_eq!(half.interval, Duration::from_secs(3));
-    assert_eq!(warnings, ["an advert_int of 2.5s is rounded up to 3s, as by keepalived"]);
+    assert_eq!(warnings, ["an advert_int of 2.5s becomes 3s, as with keepalived"]);
     let (fine, warnings) = group("version 3\nadvert_int 0.015");
     assert_eq!(fine.interval, Duration::from_millis(20));
-    assert_eq!(warnings, ["an advert_int of 15ms is rounded up to 20ms, as by keepalived"]);
+    assert_eq!(warnings, ["an advert_int of 15ms becomes 20ms, as with keepalived"]);
+    for (text, milliseconds) in [
+        ("advert_int 1.4", 1000),
+        ("advert_int 0.3", 1000),
+        ("version 3\nadvert_int 0.014", 10),
+        ("version 3\nadvert_int 99", 40_950),
+    ] {
+        let (group, _) = group(text);
+        assert_eq!(group.interval, Duration::from_millis(milliseconds), "{text}");
+    }
+    let many: String = (1..=90).map(|n| format!("fe80::{n:x}\n")).collect();
+    let six =
+        format!("vrrp_instance six {{\ninterface eth0\nvirtual_router_id 6\nvirtual_ipaddress {{\n{many}}}\n}}\n");
+    let config = read(&six);
+    let group_six = &config.groups["six"];
+    assert_eq!((group_six.addresses.len(), group_six.excluded.len()), (89, 1));
     let (cut, warnings) = group("authentication {\nauth_type PASS\nauth_pass averylongpassword\n}");
     assert_eq!(cut.auth, Auth::Pass(Password::cut("averylon")));
     assert_eq!(warnings, ["only the first 8 bytes of `auth_pass` are used, as by keepalived"]);
@@ -752,4 +767,12 @@ fn an_instance_may_have_no_address() {
     assert!(
         refused(&text("no_virtual_ipaddress\nstrict_mode")).contains("`v` is strict, and needs `virtual_ipaddress`")
     );
+}
+
+#[test]
+fn conditional_lines_go_by_the_id_that_keepalived_is_given() {
+    let text = format!("{INSTANCE}@high priority 200\n@low priority 50\n}}\n");
+    let node = format!("{NODE}keepalived_id = \"low\"\n");
+    let files = [("hamesh.toml", node.as_str()), ("k.conf", &text)];
+    assert_eq!(loaded(&files).groups["VI_1"].priority, Some(50));
 }

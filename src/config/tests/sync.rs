@@ -25,7 +25,7 @@ fn keepalived(sync: &str) -> (Vec<group::Draft>, Vec<String>) {
     let log = Log::default();
     let text = format!("{INSTANCES}{sync}");
     let source = Arc::new(Source { path: "k.conf".into(), text });
-    let (mut groups, _, _, (_, _, syncs, _)) = read(&source, &Setting::of_this_machine(), &log);
+    let (mut groups, _, _, (_, _, syncs, _)) = read(&source, &Setting::new(None, false), &log);
     crate::config::sync::apply(syncs, &mut groups, &log);
     let said = match log.finish(Some) {
         Ok(warnings) => warnings,
