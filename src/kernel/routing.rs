@@ -124,8 +124,8 @@ impl Routes {
         Self(links)
     }
 
-    /// Adds what is not there. A route of somebody else's to the same network, in the same table and of the same metric, stays,
-    /// and is an error.
+    /// Adds what is not there. A route of somebody else's to the same network, in the same table and of the same metric, stays:
+    /// of IPv4 behind ours; of IPv6, where the kernel would share packets out between both, it is an error.
     ///
     /// # Errors
     /// The first refusal, after all have been tried.
@@ -202,9 +202,12 @@ impl Routes {
     async fn add(&self, route: &Route) -> Result<(), KernelError> {
         let what = format!("add the route {route}");
         let message = RouteNetlinkMessage::NewRoute(self.message(route, &what).await?);
-        match request(self.0.handle(), message, NLM_F_CREATE | NLM_F_EXCL, what).await {
+        let family = Family::of(route.to.address);
+        let alone = if family == Family::V4 { 0 } else { NLM_F_EXCL };
+        match request(self.0.handle(), message, NLM_F_CREATE | alone, what).await {
             Err(error) if error.errno() == Some(libc::EEXIST) => {
-                let ours = self.ours(Family::of(route.to.address)).await?;
+                // Without `alone` it is this very route.
+                let ours = if alone == 0 { return Ok(()) } else { self.ours(family).await? };
                 if ours.iter().any(|message| route.is(message)) { Ok(()) } else { Err(error) }
             }
             result => result,

@@ -345,6 +345,7 @@ fn routes_and_rules_come_and_go_and_those_of_others_stay() {
             rules: vec![rule(Family::V4, "10.9.0.0/24", 500), rule(Family::V6, "fd09::/64", 501)],
         };
         ip("route add 10.40.0.0/16 dev eth0");
+        ip("-6 route add fd40::/16 dev eth0");
         let before = ["route", "-6 route", "rule", "-6 rule"].map(listed);
         for _ in 0..2 {
             routes.set(&routing).await.unwrap();
@@ -360,11 +361,18 @@ fn routes_and_rules_come_and_go_and_those_of_others_stay() {
         assert!(rule.contains("from 10.9.0.0/24 fwmark 0x5/0x7 iif eth0 lookup 1000 proto 112"), "{rule}");
         assert!(listed("-6 rule show priority 501").contains("from fd09::/64"));
 
-        // Somebody else's route to the same network stays, and is said.
-        let taken = Routing { routes: vec![route("10.40.0.0/16", None, MAIN)], rules: Vec::new() };
-        let error = routes.set(&taken).await.unwrap_err();
-        assert!(error.to_string().starts_with("add the route unicast 10.40.0.0/16 dev eth0: File exists"), "{error}");
-        routes.remove(&taken).await.unwrap();
+        // Somebody else's route to the same network stays, behind ours; of IPv6 it is said.
+        let taken = |to| Routing { routes: vec![route(to, None, MAIN)], rules: Vec::new() };
+        for _ in 0..2 {
+            routes.set(&taken("10.40.0.0/16")).await.unwrap();
+        }
+        let both = "10.40.0.0/16 dev eth0 proto 112 scope link \n10.40.0.0/16 dev eth0 scope link";
+        assert_eq!(listed("route show 10.40.0.0/16"), both);
+        routes.remove(&taken("10.40.0.0/16")).await.unwrap();
+        assert_eq!(listed("route show 10.40.0.0/16"), "10.40.0.0/16 dev eth0 scope link");
+        let error = routes.set(&taken("fd40::/16")).await.unwrap_err();
+        assert!(error.to_string().starts_with("add the route unicast fd40::/16 dev eth0: File exists"), "{error}");
+        routes.remove(&taken("fd40::/16")).await.unwrap();
 
         // What an earlier run left goes, but for what is kept.
         let kept = Routing { routes: routing.routes[..1].to_vec(), rules: routing.rules[..1].to_vec() };

@@ -122,7 +122,10 @@ impl Hands {
                 for (interface, vips) in served.placed() {
                     self.interfaces.set(interface, vips, self.life).await?;
                 }
-                self.interfaces.route(&served.config.routing).await?;
+                // What the others could not add either would leave the VIPs with nobody.
+                if let Err(error) = self.interfaces.route(&served.config.routing).await {
+                    tracing::error!(group = %served.name, %error, "claimed without a route or rule of its own");
+                }
             }
         }
         kill_point("claim", 2);
