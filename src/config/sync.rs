@@ -98,11 +98,14 @@ fn check_name(draft: &Draft, groups: &[group::Draft], syncs: &BTreeMap<GroupName
 }
 
 fn join(group: &mut group::Draft, draft: &Draft, log: &Log) {
-    if !draft.weights && group.track.iter().any(|track| track.weight != 0) {
-        group.track.retain(|track| track.weight == 0);
+    let before = group.track.clone();
+    if !draft.weights {
+        group.track = group.track.drain(..).filter_map(|track| track.unweighted(false)).collect();
+    }
+    if group.track != before {
         let name = &group.name;
         let message = format!("the weights of what `{}` tracks do not count, as with keepalived", name.value);
-        let help = "track it in the `vrrp_sync_group`, or say `sync_group_tracking_weight` there";
+        let help = "without one an interface or a file means FAULT, and the rest is not tracked: track it in the `vrrp_sync_group`, or say `sync_group_tracking_weight` there";
         log.add(Diagnostic::warning(&name.place, message).see(&draft.name.place, "it is in here").help(help));
     }
     group.track.extend(draft.track.iter().cloned());

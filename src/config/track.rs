@@ -44,6 +44,23 @@ pub struct Track {
     pub reverse: bool,
 }
 
+impl Track {
+    /// What keepalived leaves of it where weights do not count: in most sync groups, and to an `owner`.
+    pub(super) fn unweighted(mut self, owner: bool) -> Option<Self> {
+        let stays = match self.what {
+            _ if self.weight == 0 => true,
+            // Forgotten there.
+            Tracked::Process(_) => return Some(self),
+            Tracked::Interface(_) => !owner,
+            // 1 is what it has when nothing is said.
+            Tracked::File(_) => self.weight == 1,
+            Tracked::Script(_) | Tracked::Bfd(_) => false,
+        };
+        self.weight = 0;
+        stays.then_some(self)
+    }
+}
+
 /// What can be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tracked {

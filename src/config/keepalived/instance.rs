@@ -212,6 +212,14 @@ impl Instance {
         let interval = self.interval.unwrap_or_else(|| Located { value: DEFAULT_INTERVAL, place: name.place.clone() });
         let never = [(self.master, "`state MASTER`"), (nopreempt, "`nopreempt`"), (priority == OWNER, "priority 255")];
         let never = never.into_iter().find_map(|(is, why)| is.then_some(why));
+        if priority == OWNER {
+            let before = self.track.clone();
+            self.track = self.track.drain(..).filter_map(|track| track.unweighted(true)).collect();
+            if self.track != before {
+                let message = "what is tracked changes no priority of 255: weights do not count, as with keepalived";
+                log.add(Diagnostic::warning(&name.place, message));
+            }
+        }
         let family = if six { Family::V6 } else { Family::V4 };
         // keepalived's own peers compare how many there are.
         let most = if six { MOST_IN_A_FRAME } else { MAX_ADDRESSES };

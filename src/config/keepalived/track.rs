@@ -67,7 +67,7 @@ pub(super) fn process(statement: &Statement, log: &Log) -> Option<(String, Weigh
                 Some(word) => log.add(Diagnostic::error(&word.place, "`param_match` is initial or partial")),
                 None => {}
             },
-            "weight" => weighed = weight(&line.keyword, &line.arguments, log).unwrap_or(weighed),
+            "weight" => weighed = own_weight(line, log).unwrap_or(weighed),
             "quorum" => least = number(line).unwrap_or(least),
             "quorum_max" => most = number(line),
             "delay" => delays = delay(line, log).map_or(delays, |delay| Delays { down: delay, up: delay }),
@@ -119,7 +119,7 @@ pub(super) fn script(statement: &Statement, user: Option<&str>, log: &Log) -> Op
             "script" => command = Some(read_command(line, log)),
             "interval" => script.interval = time(line, log).unwrap_or(script.interval),
             "timeout" => timeout = time(line, log),
-            "weight" => weighed = weight(&line.keyword, &line.arguments, log).unwrap_or(weighed),
+            "weight" => weighed = own_weight(line, log).unwrap_or(weighed),
             "rise" => script.rise = super::number(line, log).map_or(1, |count| count.value),
             "fall" => script.fall = super::number(line, log).map_or(1, |count| count.value),
             "user" => script.user = read_user(line, log),
@@ -166,7 +166,9 @@ pub(super) fn list(statement: &Statement, things: &Things, tracks: &mut Vec<Trac
         let name = &line.keyword;
         let own = match &line.arguments[..] {
             [] => Some(inherited),
-            [word, weighed @ ..] if word.text == "weight" => weight(word, weighed, log),
+            [word, weighed @ ..] if word.text == "weight" => {
+                weight(word, weighed, log).map(|(weight, reverse)| (weight, reverse.unwrap_or(inherited.1)))
+            }
             [word, ..] => {
                 unknown(word, &["weight"], log);
                 None
@@ -222,12 +224,18 @@ fn tracked(list: &str, name: &Word, things: &Things, log: &Log) -> Option<(Track
     }
 }
 
+/// That of something that inherits none.
+pub(super) fn own_weight(line: &Statement, log: &Log) -> Option<(i16, bool)> {
+    let (weight, reverse) = weight(&line.keyword, &line.arguments, log)?;
+    Some((weight, reverse.unwrap_or(false)))
+}
+
 /// `W [reverse|noreverse]`.
-pub(super) fn weight(keyword: &Word, words: &[Word], log: &Log) -> Option<(i16, bool)> {
+fn weight(keyword: &Word, words: &[Word], log: &Log) -> Option<(i16, Option<bool>)> {
     let (number, reverse) = match words {
-        [number] => (number, false),
-        [number, word] if word.text == "reverse" => (number, true),
-        [number, word] if word.text == "noreverse" => (number, false),
+        [number] => (number, None),
+        [number, word] if word.text == "reverse" => (number, Some(true)),
+        [number, word] if word.text == "noreverse" => (number, Some(false)),
         [] => {
             log.add(Diagnostic::error(&keyword.place, "`weight` needs a value"));
             return None;

@@ -776,3 +776,26 @@ fn conditional_lines_go_by_the_id_that_keepalived_is_given() {
     let files = [("hamesh.toml", node.as_str()), ("k.conf", &text)];
     assert_eq!(loaded(&files).groups["VI_1"].priority, Some(50));
 }
+
+#[test]
+fn a_weight_of_its_own_keeps_the_direction_of_the_script() {
+    let script = "vrrp_script s {\nscript /bin/true\nuser root\nweight 20 reverse\n}\n";
+    for (line, weight, reverse) in
+        [("s", 20, true), ("s weight 30", 30, true), ("s weight 30 noreverse", 30, false), ("s weight 0", 0, true)]
+    {
+        let config = read(&format!("{script}{INSTANCE}track_script {{\n{line}\n}}\n}}\n"));
+        let [track] = &config.groups["VI_1"].track[..] else { panic!("{line}") };
+        assert_eq!((track.weight, track.reverse), (weight, reverse), "{line}");
+    }
+}
+
+#[test]
+fn an_owner_tracks_what_means_fault_and_nothing_else() {
+    let files = "track_file f {\nfile /f\n}\ntrack_file g {\nfile /g\nweight 2\n}\n";
+    let lists = "priority 255\ntrack_interface {\neth1\neth2 weight 5\n}\ntrack_file {\nf\ng\n}\n";
+    let config = read(&format!("{files}{INSTANCE}{lists}}}\n"));
+    let shown: Vec<_> =
+        config.groups["VI_1"].track.iter().map(|track| format!("{:?} {}", track.what, track.weight)).collect();
+    assert_eq!(shown, ["Interface(\"eth1\") 0", "File(\"/f\") 0"]);
+    assert!(config.warnings.iter().any(|said| said.message.starts_with("what is tracked changes no priority of 255")));
+}

@@ -9,7 +9,7 @@ const TOML: &str = "[vip.b]\ninterface = \"eth0\"\nvrid = 1\naddresses = [\"10.0
     [vip.alone]\ninterface = \"eth1\"\nvrid = 3\naddresses = [\"10.1.0.2/24\"]\n";
 
 const INSTANCES: &str = "vrrp_script chk {\n script /bin/true\n weight -20\n user root\n}\ntrack_file busy {\n file /run/busy\n}\n\
-    vrrp_instance b {\n interface eth0\n virtual_router_id 1\n track_script {\n chk\n }\n track_interface {\n eth7\n }\n \
+    vrrp_instance b {\n interface eth0\n virtual_router_id 1\n track_script {\n chk\n }\n track_interface {\n eth7\n eth8 weight -10\n }\n \
     virtual_ipaddress {\n 10.0.0.1/24\n }\n}\n\
     vrrp_instance a {\n interface eth1\n virtual_router_id 2\n track_file {\n busy weight 2\n }\n virtual_ipaddress {\n 10.1.0.1/24\n }\n}\n";
 
@@ -88,11 +88,12 @@ fn keepalived_counts_the_weights_of_instances_only_when_told() {
     let weights = |groups: &[group::Draft]| {
         groups.iter().map(|group| group.track.iter().map(|track| track.weight).collect()).collect::<Vec<Vec<i16>>>()
     };
-    assert_eq!(weights(&groups), [vec![0, 5], vec![5]]);
+    // An interface's weight becomes FAULT, a script's takes the script away.
+    assert_eq!(weights(&groups), [vec![0, 0, 5], vec![5]]);
     assert!(said.iter().any(|said| said.starts_with("the weights of what `b` tracks")), "{said:?}");
     for keyword in ["sync_group_tracking_weight", "global_tracking"] {
         let (groups, said) = keepalived(&format!("{block} {keyword}\n}}\n"));
-        assert_eq!(weights(&groups), [vec![-20, 0, 5], vec![2, 5]]);
+        assert_eq!(weights(&groups), [vec![-20, 0, -10, 5], vec![2, 5]]);
         assert!(said.is_empty(), "{said:?}");
     }
     assert!(groups.iter().all(|group| group.sync.as_deref() == Some("edge")));
