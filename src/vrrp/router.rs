@@ -316,10 +316,12 @@ impl Router {
             (Backup { stance: Following(whom), .. }, I::Member(every, from)) if whom == from
                                                                => (self.behind(now, every, Candidate), vec![Want]),
             (Backup { stance: Candidate, .. }, I::Member(every, _)) => (self.behind(now, every, Candidate), vec![]),
-            (Backup { stance: Listening, .. }, I::MemberResigned(_)) => (self.soon(now, Candidate), vec![Want]),
-            (Backup { stance: Following(whom), .. }, I::MemberResigned(from)) if whom == from
-                                                               => (self.soon(now, Candidate), vec![Want]),
-            (Backup { stance: Candidate, .. }, I::MemberResigned(_)) => (self.soon(now, Candidate), vec![]),
+            (Backup { stance: Listening, .. }, I::MemberResigned(every, _))
+                                                               => (self.soon(now, every, Candidate), vec![Want]),
+            (Backup { stance: Following(whom), .. }, I::MemberResigned(every, from)) if whom == from
+                                                               => (self.soon(now, every, Candidate), vec![Want]),
+            (Backup { stance: Candidate, .. }, I::MemberResigned(every, _))
+                                                               => (self.soon(now, every, Candidate), vec![]),
             (Backup { stance: Candidate, .. }, I::Higher(every, from))
                                                                => (self.behind(now, every, Following(from)), vec![Refuse]),
             (Backup { stance: Candidate, .. }, I::Lower(every, from)) if !self.preempts()
@@ -328,8 +330,8 @@ impl Router {
                                                                => (self.behind(now, every, Following(from)), vec![]),
             (Backup { stance: Listening | Following(_), .. }, I::Lower(every, from)) if !self.preempts()
                                                                => (self.behind(now, every, Following(from)), vec![]),
-            (Backup { stance: stance @ (Listening | Following(_) | Candidate), .. }, I::Resigned)
-                                                               => (self.soon(now, stance), vec![]),
+            (Backup { stance: stance @ (Listening | Following(_) | Candidate), .. }, I::Resigned(every))
+                                                               => (self.soon(now, every, stance), vec![]),
 
             (Claiming, I::Member(every, _))                    => (self.behind(now, every, Candidate), vec![]),
             (Claiming, I::Higher(every, from))                 => (self.behind(now, every, Following(from)), vec![Refuse]),
@@ -342,7 +344,7 @@ impl Router {
                                                                => (self.state, vec![Yield]),
 
             (Master(schedule), I::Tick)                        => self.advance(now, schedule),
-            (Master(schedule), I::Lower(..) | I::Announce | I::Resigned)
+            (Master(schedule), I::Lower(..) | I::Announce | I::Resigned(_))
                                                                => self.answer(now, schedule, input),
             // No priority 0: the one we yield to would have to answer it (keepalived sends none either).
             (Master(_), I::Higher(every, from)) if self.parameters.timing.higher_prio_send_advert
@@ -364,15 +366,15 @@ impl Router {
 
             // Nothing to do.
             (Init, I::Tick | I::Revoked | I::LinkDown | I::LinkUp | I::Stop | I::Announce | I::Member(..)
-                | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
+                | I::MemberResigned(..) | I::Higher(..) | I::Lower(..) | I::Resigned(_) | I::Stranger)
             | (Backup { .. }, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::Lower(..) | I::Stranger)
-            | (Backup { stance: Waiting | Following(_), .. }, I::Member(..) | I::MemberResigned(_))
-            | (Backup { stance: Waiting, .. }, I::Higher(..) | I::Resigned)
-            | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned(_)
-                | I::Lower(..) | I::Resigned | I::Stranger)
-            | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(..) | I::MemberResigned(_) | I::Stranger)
+            | (Backup { stance: Waiting | Following(_), .. }, I::Member(..) | I::MemberResigned(..))
+            | (Backup { stance: Waiting, .. }, I::Higher(..) | I::Resigned(_))
+            | (Claiming, I::Start | I::Resume | I::Tick | I::Revoked | I::LinkUp | I::Announce | I::MemberResigned(..)
+                | I::Lower(..) | I::Resigned(_) | I::Stranger)
+            | (Master(_), I::Start | I::Resume | I::Granted | I::LinkUp | I::Member(..) | I::MemberResigned(..) | I::Stranger)
             | (Fault { resigns: false }, I::Revoked) | (Fault { .. }, I::Start | I::Resume | I::Tick | I::LinkDown | I::Announce | I::Member(..)
-                | I::MemberResigned(_) | I::Higher(..) | I::Lower(..) | I::Resigned | I::Stranger)
+                | I::MemberResigned(..) | I::Higher(..) | I::Lower(..) | I::Resigned(_) | I::Stranger)
                                                                => (self.state, vec![]),
         }
     }
@@ -395,9 +397,10 @@ impl Router {
         State::Backup { down_at: now + silence + self.skew(every), stance }
     }
 
-    /// BACKUP of nobody: routers of higher priority come first.
-    fn soon(&self, now: Moment, stance: Stance) -> State {
-        State::Backup { down_at: now + self.skew(self.parameters.interval), stance }
+    /// BACKUP of nobody, after a MASTER that advertised `every` so often: routers of higher priority come first.
+    fn soon(&self, now: Moment, every: Duration, stance: Stance) -> State {
+        let every = every.min(self.parameters.interval * LONGEST_FOLLOWED);
+        State::Backup { down_at: now + self.skew(every), stance }
     }
 
     /// Skew_Time of RFC 9568 section 6.1; RFC 3768 has a second in place of the interval.

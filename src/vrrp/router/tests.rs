@@ -222,8 +222,13 @@ fn rfc_section_6_1_master_down_interval() {
 fn rfc_section_6_4_2_priority_zero_sets_the_skew_time() {
     for resigned in [heard(0, PEER, false), heard(0, PEER, true)] {
         let mut router = router("standby", parameters());
-        router.handle(at(11_000), resigned);
+        router.handle(at(11_000), resigned.clone());
         assert_eq!(at(11_000).until(router.next_deadline().unwrap()), Duration::from_micros(609_375));
+        // Of the interval that was the MASTER's.
+        let Event::Heard { mut advert, source, member } = resigned else { panic!("{resigned:?}") };
+        advert.interval = Duration::from_millis(100);
+        router.handle(at(11_001), Event::Heard { advert, source, member });
+        assert_eq!(at(11_001).until(router.next_deadline().unwrap()), Duration::from_nanos(60_937_500));
     }
 }
 

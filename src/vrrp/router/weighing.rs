@@ -20,14 +20,14 @@ pub(super) enum Input {
     Announce,
     /// A member is MASTER, advertises so often, and is heard at this address.
     Member(Duration, IpAddr),
-    /// A member was.
-    MemberResigned(IpAddr),
+    /// A member was, and advertised so often.
+    MemberResigned(Duration, IpAddr),
     /// A router outside the mesh is MASTER by right.
     Higher(Duration, IpAddr),
     /// It is MASTER and would have to give way to us.
     Lower(Duration, IpAddr),
-    /// It was MASTER.
-    Resigned,
+    /// It was MASTER, and advertised so often.
+    Resigned(Duration),
     /// Nobody we obey, or our own address.
     Stranger,
 }
@@ -50,7 +50,7 @@ impl Router {
                 let lower = self.is_lower(&advert, source);
                 match (member, advert.priority) {
                     _ if self.alone => self.weigh_alone(now, &advert, source, member),
-                    (true, 0) => Input::MemberResigned(source),
+                    (true, 0) => Input::MemberResigned(advert.interval, source),
                     (true, 1..) => {
                         self.meet(now, lower);
                         Input::Member(advert.interval, source)
@@ -72,7 +72,7 @@ impl Router {
     fn weigh_alone(&mut self, now: Moment, advert: &Advert, source: IpAddr, member: bool) -> Input {
         match advert.priority {
             _ if source == self.parameters.source => Input::Stranger,
-            0 => Input::Resigned,
+            0 => Input::Resigned(advert.interval),
             priority => {
                 if !member {
                     self.foreign = Some(Foreign { source, priority, obeyed: true, heard_at: now });
@@ -93,7 +93,7 @@ impl Router {
             return Input::Stranger;
         }
         if advert.priority == 0 {
-            return Input::Resigned;
+            return Input::Resigned(advert.interval);
         }
         let lower = self.is_lower(advert, source);
         self.meet(now, lower);
