@@ -267,22 +267,28 @@ impl Tracks {
         }
     }
 
-    /// Nothing is said of a group before everything that it tracks was looked at, but for BFD sessions with a weight.
+    /// Nothing is said of a group before everything that may put it into FAULT was looked at. With a weight a BFD session is down
+    /// until then, and a script, which may take long, changes nothing (keepalived's).
     fn conclude(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
         for (name, group) in &mut self.groups {
             let mut provisional = false;
-            let number = |track: &Track| match self.states.get(&track.what).and_then(|state| state.number) {
-                None if matches!(track.what, Tracked::Bfd(_)) && track.weight != 0 => {
+            let added = |track: &Track| match self.states.get(&track.what).and_then(|state| state.number) {
+                Some(number) => Some(track.weigh(number)),
+                None if track.weight == 0 => None,
+                None => {
+                    let added = match track.what {
+                        Tracked::Bfd(_) => track.weigh(0),
+                        Tracked::Script(_) => Some(0),
+                        Tracked::Interface(_) | Tracked::File(_) | Tracked::Process(_) => return None,
+                    };
                     provisional = true;
-                    Some(0)
+                    Some(added)
                 }
-                number => number,
             };
-            let numbers: Option<Vec<i64>> = group.tracks.iter().map(number).collect();
-            let Some(numbers) = numbers else { continue };
-            let weighed: Option<Vec<i64>> =
-                group.tracks.iter().zip(numbers).map(|(track, number)| track.weigh(number)).collect();
+            let known: Option<Vec<Option<i64>>> = group.tracks.iter().map(added).collect();
+            let Some(known) = known else { continue };
+            let weighed: Option<Vec<i64>> = known.into_iter().collect();
             let with = if provisional { Effect::Provisional } else { Effect::Priority };
             let effect = match weighed {
                 None => Effect::Fault,

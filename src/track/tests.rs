@@ -237,6 +237,17 @@ fn everything_is_looked_at_before_anything_is_said() {
 }
 
 #[test]
+fn a_script_with_a_weight_changes_nothing_until_it_has_run() {
+    for (weight, failed, succeeded) in [(-20, 80, 100), (20, 100, 120)] {
+        let mut tracks = Tracks::new(start(), &group(100, vec![the_script(weight)]), &script(1, 1, false));
+        assert_eq!(told(&tracks.handle(start(), Event::Tick)), Some(Effect::Provisional(100)));
+        assert_eq!(told(&tracks.handle(start(), ended(false))), Some(Effect::Priority(failed)));
+        let mut tracks = Tracks::new(start(), &group(100, vec![the_script(weight)]), &script(1, 1, false));
+        assert_eq!(told(&tracks.handle(start(), ended(true))), Some(Effect::Priority(succeeded)));
+    }
+}
+
+#[test]
 fn an_owner_keeps_its_priority_and_can_fail() {
     let mut tracks = Tracks::new(start(), &group(255, vec![the_script(-100)]), &script(1, 1, false));
     assert_eq!(told(&tracks.handle(start(), ended(false))), Some(Effect::Priority(255)));
