@@ -46,7 +46,7 @@ impl Notices {
         let fifos = config.notify.fifos.iter().map(|fifo| {
             let reader = fifo.script.as_ref().and_then(|script| script.user.as_deref());
             let owner = reader.map(script::find_user).transpose().map_err(std::io::Error::other)?;
-            Ok((fifo.about, fifo::Fifo::open(&fifo.path, owner.map(|user| user.uid.as_raw()))?))
+            Ok((fifo.about, fifo::Fifo::open(&fifo.path, owner.map(|(user, _)| user.as_raw()))?))
         });
         let fifos = fifos.collect::<std::io::Result<Vec<_>>>()?;
         let (tell, told) = mpsc::channel(QUEUE);

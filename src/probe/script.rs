@@ -2,7 +2,7 @@
 //! time is over; and what another user could replace is not run as root.
 
 use crate::config::track::Script;
-use nix::unistd::{Gid, Uid, User};
+use nix::unistd::{Gid, Group, Uid, User};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -86,7 +86,8 @@ fn prepare(command: &[String], user: Option<&str>) -> Result<Command, String> {
     let [program, arguments @ ..] = command else { return Err("there is no command".to_owned()) };
     let program = find_program(program)?;
     let user = user.map(find_user).transpose()?;
-    let uid = user.as_ref().map_or_else(Uid::effective, |user| user.uid);
+    let (own, own_group) = (Uid::effective(), Gid::effective());
+    let (uid, gid) = user.unwrap_or((own, own_group));
     if uid.is_root() {
         refuse_unsafe(&program)?;
     }
@@ -96,9 +97,9 @@ fn prepare(command: &[String], user: Option<&str>) -> Result<Command, String> {
     for variable in ["IFS", "LD_PRELOAD", "LD_LIBRARY_PATH"] {
         command.env_remove(variable);
     }
-    if let Some(user) = user.filter(|user| user.uid != Uid::effective() || user.gid != Gid::effective()) {
+    if (uid, gid) != (own, own_group) {
         // Supplementary groups are dropped with the user.
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        command.uid(uid.as_raw()).gid(gid.as_raw());
     }
     Ok(command)
 }
@@ -113,11 +114,19 @@ fn find_program(name: &str) -> Result<PathBuf, String> {
     found.ok_or_else(|| format!("{name} is in no directory of PATH"))
 }
 
-pub(crate) fn find_user(name: &str) -> Result<User, String> {
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(user),
-        Ok(None) => Err(format!("there is no user {name}")),
-        Err(error) => Err(format!("user {name} cannot be looked up: {error}")),
+/// `USER` with the group that it has, or `USER:GROUP`.
+pub(crate) fn find_user(text: &str) -> Result<(Uid, Gid), String> {
+    let (name, group) = text.split_once(':').map_or((text, None), |(name, group)| (name, Some(group)));
+    let user = match User::from_name(name) {
+        Ok(Some(user)) => user,
+        Ok(None) => return Err(format!("there is no user {name}")),
+        Err(error) => return Err(format!("user {name} cannot be looked up: {error}")),
+    };
+    match group.map(|name| (name, Group::from_name(name))) {
+        None => Ok((user.uid, user.gid)),
+        Some((_, Ok(Some(group)))) => Ok((user.uid, group.gid)),
+        Some((name, Ok(None))) => Err(format!("there is no group {name}")),
+        Some((name, Err(error))) => Err(format!("group {name} cannot be looked up: {error}")),
     }
 }
 
@@ -196,6 +205,48 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         unreachable!("the child of a killed script lives");
+    }
+
+    /// Needs root. What hangs can be ended too.
+    #[tokio::test]
+    async fn a_script_runs_as_the_user_and_the_group_that_are_named() {
+        let nobody = User::from_name("nobody").expect("looked up").expect("there");
+        let daemon = Group::from_name("daemon").expect("looked up").expect("there");
+        for (user, group) in [("nobody", nobody.gid), ("nobody:daemon", daemon.gid)] {
+            let line = format!("test $(id -u):$(id -G) = {}:{group}", nobody.uid);
+            let theirs = Script { user: Some(user.to_owned()), ..script(&["/bin/sh", "-c", &line]) };
+            assert_eq!(run(&theirs).await, Ok(()), "{line}");
+        }
+        let unknown = Script { user: Some("nobody:no-such-group".to_owned()), ..script(&["/bin/true"]) };
+        assert_eq!(run(&unknown).await, Err("there is no group no-such-group".to_owned()));
+        let hung = Script {
+            user: Some("nobody".to_owned()),
+            timeout: Duration::from_millis(300),
+            ..script(&["/bin/sleep", "60"])
+        };
+        let began = Instant::now();
+        let why = run(&hung).await.expect_err("it hangs");
+        assert!(why.starts_with("killed") && began.elapsed() < Duration::from_secs(30), "{why}");
+        let sleeps = |stat: &str| stat.contains("(sleep) S") && stat.contains(&format!(") S {} ", std::process::id()));
+        let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let mut stats = processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        assert!(!stats.any(|stat| sleeps(&stat)), "it lives on");
+    }
+
+    /// Needs root. The unit takes capabilities away, and these are not to be among them.
+    #[test]
+    fn the_unit_lets_scripts_run_as_others() {
+        let unit = include_str!("../../deploy/hamesh.service");
+        let kept = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("it says so");
+        let kept: Vec<_> = kept.split(' ').map(|name| name.replace("CAP_", "+").to_lowercase()).collect();
+        let output = std::process::Command::new("setpriv")
+            .arg(format!("--bounding-set=-all,{}", kept.join(",")))
+            .arg(std::env::current_exe().expect("this program"))
+            .args(["--exact", "probe::script::tests::a_script_runs_as_the_user_and_the_group_that_are_named"])
+            .output()
+            .expect("setpriv is in util-linux");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
     }
 
     /// Needs root: whom a script runs as can be chosen by root alone.

@@ -7,6 +7,7 @@ use crate::config::diagnostic::{Diagnostic, Located, Log};
 use crate::vrrp::Version;
 use crate::vrrp::checksum::Form;
 use hamesh_raft::command::Family;
+use nix::unistd::User;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -36,7 +37,9 @@ impl Default for Globals {
         Self {
             version: Version::V2,
             checksum: Form::Pseudo,
-            script_user: None,
+            // keepalived's, where there is one.
+            script_user: Some("keepalived_script".to_owned())
+                .filter(|name| matches!(User::from_name(name), Ok(Some(_)))),
             default_interface: "eth0".to_owned(),
             vmac_prefix: None,
             notify,

@@ -40,7 +40,7 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "vrf", "adverts are sent on the `interface` of the instance"),
     (Missing, "use_vmac_addr use_ipvlan vmac_addr_prefix", "a virtual MAC is `use_vmac [NAME]`, on the interface of the instance"),
     (Missing, "use_vmac", "the virtual MAC is that of an instance, for what is on its interface: say `use_vmac` there"),
-    (Missing, "set_supplementary_groups", "scripts run with the group that the user has, and with no other"),
+    (Missing, "set_supplementary_groups", "scripts run with one group, the user's or the one that is named"),
     (Missing, "rs_init_notifies", "of servers `notify_up`, `notify_down`, `quorum_up` and `quorum_down` tell, when something changes"),
     (Missing, "reload_time_file reload_repeat reload_file", "run `hamesh reload` on every node: what would make two owners waits for its turn"),
     (Missing, "lvs_sync_daemon_interface", "use `lvs_sync_daemon` in `global_defs`"),

@@ -226,15 +226,11 @@ pub(super) fn command(line: &Statement, user: Option<&str>, log: &Log) -> Option
         log.add(Diagnostic::error(&command.place, format!("`{}` needs a command", line.keyword.text)));
         return None;
     }
-    if let Some(group) = rest.get(1) {
-        let warning = Diagnostic::warning(&group.place, "the group is not looked at");
-        log.add(warning.help("scripts run with the group that the user has"));
-    }
-    let user = rest.first().map(|user| user.text.clone()).or_else(|| user.map(str::to_owned));
+    let user = track::user_of(rest).or_else(|| user.map(str::to_owned));
     if user.is_none() {
         let keyword = &line.keyword;
         let warning = Diagnostic::warning(&keyword.place, format!("`{}` runs as hamesh does", keyword.text));
-        log.add(warning.help("keepalived takes the user keepalived_script where there is one: set `script_user`"));
+        log.add(warning.help("there is no user keepalived_script: set `script_user`"));
     }
     Some(Command { words, user })
 }

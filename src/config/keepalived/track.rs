@@ -131,9 +131,7 @@ pub(super) fn script(statement: &Statement, user: Option<&str>, log: &Log) -> Op
     script.timeout = timeout.unwrap_or(script.interval);
     if script.user.is_none() {
         let warning = Diagnostic::warning(&name.place, format!("`vrrp_script {}` runs as hamesh does", name.value));
-        log.add(
-            warning.help("keepalived takes the user keepalived_script where there is one: set `user` or `script_user`"),
-        );
+        log.add(warning.help("there is no user keepalived_script: set `user` or `script_user`"));
     }
     match command {
         Some(command) => script.command = command?,
@@ -146,17 +144,22 @@ pub(super) fn script(statement: &Statement, user: Option<&str>, log: &Log) -> Op
     Some((name.value, Known { script, weight, reverse }))
 }
 
-/// `script_user` and `user`: a name; hamesh takes the group that the user has.
+/// `script_user` and `user`.
 pub(super) fn read_user(line: &Statement, log: &Log) -> Option<String> {
-    let [name, more @ ..] = &line.arguments[..] else {
+    let user = user_of(&line.arguments);
+    if user.is_none() {
         log.add(Diagnostic::error(&line.keyword.place, format!("`{}` needs a user", line.keyword.text)));
-        return None;
-    };
-    if let Some(group) = more.first() {
-        let warning = Diagnostic::warning(&group.place, "the group is not looked at");
-        log.add(warning.help("scripts run with the group that the user has"));
     }
-    Some(name.text.clone())
+    user
+}
+
+/// `USER [GROUP]`.
+pub(super) fn user_of(words: &[Word]) -> Option<String> {
+    match words {
+        [] => None,
+        [user] => Some(user.text.clone()),
+        [user, group, ..] => Some(format!("{}:{}", user.text, group.text)),
+    }
 }
 
 /// Reads one of [`LISTS`] of an instance or a sync group.

@@ -55,7 +55,6 @@ fn keepalived_conf_says_where_it_is_taken_differently() {
     let instance = "vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n";
     let cases = [
         ("", "notify_master /bin/up", "k.conf:6:2: warning: `notify_master` runs as hamesh does"),
-        ("script_user root", "notify_master /bin/up nobody adm", "k.conf:7:31: warning: the group is not looked at"),
         ("script_user root", "notify_master \"/bin/up > /x\"", "`>` needs a shell, and scripts are run without one"),
         ("script_user root", "notify_deleted /bin/up", "`notify_deleted` is never run"),
         ("", "smtp_alert", "the states of `v` are mailed to nobody"),
@@ -105,6 +104,30 @@ fn servers_are_mailed_about_unless_it_is_forbidden_and_services_when_it_is_said(
             (service.mail, servers.as_slice()),
             (mailed.0, [false, mailed.1].as_slice()),
             "{global} {service:?}"
+        );
+    }
+}
+
+#[test]
+fn scripts_run_with_the_group_that_is_named() {
+    let text = |globals: &str, line: &str| {
+        format!(
+            "global_defs {{\n{globals}\n}}\nvrrp_instance v {{\n interface eth0\n virtual_router_id 1\n {line}\n \
+             virtual_ipaddress {{\n 10.0.0.1/24\n }}\n}}\n"
+        )
+    };
+    let node = NODE.replace("cluster = \"cluster.toml\"", "keepalived_config = \"k.conf\"");
+    for (globals, line, user) in [
+        ("script_user nobody", "notify_master /m", "nobody"),
+        ("script_user nobody adm", "notify_master /m", "nobody:adm"),
+        ("script_user nobody adm", "notify_master /m root", "root"),
+        ("", "notify_master \"/m x\" root daemon", "root:daemon"),
+    ] {
+        let config = loaded(&[("hamesh.toml", &node), ("k.conf", &text(globals, line))]);
+        assert_eq!(
+            config.groups["v"].notify.scripts[&Occasion::Master].user.as_deref(),
+            Some(user),
+            "{globals} {line}"
         );
     }
 }
