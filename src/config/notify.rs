@@ -58,7 +58,7 @@ impl Occasion {
 /// A program to run, without a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// An absolute path, or from keepalived.conf a name to look for in `PATH`, and its arguments.
+    /// An absolute path, or a name to look for in `PATH`, and its arguments.
     pub words: Vec<String>,
     /// Whom it runs as; `None`: as hamesh does.
     pub user: Option<String>,

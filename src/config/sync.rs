@@ -108,7 +108,10 @@ fn join(group: &mut group::Draft, draft: &Draft, log: &Log) {
         let help = "without one an interface or a file means FAULT, and the rest is not tracked: track it in the `vrrp_sync_group`, or say `sync_group_tracking_weight` there";
         log.add(Diagnostic::warning(&name.place, message).see(&draft.name.place, "it is in here").help(help));
     }
-    group.track.extend(draft.track.iter().cloned());
+    // What both take for FAULT is looked at once.
+    let more = draft.track.iter().filter(|track| track.weight != 0 || !group.track.contains(track));
+    let more: Vec<Track> = more.cloned().collect();
+    group.track.extend(more);
     group.notify.priority_changes |= draft.notify.priority_changes;
 }
 

@@ -16,7 +16,7 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 /// A program that says by its exit status whether this node is well: 0 is yes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
-    /// An absolute path and its arguments; there is no shell.
+    /// An absolute path, or a name to look for in `PATH`, and its arguments; there is no shell.
     pub command: Vec<String>,
     /// Whom it runs as; `None`: as hamesh does.
     pub user: Option<String>,
@@ -178,8 +178,10 @@ pub(super) fn read_script(section: Section<'_>, log: &Log) -> Option<Script> {
 pub(super) fn read_command(value: Value<'_>, log: &Log) -> Option<Vec<String>> {
     let place = value.place.clone();
     let words: Vec<String> = value.list()?.into_iter().filter_map(Value::string).map(|word| word.value).collect();
-    if !words.first().is_some_and(|program| program.starts_with('/')) {
-        let error = Diagnostic::error(&place, "a command begins with the absolute path of a program");
+    // Where it is run from is nobody's business: a path is absolute, or there is none.
+    if !words.first().is_some_and(|program| program.starts_with('/') || !program.is_empty() && !program.contains('/')) {
+        let error =
+            Diagnostic::error(&place, "a command begins with the absolute path of a program, or its name in `PATH`");
         log.add(error.help("it is run without a shell: for example [\"/usr/bin/pgrep\", \"-x\", \"haproxy\"]"));
         return None;
     }

@@ -53,7 +53,9 @@ const EXAMPLES: &[&str] = &[
     // What is tracked.
     "global_defs {\n script_user root\n enable_script_security\n}\n\
      vrrp_script chk {\n script \"/bin/test -e '/run/a b'\"\n interval 2\n timeout 1\n rise 3\n fall 2\n weight -20\n init_fail\n}\n\
-     vrrp_script plain { script /bin/true }\n\
+     vrrp_script plain { script \"killall -0 haproxy\" }\n\
+     vrrp_sync_group s { group { v\n w }\n track_script { plain } }\n\
+     vrrp_instance w { interface eth0\n virtual_router_id 2\n track_script { plain }\n virtual_ipaddress { 10.0.0.2/24 } }\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n track_interface { eth1 weight 5 }\n track_script { chk\n plain }\n \
      use_vmac\n vmac_xmit_base\n dont_track_primary\n virtual_ipaddress { 10.0.0.1/24 } }\n",
     // Who is told.

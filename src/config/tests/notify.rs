@@ -34,7 +34,7 @@ fn who_is_told() {
 fn what_is_wrong_with_it() {
     let cases = [
         ("notify = { mail = true }\n", "the states of `web` are mailed to nobody"),
-        ("notify = { master = { command = [\"up\"] } }\n", "a command begins with the absolute path of a program"),
+        ("notify = { master = { command = [\"bin/up\"] } }\n", "a command begins with the absolute path of a program"),
         ("notify = { mastr = { command = [\"/up\"] } }\n", "unknown key `vip.web.notify.mastr`"),
         ("notify = { any = {} }\n", "`vip.web.notify.any` needs `command`"),
         ("[notify]\nmail = { to = [] }\n", "`notify.mail` needs somebody to write to"),

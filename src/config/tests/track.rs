@@ -46,7 +46,7 @@ fn what_is_wrong_with_it() {
         (SCRIPT, "{ script = \"check\", file = \"x\" }", "an entry of `track` names one thing"),
         (SCRIPT, "{ script = \"check\", rise = 2 }", "unknown key `vip.web.track[0].rise`"),
         ("[track_script.x]\n", "", "`track_script.x` needs `command`"),
-        ("[track_script.x]\ncommand = [\"pgrep\"]\n", "", "a command begins with the absolute path of a program"),
+        ("[track_script.x]\ncommand = [\"./pgrep\"]\n", "", "a command begins with the absolute path of a program"),
         ("[track_script.x]\ncommand = [\"/x\"]\ninterval = \"1ms\"\n", "", "more often than every 10ms"),
         ("[track_script.x]\ncommand = [\"/x\"]\nfall = 0\n", "", "`track_script.x.fall` must be between 1 and 255"),
     ];
