@@ -33,7 +33,7 @@ mod unicast;
 
 use super::Ipvs;
 use super::bfd::{Sessions, collect};
-use super::diagnostic::{Diagnostic, Located, Log, Source, nearest};
+use super::diagnostic::{Diagnostic, Located, Log, Place, Source, nearest};
 use super::duration;
 use super::fixed::Fixed;
 use super::group;
@@ -75,6 +75,11 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
         "track_file",
         "vrrp_track_file",
     ];
+    if source.text.trim().is_empty() {
+        // Beside another file with groups nobody would miss its own.
+        let error = Diagnostic::error(&Place::at(source, 0..0), "the file is empty");
+        log.add(error.help("has it been cut short? A file that is to say nothing says so in a comment"));
+    }
     let file = syntax::parse(source, setting, log);
     let file = if setting.guard { guard::part(file) } else { file };
     let mut globals = Globals::default();

@@ -799,3 +799,16 @@ fn an_owner_tracks_what_means_fault_and_nothing_else() {
     assert_eq!(shown, ["Interface(\"eth1\") 0", "File(\"/f\") 0"]);
     assert!(config.warnings.iter().any(|said| said.message.starts_with("what is tracked changes no priority of 255")));
 }
+
+#[test]
+fn an_empty_file_is_no_configuration() {
+    let node = format!("{NODE}cluster = \"c.toml\"\n");
+    let cluster =
+        "[vip.web]\ninterface = \"eth0\"\nvrid = 1\naddresses = [\"10.0.0.9/24\"]\npriority = { lb1 = 100 }\n";
+    for (text, is_wrong) in [("", true), ("\n \n", true), ("! nothing\n", false)] {
+        let files = [("hamesh.toml", node.as_str()), ("c.toml", cluster), ("k.conf", text)];
+        let (config, _) = within(&files, |dir| load(&dir.join("hamesh.toml")));
+        let said = config.map_or_else(|errors| errors.to_string(), |_| String::new());
+        assert_eq!(said.contains("the file is empty"), is_wrong, "{text:?}: {said}");
+    }
+}
