@@ -187,7 +187,10 @@ fn read_group(
         notify: section.get("notify").map(|value| notify::read_group(value, log)).unwrap_or_default(),
         routing: Routing {
             routes: section.get("routes").map(|value| route::read_list(value, route::route, log)).unwrap_or_default(),
-            rules: section.get("rules").map(|value| route::read_list(value, route::rule, log)).unwrap_or_default(),
+            rules: section
+                .get("rules")
+                .map(|value| route::read_list(value, route::numbered_rule, log))
+                .unwrap_or_default(),
         },
         sync: None,
         quorum_loss: read_quorum_loss(&section, lease, log),

@@ -58,7 +58,7 @@ pub(super) fn read(section: Section<'_>, log: &Log) -> Fixed {
     }
     let routing = Routing {
         routes: section.get("routes").map(|value| route::read_list(value, route::route, log)).unwrap_or_default(),
-        rules: section.get("rules").map(|value| route::read_list(value, route::rule, log)).unwrap_or_default(),
+        rules: section.get("rules").map(|value| route::read_list(value, route::numbered_rule, log)).unwrap_or_default(),
     };
     let files = section.get("files").and_then(Value::list).unwrap_or_default();
     let files = files.into_iter().filter_map(file).collect();

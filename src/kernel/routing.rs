@@ -1,18 +1,21 @@
 //! Routes and policy rules that move with VIPs. What is ours is marked with [`PROTOCOL`], and nothing else is ever taken away.
 
+mod route;
+mod rule;
+
+pub use route::{Hop, METRICS, PREFERENCES, Route};
+pub use rule::Rule;
+
 use super::link::Links;
 use super::{KernelError, answer, request};
 use futures_util::TryStreamExt;
 use hamesh_raft::command::Family;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::rule::RuleAttribute;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::IpVersion;
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 
 /// `proto 112` of `ip route` and `ip rule`: VRRP's own number.
@@ -40,54 +43,12 @@ pub enum Fate {
     Unreachable,
     /// Their sender is told that it is forbidden.
     Prohibit,
-}
-
-/// A route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// What becomes of packets.
-    pub fate: Fate,
-    /// Where to; of length 0, the default route.
-    pub to: Prefix,
-    /// By this router, of the same family.
-    pub via: Option<IpAddr>,
-    /// By this interface.
-    pub device: Option<String>,
-    /// The address that packets of our own come from.
-    pub source: Option<IpAddr>,
-    /// Of the kernel's tables; 254 is `main`.
-    pub table: u32,
-    /// The less the better; `None`: the kernel's default.
-    pub metric: Option<u32>,
-    /// `None`: as `ip route` has it.
-    pub scope: Option<u8>,
-    /// The router is on the link, whatever the addresses say.
-    pub onlink: bool,
-}
-
-/// A policy rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Of the packets it is about.
-    pub family: Family,
-    /// Packets that all the rest does not fit.
-    pub not: bool,
-    /// Packets from there.
-    pub from: Option<Prefix>,
-    /// Packets to there.
-    pub to: Option<Prefix>,
-    /// Packets with this mark, in the bits of the mask.
-    pub mark: Option<(u32, u32)>,
-    /// Packets that come in here.
-    pub iif: Option<String>,
-    /// Packets of sockets that are bound here.
-    pub oif: Option<String>,
-    /// What becomes of them.
-    pub fate: Fate,
-    /// The table to look into, of [`Fate::Forward`].
-    pub table: u32,
-    /// Its place among the rules; the kernel has 0, 32766 and 32767.
-    pub priority: u32,
+    /// As if this table had nothing for them. Of a route.
+    Throw,
+    /// They go on with the rule of this priority. Of a rule.
+    Goto(u32),
+    /// Nothing. Of a rule.
+    Nop,
 }
 
 /// Both, of one VIP group.
@@ -157,7 +118,7 @@ impl Routes {
         }
         for route in routing.routes.iter().rev() {
             let what = format!("remove the route {route}");
-            let removed = match self.message(route, &what).await {
+            let removed = match route.message(&self.0, &what).await {
                 Ok(mut message) => {
                     // Of whatever scope the kernel has given it.
                     message.header.scope = RouteScope::NoWhere;
@@ -201,7 +162,7 @@ impl Routes {
 
     async fn add(&self, route: &Route) -> Result<(), KernelError> {
         let what = format!("add the route {route}");
-        let message = RouteNetlinkMessage::NewRoute(self.message(route, &what).await?);
+        let message = RouteNetlinkMessage::NewRoute(route.message(&self.0, &what).await?);
         let family = Family::of(route.to.address);
         let alone = if family == Family::V4 { 0 } else { NLM_F_EXCL };
         match request(self.0.handle(), message, NLM_F_CREATE | alone, what).await {
@@ -219,104 +180,6 @@ impl Routes {
         all.header.address_family = of(family);
         let routes: Vec<_> = self.0.handle().route().get(all).execute().try_collect().await.map_err(unread)?;
         Ok(routes.into_iter().filter(is_ours).collect())
-    }
-
-    async fn message(&self, route: &Route, what: &str) -> Result<RouteMessage, KernelError> {
-        let mut message = RouteMessage::default();
-        let family = Family::of(route.to.address);
-        message.header.address_family = of(family);
-        message.header.destination_prefix_length = route.to.length;
-        message.header.table = u8::try_from(route.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-        message.header.protocol = PROTOCOL;
-        message.header.kind = match route.fate {
-            Fate::Forward => RouteType::Unicast,
-            Fate::Blackhole => RouteType::BlackHole,
-            Fate::Unreachable => RouteType::Unreachable,
-            Fate::Prohibit => RouteType::Prohibit,
-        };
-        let direct = route.fate == Fate::Forward && route.via.is_none() && family == Family::V4;
-        let usual = if direct { RouteScope::Link } else { RouteScope::Universe };
-        message.header.scope = route.scope.map_or(usual, RouteScope::from);
-        if route.onlink {
-            message.header.flags = RouteFlags::Onlink;
-        }
-        let address = |address: IpAddr| RouteAddress::from(address);
-        let mut attributes = vec![RouteAttribute::Table(route.table)];
-        if route.to.length > 0 {
-            attributes.push(RouteAttribute::Destination(address(route.to.address)));
-        }
-        attributes.extend(route.via.map(|via| RouteAttribute::Gateway(address(via))));
-        attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(address(source))));
-        attributes.extend(route.metric.map(RouteAttribute::Priority));
-        if let Some(device) = &route.device {
-            let found = self.0.find(device).await.map_err(|error| KernelError::new(what, error))?;
-            let found = found.ok_or_else(|| KernelError::new(what, io::Error::from_raw_os_error(libc::ENODEV)))?;
-            attributes.push(RouteAttribute::Oif(found.header.index));
-        }
-        message.attributes = attributes;
-        Ok(message)
-    }
-}
-
-impl Route {
-    /// Whether the kernel speaks of this one: by network, table and metric there is one at most.
-    fn is(&self, message: &RouteMessage) -> bool {
-        let (mut to, mut table, mut metric) = (None, u32::from(message.header.table), None);
-        for attribute in &message.attributes {
-            if let RouteAttribute::Destination(address) = attribute {
-                to = Some(address.clone());
-            } else if let RouteAttribute::Table(id) = attribute {
-                table = *id;
-            } else if let RouteAttribute::Priority(priority) = attribute {
-                metric = Some(*priority);
-            }
-        }
-        let wanted = (self.to.length > 0).then(|| RouteAddress::from(self.to.address));
-        message.header.protocol == PROTOCOL
-            && message.header.address_family == of(Family::of(self.to.address))
-            && (to, message.header.destination_prefix_length) == (wanted, self.to.length)
-            && table == self.table
-            && self.metric.is_none_or(|wanted| metric.unwrap_or(0) == wanted)
-    }
-}
-
-impl Rule {
-    fn message(&self) -> RuleMessage {
-        let mut message = RuleMessage::default();
-        message.header.family = of(self.family);
-        message.header.src_len = self.from.map_or(0, |from| from.length);
-        message.header.dst_len = self.to.map_or(0, |to| to.length);
-        message.header.action = match self.fate {
-            Fate::Forward => RuleAction::ToTable,
-            Fate::Blackhole => RuleAction::Blackhole,
-            Fate::Unreachable => RuleAction::Unreachable,
-            Fate::Prohibit => RuleAction::Prohibit,
-        };
-        if self.not {
-            message.header.flags = RuleFlags::Invert;
-        }
-        let mut attributes = vec![RuleAttribute::Priority(self.priority), RuleAttribute::Protocol(PROTOCOL)];
-        if self.fate == Fate::Forward {
-            message.header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-            attributes.push(RuleAttribute::Table(self.table));
-        }
-        attributes.extend(self.from.filter(|p| p.length > 0).map(|from| RuleAttribute::Source(from.address)));
-        attributes.extend(self.to.filter(|p| p.length > 0).map(|to| RuleAttribute::Destination(to.address)));
-        if let Some((mark, mask)) = self.mark {
-            attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)]);
-        }
-        attributes.extend(self.iif.clone().map(RuleAttribute::Iifname));
-        attributes.extend(self.oif.clone().map(RuleAttribute::Oifname));
-        message.attributes = attributes;
-        message
-    }
-
-    /// Whether the kernel speaks of this one.
-    fn is(&self, message: &RuleMessage) -> bool {
-        let own = self.message();
-        let (one, other) = (&own.header, &message.header);
-        (one.src_len, one.dst_len, one.action) == (other.src_len, other.dst_len, other.action)
-            && own.attributes.iter().all(|attribute| message.attributes.contains(attribute))
     }
 }
 
@@ -353,42 +216,9 @@ impl fmt::Display for Fate {
             Self::Blackhole => "blackhole",
             Self::Unreachable => "unreachable",
             Self::Prohibit => "prohibit",
+            Self::Throw => "throw",
+            Self::Goto(priority) => return write!(f, "goto {priority}"),
+            Self::Nop => "nop",
         })
-    }
-}
-
-/// In the words of `ip route`.
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { fate, to, via, device, source, table, metric, scope, onlink } = self;
-        write!(f, "{fate} {to}")?;
-        via.iter().try_for_each(|via| write!(f, " via {via}"))?;
-        device.iter().try_for_each(|device| write!(f, " dev {device}"))?;
-        source.iter().try_for_each(|source| write!(f, " src {source}"))?;
-        if *table != MAIN {
-            write!(f, " table {table}")?;
-        }
-        metric.iter().try_for_each(|metric| write!(f, " metric {metric}"))?;
-        scope.iter().try_for_each(|scope| write!(f, " scope {scope}"))?;
-        f.write_str(if *onlink { " onlink" } else { "" })
-    }
-}
-
-/// In the words of `ip rule`.
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, not, from, to, mark, iif, oif, fate, table, priority } = self;
-        let all = if *family == Family::V4 { "0.0.0.0/0" } else { "::/0" };
-        let from = from.map_or_else(|| all.to_owned(), |from| from.to_string());
-        write!(f, "{}from {from}", if *not { "not " } else { "" })?;
-        to.iter().try_for_each(|to| write!(f, " to {to}"))?;
-        mark.iter().try_for_each(|(mark, mask)| write!(f, " fwmark {mark:#x}/{mask:#x}"))?;
-        iif.iter().try_for_each(|iif| write!(f, " iif {iif}"))?;
-        oif.iter().try_for_each(|oif| write!(f, " oif {oif}"))?;
-        match fate {
-            Fate::Forward => write!(f, " lookup {table}")?,
-            Fate::Blackhole | Fate::Unreachable | Fate::Prohibit => write!(f, " {fate}")?,
-        }
-        write!(f, " priority {priority}")
     }
 }

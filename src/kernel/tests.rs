@@ -2,10 +2,11 @@
 
 use super::address::{Addresses, Interface, Label, Look, Vip};
 use super::link::{Change, Links, Watch, connect};
-use super::routing::{Fate, MAIN, Prefix, Route, Routes, Routing, Rule};
+use super::routing::{Fate, Hop, MAIN, Prefix, Route, Routes, Routing, Rule};
 use super::sysctl::promote_secondaries;
 use hamesh_raft::command::Family;
 use nix::sched::{CloneFlags, setns, unshare};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
@@ -316,7 +317,14 @@ fn prefix(text: &str) -> Prefix {
 fn route(to: &str, via: Option<&str>, table: u32) -> Route {
     let via = via.map(|via| via.parse().unwrap());
     let (to, device) = (prefix(to), Some("eth0".to_owned()));
-    Route { fate: Fate::Forward, to, via, device, source: None, table, metric: None, scope: None, onlink: false }
+    let (hops, metrics) = (Vec::new(), BTreeMap::new());
+    let (source, metric, scope, preference) = (None, None, None, None);
+    let (fate, tos, onlink) = (Fate::Forward, 0, false);
+    Route { fate, to, tos, via, device, hops, source, table, metric, scope, onlink, metrics, preference }
+}
+
+fn hop(via: &str, weight: u16) -> Hop {
+    Hop { via: Some(via.parse().unwrap()), device: Some("eth0".to_owned()), weight, onlink: false }
 }
 
 fn listed(arguments: &str) -> String {
@@ -333,7 +341,7 @@ fn routes_and_rules_come_and_go_and_those_of_others_stay() {
         let rule = |family, from: &str, priority| {
             let (iif, mark) = (Some("eth0".to_owned()), Some((5, 7)));
             let (from, fate) = (Some(prefix(from)), Fate::Forward);
-            Rule { family, not: false, from, to: None, mark, iif, oif: None, fate, table: 1000, priority }
+            Rule { from, mark, iif, fate, table: 1000, priority, ..Rule::about_all(family) }
         };
         let routing = Routing {
             routes: vec![
@@ -341,8 +349,29 @@ fn routes_and_rules_come_and_go_and_those_of_others_stay() {
                 route("0.0.0.0/0", Some("10.9.0.2"), 1000),
                 route("fd20::/16", Some("fd09::2"), MAIN),
                 Route { fate: Fate::Blackhole, device: None, metric: Some(9), ..route("10.30.0.0/16", None, 7) },
+                Route { fate: Fate::Throw, device: None, ..route("10.31.0.0/16", None, 7) },
+                Route {
+                    device: None,
+                    hops: vec![hop("10.9.0.2", 1), hop("10.9.0.3", 3)],
+                    metrics: [(0, 1400), (6, 9)].into(),
+                    ..route("10.32.0.0/16", None, 8)
+                },
+                Route { preference: Some(1), tos: 0, ..route("fd21::/16", Some("fd09::2"), MAIN) },
             ],
-            rules: vec![rule(Family::V4, "10.9.0.0/24", 500), rule(Family::V6, "fd09::/64", 501)],
+            rules: vec![
+                rule(Family::V4, "10.9.0.0/24", 500),
+                rule(Family::V6, "fd09::/64", 501),
+                Rule {
+                    protocol: Some(6),
+                    dports: Some((80, 90)),
+                    users: Some((0, 9)),
+                    suppress_length: Some(0),
+                    tos: 16,
+                    ..rule(Family::V4, "10.9.1.0/24", 502)
+                },
+                Rule { fate: Fate::Goto(600), table: 0, priority: 503, ..Rule::about_all(Family::V4) },
+                Rule { l3mdev: true, priority: 600, ..Rule::about_all(Family::V4) },
+            ],
         };
         ip("route add 10.40.0.0/16 dev eth0");
         ip("-6 route add fd40::/16 dev eth0");
@@ -356,7 +385,22 @@ fn routes_and_rules_come_and_go_and_those_of_others_stay() {
             listed("-6 route show fd20::/16"),
             "fd20::/16 via fd09::2 dev eth0 proto 112 metric 1024 pref medium"
         );
-        assert_eq!(listed("route show table 7"), "blackhole 10.30.0.0/16 proto 112 metric 9");
+        assert_eq!(
+            listed("route show table 7"),
+            "blackhole 10.30.0.0/16 proto 112 metric 9 \nthrow 10.31.0.0/16 proto 112"
+        );
+        assert_eq!(
+            listed("route show table 8"),
+            "10.32.0.0/16 proto 112 mtu 1400 hoplimit 9 \n\tnexthop via 10.9.0.2 dev eth0 weight 1 \n\tnexthop via \
+             10.9.0.3 dev eth0 weight 3"
+        );
+        assert!(listed("-6 route show fd21::/16").contains("proto 112 metric 1024 pref high"));
+        let rule = listed("rule show priority 502");
+        let words =
+            "tos 0x10 fwmark 0x5/0x7 iif eth0 uidrange 0-9 ipproto tcp dport 80-90 lookup 1000 suppress_prefixlength 0";
+        assert!(rule.contains(words), "{rule}");
+        assert!(listed("rule show priority 503").contains("from all goto 600 proto 112"));
+        assert!(listed("rule show priority 600").contains("from all lookup [l3mdev-table] proto 112"));
         let rule = listed("rule show priority 500");
         assert!(rule.contains("from 10.9.0.0/24 fwmark 0x5/0x7 iif eth0 lookup 1000 proto 112"), "{rule}");
         assert!(listed("-6 rule show priority 501").contains("from fd09::/64"));

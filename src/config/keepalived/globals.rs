@@ -1,5 +1,6 @@
 //! `global_defs`: what instances, scripts and services take their defaults from.
 
+use super::routing::Priorities;
 use super::syntax::Statement;
 use super::{argument, block, check_leaf, checksum, flag, lvs, notify, timing, track, unicast, unknown, version};
 use crate::config::Ipvs;
@@ -29,6 +30,7 @@ pub(super) struct Globals {
     /// Of those that speak by multicast, by family.
     pub multicast: BTreeMap<Family, Located<IpAddr>>,
     pub ipvs: Ipvs,
+    pub priorities: Priorities,
 }
 
 impl Default for Globals {
@@ -40,6 +42,7 @@ impl Default for Globals {
             // keepalived's, where there is one.
             script_user: Some("keepalived_script".to_owned())
                 .filter(|name| matches!(User::from_name(name), Ok(Some(_)))),
+            priorities: Priorities::default(),
             default_interface: "eth0".to_owned(),
             vmac_prefix: None,
             notify,

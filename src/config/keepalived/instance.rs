@@ -122,7 +122,9 @@ impl Instance {
                 "authentication" => instance.auth = authentication::read(line, log),
                 "auth_hmac" => instance.hmac = authentication::hmac(line, log),
                 "virtual_ipaddress" | "virtual_ipaddress_excluded" => instance.read_addresses(line, log),
-                "virtual_routes" | "virtual_rules" => routing::read(line, &mut instance.routing, log),
+                "virtual_routes" | "virtual_rules" => {
+                    routing::read(line, &globals.priorities, &mut instance.routing, log);
+                }
                 "nopreempt" => instance.nopreempt = Some(line.keyword.place.clone()),
                 "preempt" => instance.nopreempt = None,
                 "no_virtual_ipaddress" => instance.bare = true,

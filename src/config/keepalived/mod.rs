@@ -145,7 +145,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let delays = named("interface_up_down_delays").flat_map(|statement| track::delays(statement, log)).collect();
     let mut members = Vec::new();
     for statement in file.iter().filter(|statement| statement.keyword.text.starts_with("static_")) {
-        members.extend(routing::fixed(statement, &globals.default_interface, &mut fixed, log));
+        members.extend(routing::fixed(statement, &globals, &mut fixed, log));
     }
     let tracking: Vec<_> = named("track_group").filter_map(|statement| track_group::read(statement, log)).collect();
     track_group::apply(&tracking, members, &mut groups, log);
