@@ -37,19 +37,22 @@ pub enum Occasion {
     Fault,
     /// hamesh stops.
     Stop,
+    /// A reload has removed the group; without a script for it that is told as FAULT.
+    Deleted,
     /// A router of lower priority advertises beside us.
     MasterRxLowerPri,
-    /// Each of the four states, with the arguments of keepalived's `notify` appended.
+    /// Each of these states, with the arguments of keepalived's `notify` appended.
     Any,
 }
 
 impl Occasion {
     /// With the keys that they have in the files.
-    pub(super) const ALL: [(&str, Self); 6] = [
+    pub(super) const ALL: [(&str, Self); 7] = [
         ("master", Self::Master),
         ("backup", Self::Backup),
         ("fault", Self::Fault),
         ("stop", Self::Stop),
+        ("deleted", Self::Deleted),
         ("master_rx_lower_pri", Self::MasterRxLowerPri),
         ("any", Self::Any),
     ];

@@ -39,6 +39,8 @@ pub enum What {
     Fault,
     /// hamesh stops.
     Stop,
+    /// A reload has removed it.
+    Deleted,
     /// A router of lower priority advertises beside us.
     MasterRxLowerPri,
     /// The priority of a MASTER has changed.
@@ -187,6 +189,11 @@ impl Notifier {
 
     fn told(&mut self, notice: &Notice, actions: &mut Vec<Action>) {
         let Some(line) = self.lines.get_mut(&notice.object) else { return };
+        let mut notice = notice.clone();
+        // What keepalived told before it had a word for it, and does unless it is asked for the word.
+        if notice.what == What::Deleted && !line.notify.scripts.contains_key(&Occasion::Deleted) {
+            notice.what = What::Fault;
+        }
         line.last = Some(notice.clone());
         let notify = line.notify.clone();
         if notify.priority_changes || notice.what.occasion().is_some() {
@@ -262,6 +269,7 @@ impl What {
             Self::Backup => Some((Occasion::Backup, true)),
             Self::Fault => Some((Occasion::Fault, true)),
             Self::Stop => Some((Occasion::Stop, true)),
+            Self::Deleted => Some((Occasion::Deleted, true)),
             Self::MasterRxLowerPri => Some((Occasion::MasterRxLowerPri, false)),
             Self::MasterPriority | Self::BackupPriority => None,
         }
@@ -275,6 +283,7 @@ impl fmt::Display for What {
             Self::Backup => "BACKUP",
             Self::Fault => "FAULT",
             Self::Stop => "STOP",
+            Self::Deleted => "DELETED",
             Self::MasterRxLowerPri => "MASTER_RX_LOWER_PRI",
             Self::MasterPriority => "MASTER_PRIORITY",
             Self::BackupPriority => "BACKUP_PRIORITY",
@@ -305,6 +314,7 @@ impl Notice {
             What::Master => ("MASTER", "now owning"),
             What::Backup => ("BACKUP", "no longer owning"),
             What::Fault => ("FAULT", "no longer owning"),
+            What::Deleted => ("DELETED", "no longer owning"),
             What::Stop | What::MasterRxLowerPri | What::MasterPriority | What::BackupPriority => ("", ""),
         };
         let subject = if state.is_empty() { "Stopping".to_owned() } else { format!("Entering {state} state") };

@@ -218,3 +218,14 @@ fn what_is_told_of_services_is_in_keepaliveds_words() {
     notifier.handle(Event::Ended(queue("[10.0.1.2]:tcp:8080")));
     assert!(notifier.is_done());
 }
+
+#[test]
+fn one_that_is_removed_is_deleted_where_a_script_waits_for_it_and_in_fault_elsewhere() {
+    let mut plain = notifier(all());
+    assert_eq!(lines(&plain.handle(notice(What::Deleted, None))), "INSTANCE \"web\" FAULT 150\n");
+    let mut notify = all();
+    notify.scripts.insert(Occasion::Deleted, command(&["/gone"]));
+    let actions = notifier(notify).handle(notice(What::Deleted, None));
+    assert_eq!(lines(&actions), "INSTANCE \"web\" DELETED 150\n");
+    assert_eq!(runs(&actions), ["/gone"]);
+}

@@ -189,12 +189,11 @@ pub(super) fn read(line: &Statement, notify: &mut Notify, user: Option<&str>, lo
     let occasion = match line.keyword.text.as_str() {
         "notify_priority_changes" => return notify.priority_changes = flag(line, log),
         "smtp_alert" => return notify.mail = flag(line, log),
-        "notify_deleted" => {
-            let warning = Diagnostic::warning(&line.keyword.place, "`notify_deleted` is never run");
-            return log.add(
-                warning.help("an instance that a reload removes is told as FAULT, as keepalived does without it"),
-            );
+        "notify_deleted" if line.arguments.is_empty() => {
+            let warning = Diagnostic::warning(&line.keyword.place, "`notify_deleted` without a script changes nothing");
+            return log.add(warning.help("an instance that a reload removes is told as FAULT"));
         }
+        "notify_deleted" => Occasion::Deleted,
         "notify_master" => Occasion::Master,
         "notify_backup" => Occasion::Backup,
         "notify_fault" => Occasion::Fault,

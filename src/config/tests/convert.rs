@@ -63,7 +63,7 @@ const EXAMPLES: &[&str] = &[
      smtp_connect_timeout 5\n smtp_helo_name me\n no_email_faults\n smtp_alert\n vrrp_notify_fifo /run/f\n notify_fifo /run/g\n \
      script_user root\n startup_script \"/bin/echo a 'b c'\" nobody\n startup_script_timeout 7\n shutdown_script /bin/true\n vrrp_notify_fifo_script \"/usr/bin/reader -x 'a b'\" nobody\n vrrp_notify_priority_changes on\n}\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n notify_master \"/bin/up 1 2\" nobody\n \
-     notify_backup /bin/down\n notify_fault /bin/fault\n notify_stop /bin/stop\n notify_master_rx_lower_pri /bin/rx\n notify \"/bin/any x\"\n }\n\
+     notify_backup /bin/down\n notify_fault /bin/fault\n notify_stop /bin/stop\n notify_deleted /bin/gone\n notify_master_rx_lower_pri /bin/rx\n notify \"/bin/any x\"\n }\n\
      vrrp_instance w { interface eth0\n virtual_router_id 2\n virtual_ipaddress { 10.0.0.2/24 }\n smtp_alert off\n notify_priority_changes no\n }\n",
     // Delays and bursts.
     "garp_group {\n garp_interval 0.02\n gna_interval 0.01\n interface eth0\n interfaces {\n eth1\n eth2\n }\n }\nglobal_defs {\n vrrp_garp_interval 0.0005\n vrrp_startup_delay 3\n vrrp_garp_master_refresh 0\n}\n\

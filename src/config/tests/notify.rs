@@ -56,7 +56,7 @@ fn keepalived_conf_says_where_it_is_taken_differently() {
     let cases = [
         ("", "notify_master /bin/up", "k.conf:6:2: warning: `notify_master` runs as hamesh does"),
         ("script_user root", "notify_master \"/bin/up > /x\"", "`>` needs a shell, and scripts are run without one"),
-        ("script_user root", "notify_deleted /bin/up", "`notify_deleted` is never run"),
+        ("script_user root", "notify_deleted", "`notify_deleted` without a script changes nothing"),
         ("", "smtp_alert", "the states of `v` are mailed to nobody"),
         ("vrrp_notify_fifo_script /bin/x", "", "there is no FIFO for this script to read"),
         ("smtp_server a b", "", "`smtp_server` has a port"),

@@ -118,7 +118,7 @@ impl Director {
     async fn begin(&mut self, name: &GroupName) {
         let Some(wanted) = self.wanted(name).cloned() else {
             if let Some(mut gone) = self.groups.remove(name) {
-                tell(&mut gone, What::Fault, &mut self.outputs);
+                tell(&mut gone, What::Deleted, &mut self.outputs);
             }
             self.alarms.set(name, None);
             if self.places.remove(name).is_some() {
