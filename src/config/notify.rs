@@ -72,6 +72,8 @@ pub struct Command {
 pub struct Notifications {
     /// Where a line is written for every change.
     pub fifos: Vec<Fifo>,
+    /// Whether a reload writes the state of each group into them again.
+    pub again: bool,
     /// Who is written to.
     pub mail: Option<Mail>,
     /// A script that takes longer is killed; at least 10 ms.
@@ -93,7 +95,7 @@ pub struct Once {
 
 impl Default for Notifications {
     fn default() -> Self {
-        Self { fifos: Vec::new(), mail: None, timeout: DEFAULT_TIMEOUT, startup: None, shutdown: None }
+        Self { fifos: Vec::new(), again: false, mail: None, timeout: DEFAULT_TIMEOUT, startup: None, shutdown: None }
     }
 }
 
@@ -214,6 +216,7 @@ pub(super) fn read(section: Section<'_>, log: &Log) -> Notifications {
     let fifos = section.get("fifo").and_then(Value::list).unwrap_or_default();
     let notifications = Notifications {
         fifos: fifos.into_iter().filter_map(|value| read_fifo(value, log)).collect(),
+        again: section.get("fifo_on_reload").and_then(Value::boolean).is_some_and(|again| again.value),
         mail: section.get("mail").and_then(|value| read_mail(value, log)),
         timeout: read_timeout(&section, DEFAULT_TIMEOUT, log),
         startup: section.get("startup").and_then(|value| read_once(value, log)),
@@ -283,7 +286,7 @@ fn show_words(Command { words, user }: &Command, quoted: fn(&str) -> String) -> 
 
 /// `[notify]`, where it says anything.
 pub(super) fn show(notify: &Notifications, quoted: fn(&str) -> String, seconds: fn(Duration) -> String) -> String {
-    let Notifications { fifos, mail, timeout, startup, shutdown } = notify;
+    let Notifications { fifos, again, mail, timeout, startup, shutdown } = notify;
     if *notify == Notifications::default() {
         return String::new();
     }
@@ -296,6 +299,9 @@ pub(super) fn show(notify: &Notifications, quoted: fn(&str) -> String, seconds: 
     };
     if !fifos.is_empty() {
         text += &format!("fifo = [{}]\n", fifos.iter().map(fifo).collect::<Vec<_>>().join(", "));
+    }
+    if *again {
+        text += "fifo_on_reload = true\n";
     }
     for (key, once) in [("startup", startup), ("shutdown", shutdown)] {
         if let Some(Once { command, timeout }) = once {

@@ -132,6 +132,8 @@ impl Hand {
                     Some(Told::Event(event)) => event,
                     Some(Told::Reload(objects)) => {
                         self.notifier.adopt(objects);
+                        let again = self.notifier.again();
+                        self.perform(again);
                         continue;
                     }
                     Some(Told::Finish { stopped, done }) => {
@@ -154,7 +156,8 @@ impl Hand {
                     None => continue,
                 },
             };
-            self.perform(event);
+            let actions = self.notifier.handle(event);
+            self.perform(actions);
         }
         for child in &children {
             script::kill_group(child, Signal::TERM);
@@ -164,8 +167,8 @@ impl Hand {
         }
     }
 
-    fn perform(&mut self, event: Event) {
-        for action in self.notifier.handle(event) {
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
             match action {
                 Action::Run(queue, run) => {
                     let (turns, patience, hurry) = (self.turns.clone(), self.patience, self.hurry.subscribe());

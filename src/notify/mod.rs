@@ -136,6 +136,7 @@ pub struct Notifier {
     /// Where something runs: what waits for its end.
     queues: BTreeMap<Queue, VecDeque<Run>>,
     fifos: Vec<Fifo>,
+    again: bool,
     mail: Option<Mail>,
     node: String,
 }
@@ -143,9 +144,9 @@ pub struct Notifier {
 impl Notifier {
     /// For the node of this name, and what each object wants told.
     pub fn new(node: &str, general: &Notifications, objects: impl IntoIterator<Item = (Object, Notify)>) -> Self {
-        let (fifos, mail) = (general.fifos.clone(), general.mail.clone());
+        let (fifos, again, mail) = (general.fifos.clone(), general.again, general.mail.clone());
         let (lines, queues) = (BTreeMap::new(), BTreeMap::new());
-        let mut notifier = Self { lines, queues, fifos, mail, node: node.to_owned() };
+        let mut notifier = Self { lines, queues, fifos, again, mail, node: node.to_owned() };
         notifier.adopt(objects);
         notifier
     }
@@ -157,6 +158,14 @@ impl Notifier {
             let line = self.lines.entry(object).or_default();
             (line.notify, line.leaves) = (notify, false);
         }
+    }
+
+    /// What a reload writes into the FIFOs, if it is to: the last that was told of each that stays.
+    pub fn again(&self) -> Vec<Action> {
+        let last = self.lines.values().filter(|line| self.again && !line.leaves).filter_map(|line| line.last.as_ref());
+        let mut actions = Vec::new();
+        last.for_each(|notice| self.write(Topic::Vips, notice.to_string(), &mut actions));
+        actions
     }
 
     /// Whether everything is told, but for mail.

@@ -229,3 +229,13 @@ fn one_that_is_removed_is_deleted_where_a_script_waits_for_it_and_in_fault_elsew
     assert_eq!(lines(&actions), "INSTANCE \"web\" DELETED 150\n");
     assert_eq!(runs(&actions), ["/gone"]);
 }
+
+#[test]
+fn a_reload_writes_the_states_again_where_it_is_to() {
+    for (again, written) in [(false, ""), (true, "INSTANCE \"web\" MASTER 150\n")] {
+        let mut notifier = Notifier::new("lb1", &Notifications { again, ..general() }, [(web(), all())]);
+        notifier.handle(notice(What::Master, None));
+        notifier.adopt([(web(), all()), (Object::Instance("new".to_owned()), all())]);
+        assert_eq!(lines(&notifier.again()), written);
+    }
+}

@@ -24,7 +24,7 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (OwnWay, "enable_snmp_vrrp enable_snmp_checker enable_snmp_rfc enable_snmp_rfcv2 enable_snmp_rfcv3 enable_snmp_keepalived enable_traps snmp_socket snmp_name snmp_vs_stats_update_interval snmp_rs_stats_update_interval enable_dbus dbus_service_name dbus_no_interface_name", "there is no SNMP or D-Bus: `hamesh status --json` and `admin.metrics` have the same"),
     (OwnWay, "state_dump_file stats_dump_file json_dump_file json_version data_use_instance", "nothing is dumped into files: see `hamesh status --json`"),
     (OwnWay, "vrrp_netlink_cmd_rcv_bufs vrrp_netlink_cmd_rcv_bufs_force vrrp_netlink_monitor_rcv_bufs vrrp_netlink_monitor_rcv_bufs_force lvs_netlink_cmd_rcv_bufs lvs_netlink_cmd_rcv_bufs_force lvs_netlink_monitor_rcv_bufs lvs_netlink_monitor_rcv_bufs_force process_monitor_rcv_bufs process_monitor_rcv_bufs_force vrrp_rx_bufs_policy vrrp_rx_bufs_multiplier kernel_rx_buf_size", "what a buffer has no room for is looked up again"),
-    (OwnWay, "reload_check_config config_save_dir tmp_config_directory fifo_write_vrrp_states_on_reload", "a reload checks the new files first, and one that is bad changes nothing"),
+    (OwnWay, "reload_check_config config_save_dir tmp_config_directory", "a reload checks the new files first, and one that is bad changes nothing"),
     (OwnWay, "nftables nftables_priority nftables_counters nftables_ifindex vrrp_iptables vrrp_ipsets", "the gate is nftables, in a table of its own"),
     (OwnWay, "checker_log_all_failures", "every change of a server is logged with its reason, `hamesh service show` has the last answer"),
     (OwnWay, "promote_secondaries", "it is set where VIPs are"),

@@ -24,7 +24,8 @@ pub(super) const INSTANCE: [&str; 9] = [
 ];
 
 /// Of `global_defs`.
-pub(super) const GLOBAL: [&str; 22] = [
+pub(super) const GLOBAL: [&str; 23] = [
+    "fifo_write_vrrp_states_on_reload",
     "startup_script",
     "startup_script_timeout",
     "shutdown_script",
@@ -60,6 +61,7 @@ pub(super) struct Globals {
     fifos: [Option<PathBuf>; 3],
     scripts: [Option<(Command, Place)>; 3],
     priority_changes: bool,
+    again: bool,
     /// At the start, and at the stop.
     once: [Option<Command>; 2],
     once_timeouts: [Option<(Duration, Place)>; 2],
@@ -91,6 +93,7 @@ impl Globals {
             "shutdown_script" => self.once[1] = command(line, user, log),
             "startup_script_timeout" => self.once_timeouts[0] = once_timeout(line, log).map(|time| (time, place)),
             "shutdown_script_timeout" => self.once_timeouts[1] = once_timeout(line, log).map(|time| (time, place)),
+            "fifo_write_vrrp_states_on_reload" => self.again = flag(line, log),
             "vrrp_notify_priority_changes" => self.priority_changes = flag(line, log),
             "notification_email" => {
                 let to = block(line, log).iter().map(|line| &line.keyword);
@@ -131,7 +134,7 @@ impl Globals {
     }
 
     pub(super) fn build(&self, log: &Log) -> Notifications {
-        let mut notifications = Notifications::default();
+        let mut notifications = Notifications { again: self.again, ..Notifications::default() };
         for ((fifo, script), about) in self.fifos.iter().zip(&self.scripts).zip(FIFOS) {
             match (fifo, script) {
                 (Some(path), script) => {

@@ -61,7 +61,7 @@ const EXAMPLES: &[&str] = &[
     // Who is told.
     "global_defs {\n router_id R1\n notification_email {\n a@x.org\n b@x.org\n }\n notification_email_from k@x.org\n smtp_server ::1 2525\n \
      smtp_connect_timeout 5\n smtp_helo_name me\n no_email_faults\n smtp_alert\n vrrp_notify_fifo /run/f\n notify_fifo /run/g\n \
-     script_user root\n startup_script \"/bin/echo a 'b c'\" nobody\n startup_script_timeout 7\n shutdown_script /bin/true\n vrrp_notify_fifo_script \"/usr/bin/reader -x 'a b'\" nobody\n vrrp_notify_priority_changes on\n}\n\
+     script_user root\n startup_script \"/bin/echo a 'b c'\" nobody\n startup_script_timeout 7\n shutdown_script /bin/true\n vrrp_notify_fifo_script \"/usr/bin/reader -x 'a b'\" nobody\n vrrp_notify_priority_changes on\n fifo_write_vrrp_states_on_reload\n}\n\
      vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.1/24 }\n notify_master \"/bin/up 1 2\" nobody\n \
      notify_backup /bin/down\n notify_fault /bin/fault\n notify_stop /bin/stop\n notify_deleted /bin/gone\n notify_master_rx_lower_pri /bin/rx\n notify \"/bin/any x\"\n }\n\
      vrrp_instance w { interface eth0\n virtual_router_id 2\n virtual_ipaddress { 10.0.0.2/24 }\n smtp_alert off\n notify_priority_changes no\n }\n",

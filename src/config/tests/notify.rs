@@ -25,7 +25,7 @@ fn who_is_told() {
     let (startup, shutdown) = (once(&["/prepare"], 10), once(&["/tidy", "up"], 3));
     assert_eq!(
         config.notify,
-        Notifications { fifos, mail: Some(mail), timeout: Duration::from_secs(5), startup, shutdown }
+        Notifications { fifos, again: false, mail: Some(mail), timeout: Duration::from_secs(5), startup, shutdown }
     );
     assert!(config.warnings.is_empty());
 }
