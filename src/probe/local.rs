@@ -4,13 +4,18 @@ use super::Trouble;
 use super::script;
 use crate::config::track::{Arguments, Process};
 use crate::health::Share;
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 /// The longest file that holds a number.
-const NUMBER: usize = 64;
+const NUMBER: u64 = 64;
 
 /// 0 is up; where it is `dynamic`, 2 to 255 is up with a weight of so much less 2.
 pub(super) async fn script(
@@ -30,8 +35,14 @@ pub(super) async fn script(
 /// The number in it, times `weight`, is added to the server's; without a weight it must be 0.
 pub(super) async fn file(path: &Path, weight: i32) -> Result<Share, Trouble> {
     let path = path.to_owned();
-    let read = spawn_blocking(move || number(&path)).await;
-    let number = read.map_err(|error| Trouble::Here(format!("not read: {error}")))?;
+    // Nothing ends a read of a file system that is gone: the next one waits for it, and not on a thread.
+    let turn = turn(&path).lock_owned().await;
+    let read = spawn_blocking(move || {
+        let _turn = turn;
+        number(&path)
+    });
+    let number = read.await.map_err(io::Error::other).flatten();
+    let number = number.map_err(|error| Trouble::Here(format!("not read: {error}")))?;
     match (weight, number) {
         (0, 0) => Ok(Share::Configured),
         (0, number) => Err(format!("the file says {number}").into()),
@@ -39,11 +50,26 @@ pub(super) async fn file(path: &Path, weight: i32) -> Result<Share, Trouble> {
     }
 }
 
+/// Whose it is to read a file: one at a time.
+fn turn(path: &Path) -> Arc<Mutex<()>> {
+    static TURNS: std::sync::Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = std::sync::Mutex::new(BTreeMap::new());
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    // Those that nobody waits for.
+    turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+    turns.entry(path.to_owned()).or_default().clone()
+}
+
 /// 0 without a file, or without a number in it.
-fn number(path: &Path) -> i64 {
-    let text = fs::read(path).unwrap_or_default();
-    let text = str::from_utf8(&text[..text.len().min(NUMBER)]).unwrap_or_default();
-    text.trim().parse::<i32>().map_or(0, i64::from)
+fn number(path: &Path) -> io::Result<i64> {
+    // A FIFO is not waited for.
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let Ok(file) = opened else { return Ok(0) };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("no regular file"));
+    }
+    let mut text = String::new();
+    let read = file.take(NUMBER).read_to_string(&mut text);
+    Ok(read.ok().and_then(|_| text.trim().parse::<i32>().ok()).map_or(0, i64::from))
 }
 
 /// A process of this name: that of its program's file, or what it calls itself.
@@ -64,14 +90,14 @@ pub(super) async fn process(name: &str) -> Result<(), Trouble> {
 /// In words: they cannot be listed.
 pub(crate) async fn count(process: &Process) -> Result<u32, String> {
     let process = process.clone();
-    let counted = spawn_blocking(move || -> std::io::Result<u32> {
+    let counted = spawn_blocking(move || -> io::Result<u32> {
         let mut count = 0;
         for command in commands(&process.command[0])? {
             count += u32::from(has_arguments(&process, &command?));
         }
         Ok(count)
     });
-    let counted = counted.await.map_err(std::io::Error::other).flatten();
+    let counted = counted.await.map_err(io::Error::other).flatten();
     counted.map_err(|error| format!("processes cannot be listed: {error}"))
 }
 
@@ -90,14 +116,14 @@ fn has_arguments(process: &Process, command: &[u8]) -> bool {
     }
 }
 
-fn runs(name: &str) -> std::io::Result<bool> {
+fn runs(name: &str) -> io::Result<bool> {
     commands(name)?.next().transpose().map(|found| found.is_some())
 }
 
 /// The command lines of the processes of this name: that of their program's file, with its path or without, or what they
 /// call themselves.
-fn commands(name: &str) -> std::io::Result<impl Iterator<Item = std::io::Result<Vec<u8>>>> {
-    let of = move |entry: std::io::Result<fs::DirEntry>| {
+fn commands(name: &str) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>>> {
+    let of = move |entry: io::Result<fs::DirEntry>| {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
@@ -151,6 +177,23 @@ mod tests {
         assert_eq!(file(&path, 0).await, Err(Trouble::There("the file says -3".to_owned())));
         fs::write(&path, [b'9'; 1000]).unwrap();
         assert_eq!(file(&path, 1).await, Ok(Share::More(0)), "no number");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_holds_nobody_up_and_one_read_waits_for_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [&*fifo, Path::new("/dev/zero")] {
+            assert_eq!(file(path, 0).await, Err(Trouble::Here("not read: no regular file".to_owned())));
+        }
+        // As long as the last read has not ended, a check begins none.
+        let path = dir.path().join("weight");
+        let last = turn(&path).lock_owned().await;
+        let patience = Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, file(&path, 0)).await.is_err());
+        drop(last);
+        assert_eq!(file(&path, 0).await, Ok(Share::Configured));
     }
 
     #[tokio::test]
