@@ -2,7 +2,7 @@
 
 use super::{Trouble, words};
 use crate::config::check::Way;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
@@ -26,8 +26,14 @@ pub(super) async fn connect(address: SocketAddr, way: &Way) -> Result<TcpStream,
 
 /// A socket that hears `address` only.
 pub(super) async fn datagrams(address: SocketAddr, way: &Way) -> Result<UdpSocket, Trouble> {
-    let socket = UdpSocket::bind(source(address.ip(), way)).await.map_err(here)?;
-    go(SockRef::from(&socket), way).map_err(here)?;
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), None)?;
+        // First: an address that is of a link alone is bound on its interface only.
+        go(SockRef::from(&socket), way)?;
+        socket.bind(&source(address.ip(), way).into())?;
+        UdpSocket::from_std(socket.into())
+    };
+    let socket = open().map_err(here)?;
     socket.connect(address).await.map_err(failed)?;
     Ok(socket)
 }

@@ -256,6 +256,22 @@ async fn a_check_goes_the_way_that_it_is_told() {
     assert!(ask_by(address, &Probe::Tcp, &out, PATIENCE).await.unwrap_err().starts_with("unasked: "));
 }
 
+#[test]
+fn a_datagram_leaves_from_an_address_of_its_link_alone() {
+    crate::kernel::tests::on_a_cable(async |_| {
+        crate::kernel::tests::ip("-6 addr add fe80::9/64 dev eth0 nodad");
+        let link: std::net::IpAddr = "fe80::9".parse().unwrap();
+        let way = Way { source: Some(link), interface: Some("eth0".to_owned()), ..Way::default() };
+        for probe in [
+            Probe::Udp { payload: None, reply: None },
+            Probe::Dns { name: "example.org".to_owned(), record: Record::A },
+        ] {
+            let asked = ask_by(SocketAddr::new(link, 9), &probe, &way, PATIENCE).await;
+            assert_eq!(asked, Err("port unreachable".to_owned()));
+        }
+    });
+}
+
 /// A server that does nothing but TLS handshakes, with a certificate of its own making for `lb.example.org`, and its PEM.
 async fn secure(versions: &[&'static rustls::SupportedProtocolVersion]) -> (SocketAddr, String) {
     let made = rcgen::generate_simple_self_signed(["lb.example.org".to_owned()]).unwrap();
