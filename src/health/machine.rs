@@ -232,7 +232,9 @@ impl Health {
     pub fn next_deadline(&self) -> Moment {
         let ask = self.agenda.first().map_or(self.next_beat, |(due, _)| *due);
         let settles = self.unsettled.then_some(self.concluded + PACE);
-        let due = [Some(ask), Some(self.next_beat), self.next_turn, settles];
+        // Time changes nothing sooner than answers do.
+        let turn = self.next_turn.map(|turn| turn.max(self.concluded + PACE));
+        let due = [Some(ask), Some(self.next_beat), turn, settles];
         self.started + due.into_iter().flatten().min().unwrap_or(ask)
     }
 

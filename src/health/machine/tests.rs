@@ -193,6 +193,20 @@ fn slow_answers_lower_the_weight_and_quick_ones_raise_it() {
 }
 
 #[test]
+fn a_short_slow_start_waits_between_its_steps() {
+    let mut services = services(2, 0);
+    services.get_mut("web").unwrap().slow_start = SECOND;
+    let mut mesh = Mesh::of(1, &services);
+    mesh.pass(5 * SECOND, |_, server| server != 2);
+    assert_eq!(mesh.serves(1), 1);
+    for _ in 0..80 {
+        mesh.pass(STEP, |_, _| true);
+        assert!(!mesh.now.reached(mesh.minds[&NodeId(1)].next_deadline()), "it has just been asked");
+    }
+    assert_eq!(mesh.serves(1), 2);
+}
+
+#[test]
 fn one_server_of_many_is_no_bad_path() {
     let mut mesh = Mesh::new(3, 8, 0);
     mesh.pass(5 * SECOND, |_, _| true);
