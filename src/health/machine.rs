@@ -14,7 +14,7 @@ use hamesh_gossip::assignment::observers;
 use hamesh_gossip::observation::{self, Seen, TargetId};
 use hamesh_raft::command::{GroupName, NodeId, ServerOrder};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,9 +165,15 @@ impl Health {
     fn serve(&mut self, mesh: HealthMesh, services: &BTreeMap<String, Service>) {
         let mut before = std::mem::take(&mut self.targets);
         let mut served = std::mem::take(&mut self.services);
+        let mut sources = BTreeMap::<TargetId, Vec<(Option<IpAddr>, u16)>>::new();
         for (name, service) in services {
             let mut watch = |target: Target| {
-                let id = target.id();
+                let (alike, source) = (sources.entry(target.id(0)).or_default(), target.source());
+                let place = alike.iter().position(|other| *other == source).unwrap_or(alike.len());
+                if place == alike.len() {
+                    alike.push(source);
+                }
+                let id = target.id(place);
                 let watched = self.targets.entry(id).or_insert_with(|| {
                     let (watch, others) = match before.remove(&id) {
                         Some(Watched { watch, others, .. }) => (watch, others),

@@ -4,7 +4,7 @@ use super::{Answer, Said, Share};
 use crate::config::check::{Check, Loss, Probe, Slow};
 use crate::config::service::Server;
 use hamesh_gossip::observation::{Seen, TargetId};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What is asked, and how often.
@@ -27,12 +27,19 @@ impl Target {
         server.checks.iter().map(move |check| Self { address: to(check), check: check.clone() })
     }
 
-    /// The same on every node that asks the same, wherefrom it may ask.
-    pub fn id(&self) -> TargetId {
+    /// The same on every node that asks the same, wherefrom it may ask: directors have addresses of their own. Of the targets
+    /// of one director that differ in nothing else each has its place, in the order of the configuration, which they share.
+    pub(super) fn id(&self, place: usize) -> TargetId {
         let Check { probe, way, interval, again, timeout, warmup: _, fall, rise, slow, loss } = &self.check;
         let way = (&way.interface, &way.mark);
         let times = (interval, again, timeout, fall, rise, slow, loss);
-        TargetId::of(&format!("{} {probe:?} {way:?} {times:?}", self.address))
+        let place = if place == 0 { String::new() } else { format!(" {place}") };
+        TargetId::of(&format!("{} {probe:?} {way:?} {times:?}{place}", self.address))
+    }
+
+    /// Wherefrom it is asked.
+    pub(super) fn source(&self) -> (Option<IpAddr>, u16) {
+        (self.check.way.source, self.check.way.source_port)
     }
 
     /// Whether it is never left to others: what is asked of this machine costs nothing.

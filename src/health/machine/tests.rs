@@ -96,7 +96,7 @@ impl Mesh {
                 match action {
                     Action::Ask(id, target) => {
                         *self.asked.entry(node).or_default() += 1;
-                        let std::net::IpAddr::V4(ip) = target.address.ip() else { panic!() };
+                        let IpAddr::V4(ip) = target.address.ip() else { panic!() };
                         let up = answers(node, ip.octets()[3]);
                         let said = if up { Said::Up(Share::Configured) } else { Said::Down("refused".to_owned()) };
                         events.push(Event::Answered(id, Answer { said, took: self.took }));
@@ -206,6 +206,29 @@ fn a_short_slow_start_waits_between_its_steps() {
     assert_eq!(mesh.serves(1), 2);
 }
 
+/// Directors ask from addresses of their own, and share what they see all the same.
+#[test]
+fn what_is_asked_from_two_addresses_is_two_targets_and_the_same_two_everywhere() {
+    let asked = |sources: [u8; 2]| {
+        let mut services = services(1, 0);
+        services.insert("web2".to_owned(), services["web"].clone());
+        for (service, source) in services.values_mut().zip(sources) {
+            service.servers[0].checks[0].way.source = Some([10, 0, 0, source].into());
+        }
+        let mut health = Health::new(Moment::default(), NodeId(1), HealthMesh::default(), &services);
+        let actions = health.handle(Moment::default(), Event::Holds(["web".to_owned()].into()));
+        let asks = actions.into_iter().filter_map(|action| match action {
+            Action::Ask(id, target) => Some((target.check.way.source, id)),
+            Action::Say(..) | Action::Want(_) | Action::Tell(_) | Action::Short(..) => None,
+        });
+        asks.collect::<BTreeMap<_, _>>()
+    };
+    let (here, there) = (asked([1, 2]), asked([3, 4]));
+    assert_eq!(here.keys().map(|source| source.unwrap().to_string()).collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.2"]);
+    assert!(here.values().eq(there.values()) && here.values().collect::<BTreeSet<_>>().len() == 2);
+    assert_eq!(asked([5, 5]).values().collect::<Vec<_>>(), [&here[&Some([10, 0, 0, 1].into())]]);
+}
+
 #[test]
 fn one_server_of_many_is_no_bad_path() {
     let mut mesh = Mesh::new(3, 8, 0);
@@ -280,7 +303,7 @@ fn an_order_holds_everywhere_and_its_time_runs_out_by_itself() {
     mesh.event(NodeId(1), Event::Orders(drain), &|_, _| true);
     let weight = |mesh: &Mesh| {
         let table = mesh.wanted[&NodeId(1)]["web"].values().next().unwrap().servers.clone();
-        table.iter().find(|(at, _)| at.ip == std::net::IpAddr::from([10, 0, 5, 2])).map(|(_, server)| server.weight)
+        table.iter().find(|(at, _)| at.ip == IpAddr::from([10, 0, 5, 2])).map(|(_, server)| server.weight)
     };
     assert_eq!(weight(&mesh), Some(0));
     mesh.pass(9 * SECOND, |_, _| true);
@@ -312,7 +335,7 @@ fn reloaded(change: impl Fn(&mut Service), answers: impl Fn(NodeId, u8) -> bool 
     }
     let at_once = mesh.serves(1);
     for (id, address) in asked {
-        let up = (1..=4).any(|n| address.ip() == std::net::IpAddr::from([10, 0, 5, n]) && answers(NodeId(1), n));
+        let up = (1..=4).any(|n| address.ip() == IpAddr::from([10, 0, 5, n]) && answers(NodeId(1), n));
         let said = if up { Said::Up(Share::Configured) } else { Said::Down("refused".to_owned()) };
         mesh.event(NodeId(1), Event::Answered(id, Answer { said, took: mesh.took }), &answers);
     }
