@@ -4,12 +4,14 @@
 //! It is apart from the lane because a large table takes the kernel longer than a renewal may wait. A claim waits for
 //! it, and not for long; an unclaim, which comes after the gate is shut, does not wait at all.
 
-use crate::config::{self, Config, ipvs::Sync};
+mod beside;
+
+use crate::config::{self, Config};
 use crate::health::Wanted;
 use crate::ipvs::{Change, Counts, Scope, ServiceKey, Table, plan};
-use crate::kernel::KernelError;
-use crate::kernel::ipvs::{BATCH, Ipvs, SyncDaemon, SyncRole, Timeouts};
+use crate::kernel::ipvs::{BATCH, Ipvs};
 use anyhow::Context;
+use beside::Beside;
 use hamesh_raft::command::GroupName;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
@@ -50,8 +52,10 @@ pub(crate) enum Order {
 /// For people.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BalanceStatus {
-    /// What the kernel has refused.
+    /// What the kernel has refused of services.
     pub(crate) trouble: Option<String>,
+    /// What it has refused beside them: synchronization daemons, timeouts.
+    pub(crate) beside: Option<String>,
     /// Changes that somebody else had made and that were undone.
     pub(crate) repaired: u64,
     /// What is served here, and how much, as of the last look.
@@ -143,16 +147,20 @@ fn follow(
     std::thread::Builder::new().name("ipvs".to_owned()).spawn(move || {
         let ipvs = Ipvs::open().context("services are configured");
         let begun = ipvs.and_then(|mut ipvs| {
-            begin(&mut ipvs, &config, held.is_empty())?;
-            Ok((ipvs.table(&scope)?, ipvs))
+            // Nothing of others goes while a claim of ours goes on.
+            if config.flush && held.is_empty() {
+                ipvs.flush()?;
+            }
+            let beside = Beside::begin(&mut ipvs, &config)?;
+            Ok((ipvs.table(&scope)?, beside, ipvs))
         });
         match begun {
-            Ok((present, ipvs)) => {
+            Ok((present, beside, ipvs)) => {
                 let (pending, waiting, wanted) = (VecDeque::new(), Vec::new(), None);
-                let (sync, syncing) = (config.sync, Vec::new());
                 let mut balancer =
-                    Balancer { ipvs, scope, orders, pending, waiting, wanted, held, present, status, sync, syncing };
+                    Balancer { ipvs, scope, orders, pending, waiting, wanted, held, present, status, beside };
                 balancer.settle();
+                // A LAN between directors may come later; what is beside services is tried again.
                 ready_in.send(balancer.trouble().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))).ok();
                 balancer.run();
             }
@@ -175,27 +183,7 @@ struct Balancer {
     held: BTreeSet<GroupName>,
     present: Table,
     status: Arc<Mutex<BalanceStatus>>,
-    sync: Option<Sync>,
-    /// The synchronization daemons that run.
-    syncing: Vec<SyncRole>,
-}
-
-/// What a start does beside its services. Nothing of others goes while a claim of ours goes on.
-fn begin(ipvs: &mut Ipvs, config: &config::Ipvs, idle: bool) -> Result<(), KernelError> {
-    if config.flush && idle {
-        ipvs.flush()?;
-    }
-    let config::ipvs::Timeouts { tcp, tcp_fin, udp } = config.timeouts;
-    if config.timeouts != config::ipvs::Timeouts::default() {
-        ipvs.set_timeouts(Timeouts { tcp, tcp_fin, udp })?;
-    }
-    if config.sync.is_some() {
-        // Of an earlier run, perhaps with other settings.
-        for daemon in ipvs.sync_daemons()? {
-            ipvs.stop_sync(daemon.role)?;
-        }
-    }
-    Ok(())
+    beside: Beside,
 }
 
 impl Balancer {
@@ -237,8 +225,7 @@ impl Balancer {
                 self.held.clear();
                 if done.is_some() {
                     // This is the end.
-                    self.follow_sync(&[]).ok();
-                    self.sync = None;
+                    self.beside.end(&mut self.ipvs);
                 }
                 return done;
             }
@@ -292,35 +279,29 @@ impl Balancer {
                 return false;
             }
         }
-        let roles: &[SyncRole] = match self.sync.as_ref().map(|sync| &sync.vip) {
-            None => &[],
-            Some(None) => &[SyncRole::Master, SyncRole::Backup],
-            Some(Some(vip)) if self.held.contains(vip) => &[SyncRole::Master],
-            Some(Some(_)) => &[SyncRole::Backup],
-        };
-        if let Err(error) = self.follow_sync(roles) {
-            tracing::error!(%error, "connections are not told to other directors, or not heard of; trying again");
-            refused = Some(error.to_string());
-        }
         lock(&self.status).trouble = refused;
+        self.settle_beside();
         true
     }
 
-    /// Has just these synchronization daemons run.
-    fn follow_sync(&mut self, roles: &[SyncRole]) -> Result<(), KernelError> {
-        let Some(sync) = &self.sync else { return Ok(()) };
-        for role in self.syncing.clone().into_iter().filter(|role| !roles.contains(role)) {
-            self.ipvs.stop_sync(role)?;
-            self.syncing.retain(|running| *running != role);
-        }
-        for role in roles {
-            if !self.syncing.contains(role) {
-                let Sync { interface, vip: _, id, longest, group, port, ttl } = sync.clone();
-                self.ipvs.start_sync(&SyncDaemon { role: *role, interface, id, longest, group, port, ttl })?;
-                self.syncing.push(*role);
+    /// The same, of what is beside services.
+    fn settle_beside(&mut self) {
+        let settled = self.beside.settle(&mut self.ipvs, &self.held);
+        let mut status = lock(&self.status);
+        let refused = match settled {
+            Ok(changed) => {
+                if changed > 0 {
+                    tracing::warn!("somebody else has changed IPVS's synchronization or timeouts; put right");
+                }
+                status.repaired += changed;
+                None
             }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = refused.as_ref().filter(|_| refused != status.beside) {
+            tracing::error!(%error, "IPVS's synchronization or timeouts are not as they should be; trying again");
         }
-        Ok(())
+        status.beside = refused;
     }
 
     /// What the kernel really has.

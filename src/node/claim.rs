@@ -427,7 +427,8 @@ impl Hands {
     /// What a person should know.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let balance = self.balance.status();
-        let refused = balance.trouble.map(|why| format!("IPVS is not as it should be: {why}"));
+        let refused =
+            balance.trouble.into_iter().chain(balance.beside).map(|why| format!("IPVS is not as it should be: {why}"));
         self.trouble.iter().cloned().chain(refused).collect()
     }
 }

@@ -207,12 +207,16 @@ impl Ipvs {
         self.order(command::NEW_DAEMON, codec::put_sync_daemon(daemon), &what)
     }
 
-    /// Stops the synchronization daemon of a role.
+    /// Stops the synchronization daemon of a role, if there is one.
     ///
     /// # Errors
-    /// The kernel's refusal: there is none.
+    /// The kernel's refusal.
     pub fn stop_sync(&mut self, role: SyncRole) -> Result<(), KernelError> {
-        self.order(command::DEL_DAEMON, codec::put_sync_role(role), &format!("stop the IPVS synchronization {role:?}"))
+        let what = format!("stop the IPVS synchronization {role:?}");
+        match self.order(command::DEL_DAEMON, codec::put_sync_role(role), &what) {
+            Err(error) if error.errno() == Some(libc::ESRCH) => Ok(()),
+            stopped => stopped,
+        }
     }
 
     fn order(&mut self, command: u8, attributes: Writer, what: &str) -> Result<(), KernelError> {
