@@ -2,6 +2,7 @@
 
 use super::{Endpoint, Server, Service, ServiceKey, Settings, Table};
 use hamesh_raft::command::Family;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -51,7 +52,7 @@ impl Change {
 }
 
 /// The services that are ours to put right. All others belong to somebody else and are left alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     /// Every service on these addresses.
     pub addresses: BTreeSet<IpAddr>,
@@ -66,6 +67,12 @@ impl Scope {
             ServiceKey::Address(_, endpoint) => self.addresses.contains(&endpoint.ip),
             ServiceKey::Mark(mark, family) => self.marks.contains(&(*mark, *family)),
         }
+    }
+
+    /// What is in this one or in `other`.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        Self { addresses: &self.addresses | &other.addresses, marks: &self.marks | &other.marks }
     }
 }
 

@@ -5,15 +5,18 @@
 //! it, and not for long; an unclaim, which comes after the gate is shut, does not wait at all.
 
 mod beside;
+mod owned;
 
 use crate::config::{self, Config};
 use crate::health::Wanted;
-use crate::ipvs::{Change, Counts, Scope, ServiceKey, Table, plan};
+use crate::ipvs::{Counts, Scope, ServiceKey, Table, plan};
 use crate::kernel::ipvs::{BATCH, Ipvs};
 use anyhow::Context;
 use beside::Beside;
 use hamesh_raft::command::GroupName;
+use owned::Owned;
 use std::collections::{BTreeSet, VecDeque};
+use std::io::ErrorKind;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -75,20 +78,32 @@ struct Shared {
 
 impl Balance {
     /// Starts the thread where there are services, in this network namespace, after it has removed every service that is
-    /// ours but those of the groups that are `held`, whose claim goes on. One that runs stays.
+    /// ours but those of the groups that are `held`, whose claim goes on. One that runs stays. What was ours in an earlier
+    /// run, and is not configured any more, goes in any case.
     ///
     /// # Errors
     /// No IPVS, or what an earlier run has left cannot be removed.
     pub(crate) fn begin(&self, config: &Config, held: BTreeSet<GroupName>) -> anyhow::Result<()> {
-        if config.services.is_empty() || self.0.orders.get().is_some() {
+        if self.0.orders.get().is_some() {
+            return Ok(());
+        }
+        let mut owned = Owned::open(&config.node.data_dir);
+        if config.services.is_empty() && owned.is_empty() {
             return Ok(());
         }
         if std::env::var(NO_IPVS).is_ok_and(|value| value == "1") {
             tracing::error!("{NO_IPVS} is set: servers are watched and nothing is balanced");
             return Ok(());
         }
+        if config.services.is_empty() {
+            return match Ipvs::open() {
+                // A kernel without IPVS has no services.
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                opened => Ok(owned.own(&Scope::default(), &mut opened?)?),
+            };
+        }
         let (sender, orders) = channel();
-        follow(orders, self.0.status.clone(), scope(config), held, config.ipvs.clone())?;
+        follow(orders, self.0.status.clone(), scope(config), owned, held, config.ipvs.clone())?;
         // One start, or one reload, at a time.
         self.0.orders.set(sender).ok();
         Ok(())
@@ -140,6 +155,7 @@ fn follow(
     orders: Receiver<Order>,
     status: Arc<Mutex<BalanceStatus>>,
     scope: Scope,
+    mut owned: Owned,
     held: BTreeSet<GroupName>,
     config: config::Ipvs,
 ) -> anyhow::Result<()> {
@@ -152,13 +168,14 @@ fn follow(
                 ipvs.flush()?;
             }
             let beside = Beside::begin(&mut ipvs, &config)?;
+            owned.own(&scope, &mut ipvs)?;
             Ok((ipvs.table(&scope)?, beside, ipvs))
         });
         match begun {
             Ok((present, beside, ipvs)) => {
                 let (pending, waiting, wanted) = (VecDeque::new(), Vec::new(), None);
                 let mut balancer =
-                    Balancer { ipvs, scope, orders, pending, waiting, wanted, held, present, status, beside };
+                    Balancer { ipvs, scope, owned, orders, pending, waiting, wanted, held, present, status, beside };
                 balancer.settle();
                 // A LAN between directors may come later; what is beside services is tried again.
                 ready_in.send(balancer.trouble().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))).ok();
@@ -173,6 +190,7 @@ fn follow(
 struct Balancer {
     ipvs: Ipvs,
     scope: Scope,
+    owned: Owned,
     orders: Receiver<Order>,
     /// Came while the table was being changed.
     pending: VecDeque<Order>,
@@ -231,9 +249,7 @@ impl Balancer {
             }
             Order::Want(wanted) => self.wanted = Some(wanted),
             Order::Own(scope) => {
-                let others = self.present.keys().filter(|key| !scope.contains(key));
-                let gone: Vec<Change> = others.map(|key| Change::RemoveService(*key)).collect();
-                for error in self.ipvs.apply(&gone) {
+                if let Err(error) = self.owned.own(&scope, &mut self.ipvs) {
                     tracing::error!(%error, "a service that is configured no more stays in IPVS");
                 }
                 self.scope = scope;
