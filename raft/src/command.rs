@@ -198,7 +198,7 @@ pub enum Command {
         group: GroupName,
         /// The group as this node's configuration describes it (H11).
         definition: Definition,
-        /// Effective VRRP priority.
+        /// Effective VRRP priority; 0: as a holder it asks to be relieved.
         priority: u8,
         /// False: it takes the group when it is free and never asks a living holder for it.
         preempt: bool,

@@ -128,7 +128,7 @@ pub struct Holder {
 pub struct Candidate {
     /// The group as this node describes it.
     pub definition: Definition,
-    /// Effective VRRP priority.
+    /// Effective VRRP priority; 0: as a holder it asks to be relieved.
     pub priority: u8,
     /// Whether it may ask a living holder of lower priority to move.
     pub preempt: bool,

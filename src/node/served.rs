@@ -229,11 +229,12 @@ impl Served {
     }
 }
 
-/// This node's wish for a lease, for whose groups it wants it: the priority of the weakest, and preempting where all may.
+/// This node's wish for a lease, for whose groups it wants it: the priority of the weakest, and preempting where all may. With
+/// 0 it asks to be relieved, which the adverts of VRRP have no word for.
 pub(crate) fn candidate(served: &[&Served]) -> Option<Candidate> {
     Some(Candidate {
         definition: common(served.iter().map(|served| &served.definition))?,
-        priority: served.iter().map(|served| served.priority()).min()?,
+        priority: served.iter().map(|served| if served.short { 0 } else { served.priority() }).min()?,
         preempt: served.iter().all(|served| served.router.status().preempts),
     })
 }

@@ -62,16 +62,19 @@ impl<'s> Candidates<'_, 's> {
     }
 
     /// A fit candidate of higher priority than the holder's, that may ask for the group, hears the holder and has not lost
-    /// the group again and again. Nobody is better than the node that the group was moved to.
+    /// the group again and again. Nobody is better than the node that the group was moved to. A holder of priority 0 asks to
+    /// be relieved: by anybody, and wherever it was moved to.
     pub(super) fn better(&self, now: Moment) -> Option<Sid> {
         let holder = self.state.holder(self.group)?;
         let at = self.state.holder_node(self.group)?;
-        if self.state.is_pinned(self.group, at) {
+        let stands = self.state.groups.get(self.group)?.candidates.get(&holder.sid);
+        let asks = stands.is_some_and(|candidate| candidate.priority == 0);
+        if self.state.is_pinned(self.group, at) && !asks {
             return None;
         }
-        let priority = self.state.groups.get(self.group)?.candidates.get(&holder.sid).map_or(0, |c| c.priority);
+        let priority = stands.map_or(0, |candidate| candidate.priority);
         let better = |(_, session, candidate): &(Sid, &Session, &Candidate)| {
-            candidate.preempt
+            (candidate.preempt || asks)
                 && candidate.priority > priority
                 && candidate.definition == holder.definition
                 && self.hearing(session.node) == Some(Hearing::Holder)

@@ -315,6 +315,34 @@ fn a_move_goes_where_it_was_ordered_and_nobody_is_better_there() {
 }
 
 #[test]
+fn one_that_asks_to_be_relieved_is_by_whoever_never_preempts_and_wherever_it_was_moved_to() {
+    let mut bench = Bench::new();
+    let [first, second, third] = bench.sids.clone()[..] else { panic!() };
+    let definition = bench.state.holder("web").unwrap().definition.clone();
+    let stands = |sid, priority| Command::Candidate {
+        sid,
+        group: "web".to_owned(),
+        definition: definition.clone(),
+        priority,
+        preempt: false,
+    };
+    let hears = BTreeMap::from([2, 3].map(|node| (NodeId(node), Hearing::Holder)));
+    bench.grantor.handle(at(0), Event::Hears(BTreeMap::from([("web".to_owned(), hears)])));
+    bench.log(Command::Pin { group: "web".to_owned(), node: Some(NodeId(1)) });
+    bench.log(stands(first, 1));
+    assert!(
+        [100, 1500, 3000].into_iter().all(|millis| bench.asked_to_move(millis).is_none()),
+        "it stays, and by right"
+    );
+    bench.log(stands(first, 0));
+    bench.log(stands(third, 0));
+    assert_eq!(bench.asked_to_move(4000), None, "not for a moment");
+    assert_eq!(bench.asked_to_move(5100), Some((NodeId(1), second)), "the best of those that are better off");
+    bench.log(stands(second, 0));
+    assert!([6000, 7500].into_iter().all(|millis| bench.asked_to_move(millis).is_none()), "nobody is better off");
+}
+
+#[test]
 fn what_a_drained_node_holds_goes_to_the_best_that_can_take_it() {
     let mut bench = Bench::new();
     let third = bench.sids[2];
