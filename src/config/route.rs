@@ -154,7 +154,7 @@ pub(super) fn rule(words: &[Located<String>], usual: Option<u32>, log: &Log) -> 
             "inet" | "inet6" => {}
             "not" => rule.not = true,
             "from" => {
-                rule.from = Some(prefix(next(word, &mut rest, log)?, family, log)?).filter(|from| from.length > 0)
+                rule.from = Some(prefix(next(word, &mut rest, log)?, family, log)?).filter(|from| from.length > 0);
             }
             "to" => rule.to = Some(prefix(next(word, &mut rest, log)?, family, log)?).filter(|to| to.length > 0),
             "tos" | "dsfield" => rule.tos = tos_of(next(word, &mut rest, log)?, log)?,

@@ -154,7 +154,9 @@ impl fmt::Display for Rule {
         match fate {
             Fate::Forward if *l3mdev => write!(f, " l3mdev")?,
             Fate::Forward => write!(f, " lookup {table}")?,
-            fate => write!(f, " {fate}")?,
+            Fate::Blackhole | Fate::Unreachable | Fate::Prohibit | Fate::Throw | Fate::Goto(_) | Fate::Nop => {
+                write!(f, " {fate}")?;
+            }
         }
         suppress_length.iter().try_for_each(|length| write!(f, " suppress_prefixlength {length}"))?;
         suppress_group.iter().try_for_each(|group| write!(f, " suppress_ifgroup {group}"))?;
