@@ -1,14 +1,16 @@
 //! `[service.NAME]`: what is to be balanced behind a VIP, and among whom; `[health]`: how many watch them.
 
+mod rules;
+
 use super::bfd::Sessions;
 use super::check::{self, Check};
 use super::diagnostic::{Diagnostic, Located, Log};
 use super::forwarding;
-use super::group;
-use super::notify::{Command, Notifications, mailed_to_nobody, read_command};
+use super::notify::{Command, read_command};
 use super::reader::{Section, Value};
 use crate::ipvs::{Forwarding, Granularity, Protocol, SCHEDULERS, SchedulerFlags, ServiceKey};
 use hamesh_raft::command::Family;
+pub(super) use rules::build;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -134,7 +136,7 @@ pub(super) struct Draft {
     pub scheduler: &'static str,
     pub flags: SchedulerFlags,
     pub one_packet: bool,
-    pub servers: Vec<Server>,
+    pub servers: Vec<Located<Server>>,
     pub persistence: Option<Duration>,
     pub granularity: Option<Granularity>,
     pub engine: Option<&'static str>,
@@ -143,7 +145,7 @@ pub(super) struct Draft {
     pub quorum_up: Option<Command>,
     pub quorum_down: Option<Command>,
     pub mail: bool,
-    pub sorry_server: Option<(SocketAddr, Forwarding)>,
+    pub sorry_server: Option<Located<(SocketAddr, Forwarding)>>,
     pub sorry_server_inhibit: bool,
     pub omega: bool,
     pub ha_suspend: bool,
@@ -241,7 +243,8 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, bfd: &Sessions, 
             .and_then(|value| read_servers(value, &common, bfd, log))
             .unwrap_or_default(),
         persistence: section.get("persistence").and_then(|value| read_persistence(value, log)),
-        sorry_server: sorry_server.and_then(|server| Some((server.value, common.forwarding?))),
+        sorry_server: sorry_server
+            .and_then(|at| Some(Located { value: (at.value, common.forwarding?), place: at.place })),
         sorry_server_inhibit: truth("sorry_server_inhibit"),
         omega: truth("omega"),
         ha_suspend: truth("ha_suspend"),
@@ -264,7 +267,7 @@ fn read_listen(section: &Section<'_>, marked: bool) -> Vec<Located<SocketAddr>> 
     }
 }
 
-fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) -> Option<Vec<Server>> {
+fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) -> Option<Vec<Located<Server>>> {
     let server = |item: Value<'_>| {
         let section = item.table()?;
         let address: Option<Located<SocketAddr>> =
@@ -304,15 +307,22 @@ fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) ->
 }
 
 /// The same server twice would be one to IPVS.
-pub(super) fn distinct(servers: impl Iterator<Item = Located<Server>>, log: &Log) -> Vec<Server> {
+pub(super) fn distinct(servers: impl Iterator<Item = Located<Server>>, log: &Log) -> Vec<Located<Server>> {
     let (mut all, mut addresses) = (Vec::new(), BTreeSet::new());
-    for Located { value, place } in servers {
-        if !addresses.insert(value.address) {
-            log.add(Diagnostic::error(&place, format!("server `{}` is listed twice", value.address)));
+    for server in servers {
+        let address = server.value.address;
+        if !addresses.insert(address) {
+            log.add(Diagnostic::error(&server.place, format!("server `{address}` is listed twice")));
         }
-        all.push(value);
+        all.push(server);
     }
     all
+}
+
+/// The one port that a service is for; `None` with several, with every port, and with marked packets.
+pub(super) fn one_port(listen: &[Located<SocketAddr>], mark: &[Located<Mark>]) -> Option<u16> {
+    let first = listen.first().filter(|_| mark.is_empty())?.value.port();
+    (first > 0 && listen.iter().all(|at| at.value.port() == first)).then_some(first)
 }
 
 fn notify(parent: &Section<'_>, key: &'static str, log: &Log) -> Option<Command> {
@@ -336,88 +346,4 @@ fn read_persistence(value: Value<'_>, log: &Log) -> Option<Duration> {
         log.add(Diagnostic::error(&timeout.place, "IPVS keeps clients for whole seconds, at least 1s"));
     }
     Some(timeout.value)
-}
-
-/// The rules between a service, the VIP groups and who is told; `None` when a part is missing.
-pub(super) fn build(
-    draft: Draft,
-    groups: &[group::Draft],
-    notifications: &Notifications,
-    log: &Log,
-) -> Option<(String, Service)> {
-    if notifications.mail.is_none() && (draft.mail || draft.servers.iter().any(|server| server.mail)) {
-        log.add(mailed_to_nobody(&draft.name));
-    }
-    if draft.hysteresis >= draft.quorum && draft.hysteresis > 0 {
-        let message = format!("a hysteresis of {} does not let a quorum of {} be lost", draft.hysteresis, draft.quorum);
-        log.add(Diagnostic::error(&draft.name.place, message).help("it must be smaller than the quorum"));
-    }
-    let vip = draft.vip?;
-    let group = groups.iter().find(|group| group.name.value == vip.value);
-    let family = group.and_then(|group| Some(Family::of(group.addresses.first()?.value.0))).unwrap_or(Family::V4);
-    let addresses = draft.listen.iter().map(|at| ServiceKey::Address(draft.protocol, at.value.into()));
-    let marks = draft.mark.iter().map(|mark| ServiceKey::Mark(mark.value.0, mark.value.1.unwrap_or(family)));
-    let keys: Vec<ServiceKey> = addresses.chain(marks).collect();
-    let first = keys.first()?;
-    let persistent = draft.persistence.is_some();
-    if let Some(at) = draft.listen.iter().find(|at| at.value.port() == 0 && !persistent) {
-        log.add(Diagnostic::error(&at.place, "a service for every port needs `persistence`"));
-    }
-    if draft.one_packet && draft.protocol != Protocol::Udp {
-        log.add(Diagnostic::error(&draft.name.place, "only UDP can be balanced packet by packet"));
-    }
-    let is_four = first.family() == Family::V4;
-    if draft.granularity.is_some_and(|granularity| matches!(granularity, Granularity::Netmask(_)) != is_four) {
-        let message = "persistence takes a netmask for IPv4, and the length of a prefix for IPv6";
-        log.add(Diagnostic::error(&draft.name.place, message));
-    }
-    match group {
-        None => {
-            let meant = super::diagnostic::nearest(&vip.value, groups.iter().map(|group| group.name.value.as_str()));
-            let error = Diagnostic::error(&vip.place, format!("there is no VIP group `{}`", vip.value));
-            log.add(error.did_you_mean(meant));
-        }
-        Some(group) => {
-            if !group.accept {
-                let message = format!("what is sent to the VIPs of `{}` is dropped, and never balanced", vip.value);
-                let help =
-                    "let it have `accept`: in strict mode of keepalived.conf a MASTER takes no packets otherwise";
-                log.add(
-                    Diagnostic::warning(&draft.name.place, message).see(&group.name.place, "this group").help(help),
-                );
-            }
-            for listen in &draft.listen {
-                let ip = listen.value.ip();
-                if !group.all().any(|address| address.value.0 == ip) {
-                    let message = format!("`{ip}` is not an address of VIP group `{}`", vip.value);
-                    log.add(Diagnostic::error(&listen.place, message).see(&group.name.place, "this group"));
-                }
-            }
-        }
-    }
-    let service = Service {
-        vip: vip.value,
-        listen: keys,
-        protocol: draft.protocol,
-        scheduler: draft.scheduler,
-        flags: draft.flags,
-        one_packet: draft.one_packet,
-        servers: draft.servers,
-        persistence: draft.persistence,
-        granularity: draft.granularity,
-        engine: draft.engine,
-        drain: draft.drain,
-        slow_start: draft.slow_start,
-        quorum_up: draft.quorum_up,
-        quorum_down: draft.quorum_down,
-        mail: draft.mail,
-        sorry_server: draft.sorry_server,
-        sorry_server_inhibit: draft.sorry_server_inhibit,
-        omega: draft.omega,
-        ha_suspend: draft.ha_suspend,
-        quorum: draft.quorum,
-        hysteresis: draft.hysteresis,
-        min_up: draft.min_up,
-    };
-    Some((draft.name.value, service))
 }

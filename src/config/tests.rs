@@ -328,6 +328,7 @@ mod guard;
 mod keepalived;
 mod notify;
 mod route;
+mod service;
 mod strict;
 mod sync;
 mod track;

@@ -106,7 +106,8 @@ pub(super) fn virtual_server(
         log.add(Diagnostic::warning(&statement.keyword.place, message));
         Protocol::Udp
     });
-    let inherited = Inherited { forwarding, inhibit, alpha, host, asking };
+    let port = service::one_port(&entrances.listen, &entrances.mark);
+    let inherited = Inherited { port, forwarding, inhibit, alpha, host, asking };
     let servers = lines.iter().filter(|line| line.keyword.text == "real_server");
     let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, elsewhere, log)).collect();
     if entrances.listen.iter().any(|at| at.value.port() == 0) {
@@ -140,7 +141,10 @@ pub(super) fn virtual_server(
         quorum_up,
         quorum_down,
         mail,
-        sorry_server: sorry.map(|sorry| (sorry.value, sorry_method.unwrap_or(forwarding))),
+        sorry_server: sorry.map(|sorry| {
+            let method = sorry_method.unwrap_or(forwarding);
+            with_port(sorry, method, port, log).map(|at| (at, method))
+        }),
         sorry_server_inhibit,
         omega,
         ha_suspend,
@@ -216,6 +220,7 @@ fn sync_daemon(line: &Statement, log: &Log) -> Option<Sync> {
 
 /// What servers have from their service.
 struct Inherited {
+    port: Option<u16>,
     forwarding: Forwarding,
     inhibit: bool,
     alpha: bool,
@@ -272,6 +277,7 @@ fn real_server(
     }
     let all = checks.iter().flat_map(|line| checks::read(line, asking.clone(), host.as_deref(), elsewhere, log));
     let checks = all.collect();
+    let address = with_port(address, forwarding, inherited.port, log);
     let server = Server {
         address: address.value,
         weight,
@@ -286,6 +292,17 @@ fn real_server(
         mail,
     };
     Some(Located { value: server, place: address.place })
+}
+
+/// Without a port a server has its service's; and only NAT leads to another.
+fn with_port(at: Located<SocketAddr>, forwarding: Forwarding, port: Option<u16>, log: &Log) -> Located<SocketAddr> {
+    let own = at.value.port();
+    let Some(port) = port.filter(|port| own != *port && (own == 0 || forwarding != Forwarding::Nat)) else { return at };
+    if own > 0 {
+        let message = format!("only NAT changes a port: that of `{}` is {port}, as with keepalived", at.value);
+        log.add(Diagnostic::warning(&at.place, message).help("a check may have another: `connect_port`"));
+    }
+    at.map(|at| SocketAddr::new(at.ip(), port))
 }
 
 const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];

@@ -378,7 +378,7 @@ const BALANCED: &str = "virtual_server 10.0.0.100 443 {
     protocol TCP
     quorum 2
     hysteresis 1
-    sorry_server 10.0.5.9 80
+    sorry_server 10.0.5.9 443
     sorry_server_inhibit
     omega
     ha_suspend
@@ -412,7 +412,7 @@ fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
     let service = &config.services["10.0.0.100:443/tcp"];
     assert_eq!((service.vip.as_str(), service.protocol, service.scheduler), ("VI_1", Protocol::Tcp, "wrr"));
     assert_eq!((service.quorum, service.hysteresis, service.persistence), (2, 1, Some(Duration::from_secs(50))));
-    assert_eq!(service.sorry_server, Some((([10, 0, 5, 9], 80).into(), Forwarding::Direct)));
+    assert_eq!(service.sorry_server, Some((([10, 0, 5, 9], 443).into(), Forwarding::Direct)));
     assert!(service.sorry_server_inhibit && service.omega && service.ha_suspend);
     let [first, second, third] = service.servers.as_slice() else { panic!("{service:?}") };
     assert_eq!((first.weight, first.inhibit_on_failure, first.upper), (3, true, 1000));

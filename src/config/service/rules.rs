@@ -1,0 +1,108 @@
+//! The rules within a service, and between it, the VIP groups and who is told.
+
+use super::{Draft, Service, one_port};
+use crate::config::diagnostic::{Diagnostic, Log, nearest};
+use crate::config::group;
+use crate::config::notify::{Notifications, mailed_to_nobody};
+use crate::ipvs::{Forwarding, Granularity, Protocol, ServiceKey};
+use hamesh_raft::command::Family;
+use std::net::SocketAddr;
+
+/// The service; `None` when a part is missing.
+pub(in crate::config) fn build(
+    draft: Draft,
+    groups: &[group::Draft],
+    notifications: &Notifications,
+    log: &Log,
+) -> Option<(String, Service)> {
+    if notifications.mail.is_none() && (draft.mail || draft.servers.iter().any(|server| server.value.mail)) {
+        log.add(mailed_to_nobody(&draft.name));
+    }
+    if draft.hysteresis >= draft.quorum && draft.hysteresis > 0 {
+        let message = format!("a hysteresis of {} does not let a quorum of {} be lost", draft.hysteresis, draft.quorum);
+        log.add(Diagnostic::error(&draft.name.place, message).help("it must be smaller than the quorum"));
+    }
+    check_ports(&draft, log);
+    let vip = draft.vip?;
+    let group = groups.iter().find(|group| group.name.value == vip.value);
+    let family = group.and_then(|group| Some(Family::of(group.addresses.first()?.value.0))).unwrap_or(Family::V4);
+    let addresses = draft.listen.iter().map(|at| ServiceKey::Address(draft.protocol, at.value.into()));
+    let marks = draft.mark.iter().map(|mark| ServiceKey::Mark(mark.value.0, mark.value.1.unwrap_or(family)));
+    let keys: Vec<ServiceKey> = addresses.chain(marks).collect();
+    let first = keys.first()?;
+    let persistent = draft.persistence.is_some();
+    if let Some(at) = draft.listen.iter().find(|at| at.value.port() == 0 && !persistent) {
+        log.add(Diagnostic::error(&at.place, "a service for every port needs `persistence`"));
+    }
+    if draft.one_packet && draft.protocol != Protocol::Udp {
+        log.add(Diagnostic::error(&draft.name.place, "only UDP can be balanced packet by packet"));
+    }
+    let is_four = first.family() == Family::V4;
+    if draft.granularity.is_some_and(|granularity| matches!(granularity, Granularity::Netmask(_)) != is_four) {
+        let message = "persistence takes a netmask for IPv4, and the length of a prefix for IPv6";
+        log.add(Diagnostic::error(&draft.name.place, message));
+    }
+    match group {
+        None => {
+            let meant = nearest(&vip.value, groups.iter().map(|group| group.name.value.as_str()));
+            let error = Diagnostic::error(&vip.place, format!("there is no VIP group `{}`", vip.value));
+            log.add(error.did_you_mean(meant));
+        }
+        Some(group) => {
+            if !group.accept {
+                let message = format!("what is sent to the VIPs of `{}` is dropped, and never balanced", vip.value);
+                let help =
+                    "let it have `accept`: in strict mode of keepalived.conf a MASTER takes no packets otherwise";
+                log.add(
+                    Diagnostic::warning(&draft.name.place, message).see(&group.name.place, "this group").help(help),
+                );
+            }
+            for listen in &draft.listen {
+                let ip = listen.value.ip();
+                if !group.all().any(|address| address.value.0 == ip) {
+                    let message = format!("`{ip}` is not an address of VIP group `{}`", vip.value);
+                    log.add(Diagnostic::error(&listen.place, message).see(&group.name.place, "this group"));
+                }
+            }
+        }
+    }
+    let service = Service {
+        vip: vip.value,
+        listen: keys,
+        protocol: draft.protocol,
+        scheduler: draft.scheduler,
+        flags: draft.flags,
+        one_packet: draft.one_packet,
+        servers: draft.servers.into_iter().map(|server| server.value).collect(),
+        persistence: draft.persistence,
+        granularity: draft.granularity,
+        engine: draft.engine,
+        drain: draft.drain,
+        slow_start: draft.slow_start,
+        quorum_up: draft.quorum_up,
+        quorum_down: draft.quorum_down,
+        mail: draft.mail,
+        sorry_server: draft.sorry_server.map(|sorry| sorry.value),
+        sorry_server_inhibit: draft.sorry_server_inhibit,
+        omega: draft.omega,
+        ha_suspend: draft.ha_suspend,
+        quorum: draft.quorum,
+        hysteresis: draft.hysteresis,
+        min_up: draft.min_up,
+    };
+    Some((draft.name.value, service))
+}
+
+/// A packet that is not translated comes with the port that it had, whatever is said of the server.
+fn check_ports(draft: &Draft, log: &Log) {
+    let Some(port) = one_port(&draft.listen, &draft.mark) else { return };
+    let servers = draft.servers.iter().map(|server| (server.value.address, server.value.forwarding, &server.place));
+    let sorry = draft.sorry_server.iter().map(|sorry| (sorry.value.0, sorry.value.1, &sorry.place));
+    for (at, forwarding, place) in servers.chain(sorry) {
+        if forwarding != Forwarding::Nat && at.port() != port {
+            let message = format!("`{at}` gets packets for port {port}: only `nat` changes it");
+            let meant = SocketAddr::new(at.ip(), port);
+            log.add(Diagnostic::error(place, message).help(format!("write \"{meant}\"; a check has its own `port`")));
+        }
+    }
+}
