@@ -4,7 +4,7 @@ mod rules;
 
 use super::bfd::Sessions;
 use super::check::{self, Check};
-use super::diagnostic::{Diagnostic, Located, Log};
+use super::diagnostic::{Diagnostic, Located, Log, Place};
 use super::forwarding;
 use super::notify::{Command, read_command};
 use super::reader::{Section, Value};
@@ -303,20 +303,25 @@ fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) ->
         };
         Some(Located { value: server, place: address.place })
     };
-    Some(distinct(value.list()?.into_iter().filter_map(server), log))
+    Some(distinct(value.list()?.into_iter().filter_map(server), Diagnostic::error, log))
 }
 
-/// The same server twice would be one to IPVS.
-pub(super) fn distinct(servers: impl Iterator<Item = Located<Server>>, log: &Log) -> Vec<Located<Server>> {
-    let (mut all, mut addresses) = (Vec::new(), BTreeSet::new());
-    for server in servers {
+/// The same server twice would be one to IPVS: the first is left.
+pub(super) fn distinct(
+    servers: impl Iterator<Item = Located<Server>>,
+    twice: impl Fn(&Place, String) -> Diagnostic,
+    log: &Log,
+) -> Vec<Located<Server>> {
+    let mut addresses = BTreeSet::new();
+    let is_new = |server: &Located<Server>| {
         let address = server.value.address;
-        if !addresses.insert(address) {
-            log.add(Diagnostic::error(&server.place, format!("server `{address}` is listed twice")));
+        let is_new = addresses.insert(address);
+        if !is_new {
+            log.add(twice(&server.place, format!("server `{address}` is listed twice")));
         }
-        all.push(server);
-    }
-    all
+        is_new
+    };
+    servers.filter(is_new).collect()
 }
 
 /// The one port that a service is for; `None` with several, with every port, and with marked packets.

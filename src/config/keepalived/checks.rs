@@ -357,8 +357,17 @@ fn http_get(
         }
         true
     });
+    urls.retain(|url| {
+        let has_path = url.block.iter().flatten().any(|line| line.keyword.text == "path");
+        if !has_path {
+            let message = "a `url` without `path` is ignored, as by keepalived";
+            log.add(Diagnostic::warning(&url.keyword.place, message));
+        }
+        has_path
+    });
     if urls.is_empty() {
-        log.add(Diagnostic::error(&statement.keyword.place, format!("`{}` needs a `url`", statement.keyword.text)));
+        let message = format!("`{}` without a `url` asks nothing, as with keepalived", statement.keyword.text);
+        log.add(Diagnostic::warning(&statement.keyword.place, message));
     }
     let check = |url: &Statement| {
         let mut http = read_url(url, host.clone(), version, log)?;
@@ -388,6 +397,7 @@ fn read_url(statement: &Statement, mut host: Option<String>, version: HttpVersio
         "regex_min_offset",
         "regex_max_offset",
     ];
+    // Without one it has not come here, and one without a value is an error already.
     let (mut path, mut status, mut digest) = (None, vec![200..=299], Some(None));
     let mut body = Body::default();
     for line in block(statement, log) {
@@ -401,10 +411,7 @@ fn read_url(statement: &Statement, mut host: Option<String>, version: HttpVersio
         }
         check_leaf(line, &KNOWN, log);
     }
-    let Some(path) = path else {
-        log.add(Diagnostic::error(&statement.keyword.place, "`url` needs a `path`"));
-        return None;
-    };
+    let path = path?;
     check::check_path(&path, log);
     let pattern = body.pattern(log)?;
     let (regex, no_regex) = if body.unwanted { (None, pattern) } else { (pattern, None) };

@@ -7,7 +7,7 @@ use super::entrances::{FAMILIES, behind, entrances};
 use super::notify::command;
 use super::syntax::Statement;
 use super::{argument, block, check_leaf, flag, unknown};
-use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
+use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
 use crate::config::duration;
 use crate::config::group;
 use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
@@ -54,9 +54,11 @@ pub(super) fn virtual_server(
     let (name, mut entrances) = entrances(statement, elsewhere, log)?;
     // The historic default; UDP services are few, so it is said.
     let (mut protocol, mut scheduler, mut forwarding) = (None, "wlc", Forwarding::Nat);
-    let (mut persistence, mut quorum, mut hysteresis, mut sorry) = (None, 1, 0, None);
+    let (mut persistence, mut sorry) = (None, None);
+    let unsaid = |value| Located { value, place: statement.keyword.place.clone() };
+    let (mut quorum, mut hysteresis) = (unsaid(1), unsaid(0));
     let (mut inhibit, mut host, mut asking) = (false, None, Asking::new());
-    let (mut flags, mut one_packet, mut granularity, mut engine) = (SchedulerFlags::default(), false, None, None);
+    let (mut flags, mut one_packet, mut granularity, mut engine) = (SchedulerFlags::default(), None, None, None);
     let mut six = None;
     let (mut alpha, mut quorum_up, mut quorum_down, mut sorry_method) = (false, None, None, None);
     let (mut omega, mut ha_suspend, mut sorry_server_inhibit) = (false, false, false);
@@ -71,15 +73,15 @@ pub(super) fn virtual_server(
             "lvs_method" | "lb_kind" => forwarding = method(line, log).unwrap_or(forwarding),
             "persistence_timeout" if line.arguments.is_empty() => persistence = Some(PERSISTENCE),
             "persistence_timeout" => persistence = whole(line, log),
-            "quorum" => quorum = count(line, 1_000_000_000, log).unwrap_or(quorum),
-            "hysteresis" => hysteresis = count(line, 1_000_000_000, log).unwrap_or(hysteresis),
+            "quorum" => quorum = weights(line, log).unwrap_or(quorum),
+            "hysteresis" => hysteresis = weights(line, log).unwrap_or(hysteresis),
             "sorry_server" => sorry = endpoint(line, log),
             "sorry_server_lvs_method" => sorry_method = method(line, log),
             "sorry_server_inhibit" => sorry_server_inhibit = true,
             "alpha" => alpha = checks::truth(line, log),
             "omega" => omega = checks::truth(line, log),
             "ha_suspend" => ha_suspend = true,
-            "ops" => one_packet = true,
+            "ops" => one_packet = Some(&line.keyword.place),
             "persistence_granularity" => {
                 granularity = argument(line, log).and_then(|text| service::granularity(&text, log));
             }
@@ -116,6 +118,13 @@ pub(super) fn virtual_server(
     if let (Some(six), true) = (six, entrances.listen.is_empty()) {
         entrances.mark.iter_mut().for_each(|mark| mark.value.1 = Some(six));
     }
+    let twice = |place: &Place, it: String| Diagnostic::warning(place, it + ": the first counts, as with keepalived");
+    let servers = service::distinct(servers.into_iter(), twice, log);
+    let (quorum, hysteresis) = within_reach(&quorum, &hysteresis, &servers, log);
+    if let Some(place) = one_packet.filter(|_| protocol != Protocol::Udp) {
+        log.add(Diagnostic::warning(place, "`ops` is for UDP: it is ignored, as by keepalived"));
+        one_packet = None;
+    }
     let vip = behind(&entrances, &name.place, groups, log);
     Some(service::Draft {
         name: Located {
@@ -131,8 +140,8 @@ pub(super) fn virtual_server(
         protocol,
         scheduler,
         flags,
-        one_packet,
-        servers: service::distinct(servers.into_iter(), log),
+        one_packet: one_packet.is_some(),
+        servers,
         persistence,
         granularity,
         engine,
@@ -152,6 +161,35 @@ pub(super) fn virtual_server(
         hysteresis,
         min_up: 0,
     })
+}
+
+fn weights(line: &Statement, log: &Log) -> Option<Located<u32>> {
+    Some(Located { value: count(line, 1_000_000_000, log)?, place: line.keyword.place.clone() })
+}
+
+/// A quorum that the servers can reach, and a hysteresis that lets it be lost.
+fn within_reach(
+    quorum: &Located<u32>,
+    hysteresis: &Located<u32>,
+    servers: &[Located<Server>],
+    log: &Log,
+) -> (u32, u32) {
+    let all: u32 = servers.iter().map(|server| server.value.weight).fold(0, u32::saturating_add);
+    let reached = quorum.value.clamp(1, all.max(1));
+    if reached != quorum.value {
+        let message = format!("a quorum of {} cannot be: it is {reached}, as with keepalived", quorum.value);
+        let help = format!("the weights of the servers are {all} together");
+        log.add(Diagnostic::warning(&quorum.place, message).help(help));
+    }
+    let lost = hysteresis.value.min(reached - 1);
+    if lost != hysteresis.value {
+        let message = format!(
+            "a hysteresis of {} does not let a quorum of {reached} be lost: it is {lost}, as with keepalived",
+            hysteresis.value
+        );
+        log.add(Diagnostic::warning(&hysteresis.place, message));
+    }
+    (reached, lost)
 }
 
 /// Of `global_defs`.

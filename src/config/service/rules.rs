@@ -22,6 +22,11 @@ pub(in crate::config) fn build(
         let message = format!("a hysteresis of {} does not let a quorum of {} be lost", draft.hysteresis, draft.quorum);
         log.add(Diagnostic::error(&draft.name.place, message).help("it must be smaller than the quorum"));
     }
+    let all: u64 = draft.servers.iter().map(|server| u64::from(server.value.weight)).sum();
+    if draft.quorum > 1 && u64::from(draft.quorum) > all {
+        let message = format!("the quorum is {}, and the weights of the servers are {all} together", draft.quorum);
+        log.add(Diagnostic::warning(&draft.name.place, message));
+    }
     check_ports(&draft, log);
     let vip = draft.vip?;
     let group = groups.iter().find(|group| group.name.value == vip.value);

@@ -513,7 +513,8 @@ fn what_is_wrong_with_a_virtual_server() {
   TCP_CHECK { connect_porc 81 }
  }
  real_server 10.0.5.11 80 {
-  HTTP_GET { url { status_code 99 } }
+  HTTP_GET { url { path /
+   status_code 99 } }
  }
 }
 "
@@ -524,9 +525,7 @@ fn what_is_wrong_with_a_virtual_server() {
          k.conf:12:2: `rs_init_notifies` is not supported by this version\n\
          k.conf:15:10: `weight` must be between 0 and 65535\n\
          k.conf:17:15: unknown keyword `connect_porc` / did you mean `connect_port`?\n\
-         k.conf:19:14: server `10.0.5.11:80` is listed twice\n\
-         k.conf:20:14: `url` needs a `path`\n\
-         k.conf:20:32: `99` is no range of HTTP status codes / for example 200 or 200-299\n"
+         k.conf:21:16: `99` is no range of HTTP status codes / for example 200 or 200-299\n"
     );
 }
 

@@ -46,3 +46,48 @@ fn a_server_without_a_port_has_its_services_and_only_nat_leads_to_another() {
         "cluster.toml:9:23: `10.0.0.1:8080` gets packets for port 80: only `nat` changes it / write \"10.0.0.1:80\"; a check has its own `port`\n"
     );
 }
+
+#[test]
+fn what_keepalived_mends_is_mended_with_a_warning() {
+    let checked = "HTTP_GET { url { status_code 200\n }\n url { path /\n } }";
+    let server = format!("real_server 10.1.0.1 80 {{ weight 3\n {checked}\n }}\n");
+    let lines = "protocol TCP\n ops\n quorum 9\n hysteresis 3\n";
+    let (services, warnings) = mended(&format!("virtual_server 10.0.0.1 80 {{\n {lines} {server} {server} }}\n"));
+    let service = &services["10.0.0.1:80/tcp"];
+    assert_eq!((service.quorum, service.hysteresis, service.one_packet, service.servers.len()), (3, 2, false, 1));
+    assert_eq!(service.servers[0].checks.len(), 1);
+    assert_eq!(
+        warnings,
+        [
+            "`ops` is for UDP: it is ignored, as by keepalived",
+            "a quorum of 9 cannot be: it is 3, as with keepalived",
+            "a hysteresis of 3 does not let a quorum of 3 be lost: it is 2, as with keepalived",
+            "a `url` without `path` is ignored, as by keepalived",
+            "server `10.1.0.1:80` is listed twice: the first counts, as with keepalived",
+            "a `url` without `path` is ignored, as by keepalived",
+        ]
+    );
+    let (services, warnings) =
+        mended("virtual_server 10.0.0.1 80 {\n protocol TCP\n quorum 0\n real_server 10.1.0.1 { HTTP_GET { } } }\n");
+    assert_eq!(services["10.0.0.1:80/tcp"].quorum, 1);
+    assert_eq!(
+        warnings,
+        [
+            "a quorum of 0 cannot be: it is 1, as with keepalived",
+            "`HTTP_GET` without a `url` asks nothing, as with keepalived",
+        ]
+    );
+    let more = "server = [{ address = \"10.0.0.1:80\" }, { address = \"10.0.0.1:80\" }]\nquorum = 2\nhysteresis = 2\none_packet = true\n";
+    let service = format!("[service.s]\nvip = \"web\"\nlisten = \"203.0.113.10:80\"\nforwarding = \"nat\"\n{more}");
+    assert_eq!(
+        native(&service),
+        "cluster.toml:5:10: a hysteresis of 2 does not let a quorum of 2 be lost / it must be smaller than the quorum\n\
+         cluster.toml:5:10: only UDP can be balanced packet by packet\n\
+         cluster.toml:9:52: server `10.0.0.1:80` is listed twice\n"
+    );
+    let weak = service.replace(more, "server = [{ address = \"10.0.0.1:80\" }]\nquorum = 2\n");
+    assert_eq!(
+        native(&weak),
+        "cluster.toml:5:10: warning: the quorum is 2, and the weights of the servers are 1 together\n"
+    );
+}
