@@ -40,8 +40,7 @@ pub fn convert(path: &Path, node: Option<&str>, id: Option<&str>) -> Result<Stri
     group::check_mail(&groups, &told, &log);
     super::ipvs::check(&ipvs, &groups, &log);
     super::fixed::check(&fixed, &groups, &log);
-    let services: BTreeMap<_, _> =
-        services.into_iter().filter_map(|service| service::build(service, &groups, &told, &log)).collect();
+    let services = service::build(services, &groups, &told, &log);
     let groups: BTreeMap<_, _> = groups.into_iter().filter_map(group::Draft::build).collect();
     log.finish(|notes| {
         let mut text = format!("# From {}.\n", path.display());

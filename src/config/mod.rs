@@ -157,9 +157,7 @@ pub fn check(path: &Path, id: Option<&str>) -> Result<Vec<Diagnostic>, Errors> {
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
     fixed::check(&fixed, &groups, &log);
-    for service in services {
-        service::build(service, &groups, &notify, &log);
-    }
+    service::build(services, &groups, &notify, &log);
     log.finish(Some)
 }
 
@@ -267,7 +265,7 @@ fn load_node(path: &Path, complete: bool) -> Result<Config, Errors> {
     group::check_mail(&groups, &notify, &log);
     ipvs::check(&ipvs, &groups, &log);
     fixed::check(&fixed, &groups, &log);
-    let services = services.into_iter().filter_map(|service| service::build(service, &groups, &notify, &log)).collect();
+    let services = service::build(services, &groups, &notify, &log);
     let groups = groups.into_iter().filter_map(group::Draft::build).collect();
     let parts = draft.build();
     log.finish(|warnings| {

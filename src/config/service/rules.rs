@@ -1,20 +1,64 @@
 //! The rules within a service, and between it, the VIP groups and who is told.
 
-use super::{Draft, Service, one_port};
-use crate::config::diagnostic::{Diagnostic, Log, nearest};
+use super::{Draft, Mark, Service, one_port};
+use crate::config::diagnostic::{Diagnostic, Located, Log, nearest};
 use crate::config::group;
 use crate::config::notify::{Notifications, mailed_to_nobody};
 use crate::ipvs::{Forwarding, Granularity, Protocol, ServiceKey};
 use hamesh_raft::command::Family;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// The service; `None` when a part is missing.
+/// All of them, by their names.
 pub(in crate::config) fn build(
+    drafts: Vec<Draft>,
+    groups: &[group::Draft],
+    notifications: &Notifications,
+    log: &Log,
+) -> BTreeMap<String, Service> {
+    check_twins(&drafts, groups, log);
+    drafts.into_iter().filter_map(|draft| build_one(draft, groups, notifications, log)).collect()
+}
+
+/// Two services with one entrance would be one to IPVS, and with one name one to us.
+fn check_twins(drafts: &[Draft], groups: &[group::Draft], log: &Log) {
+    let (mut names, mut entrances) = (BTreeMap::new(), BTreeMap::new());
+    for (i, draft) in drafts.iter().enumerate() {
+        let mut twins = 0;
+        for Located { value: key, place } in keys(draft, groups) {
+            let (first, there) = entrances.entry(key).or_insert_with(|| (i, place.clone()));
+            if *first != i {
+                twins += 1;
+                let error = Diagnostic::error(&place, format!("`{key}` is balanced by another service already"));
+                log.add(error.see(there, "here").help("give all its servers to one of them"));
+            }
+        }
+        let Located { value: name, place } = &draft.name;
+        if let (Some(there), 0) = (names.insert(name, place), twins) {
+            let error = Diagnostic::error(place, format!("there are two services `{name}`"));
+            log.add(error.see(there, "the other one"));
+        }
+    }
+}
+
+/// What a service takes.
+fn keys(draft: &Draft, groups: &[group::Draft]) -> Vec<Located<ServiceKey>> {
+    let group = groups.iter().find(|group| draft.vip.as_ref().is_some_and(|vip| vip.value == group.name.value));
+    let family = group.and_then(|group| Some(Family::of(group.addresses.first()?.value.0))).unwrap_or(Family::V4);
+    let address = |at: SocketAddr| ServiceKey::Address(draft.protocol, at.into());
+    let mark = |(mark, own): Mark| ServiceKey::Mark(mark, own.unwrap_or(family));
+    let addresses = draft.listen.iter().map(|at| at.clone().map(address));
+    addresses.chain(draft.mark.iter().map(|at| at.clone().map(mark))).collect()
+}
+
+/// `None` when a part is missing.
+fn build_one(
     draft: Draft,
     groups: &[group::Draft],
     notifications: &Notifications,
     log: &Log,
 ) -> Option<(String, Service)> {
+    let keys = keys(&draft, groups);
     if notifications.mail.is_none() && (draft.mail || draft.servers.iter().any(|server| server.value.mail)) {
         log.add(mailed_to_nobody(&draft.name));
     }
@@ -30,10 +74,6 @@ pub(in crate::config) fn build(
     check_ports(&draft, log);
     let vip = draft.vip?;
     let group = groups.iter().find(|group| group.name.value == vip.value);
-    let family = group.and_then(|group| Some(Family::of(group.addresses.first()?.value.0))).unwrap_or(Family::V4);
-    let addresses = draft.listen.iter().map(|at| ServiceKey::Address(draft.protocol, at.value.into()));
-    let marks = draft.mark.iter().map(|mark| ServiceKey::Mark(mark.value.0, mark.value.1.unwrap_or(family)));
-    let keys: Vec<ServiceKey> = addresses.chain(marks).collect();
     let first = keys.first()?;
     let persistent = draft.persistence.is_some();
     if let Some(at) = draft.listen.iter().find(|at| at.value.port() == 0 && !persistent) {
@@ -42,7 +82,7 @@ pub(in crate::config) fn build(
     if draft.one_packet && draft.protocol != Protocol::Udp {
         log.add(Diagnostic::error(&draft.name.place, "only UDP can be balanced packet by packet"));
     }
-    let is_four = first.family() == Family::V4;
+    let is_four = first.value.family() == Family::V4;
     if draft.granularity.is_some_and(|granularity| matches!(granularity, Granularity::Netmask(_)) != is_four) {
         let message = "persistence takes a netmask for IPv4, and the length of a prefix for IPv6";
         log.add(Diagnostic::error(&draft.name.place, message));
@@ -73,7 +113,7 @@ pub(in crate::config) fn build(
     }
     let service = Service {
         vip: vip.value,
-        listen: keys,
+        listen: keys.into_iter().map(|key| key.value).collect(),
         protocol: draft.protocol,
         scheduler: draft.scheduler,
         flags: draft.flags,

@@ -91,3 +91,35 @@ fn what_keepalived_mends_is_mended_with_a_warning() {
         "cluster.toml:5:10: warning: the quorum is 2, and the weights of the servers are 1 together\n"
     );
 }
+
+#[test]
+fn what_one_service_takes_no_other_takes() {
+    let server =
+        |entrance: &str| format!("virtual_server {entrance} {{\n protocol TCP\n real_server 10.1.0.1 {{ }}\n }}\n");
+    let twice = |first: &str, second: &str| refused(&format!("{}{}", server(first), server(second)));
+    let help = "give all its servers to one of them";
+    assert_eq!(
+        twice("10.0.0.1 80", "10.0.0.1 80"),
+        format!("k.conf:10:16: `TCP 10.0.0.1:80` is balanced by another service already / {help}\n")
+    );
+    assert_eq!(
+        twice("fwmark 7", "fwmark 7"),
+        format!("k.conf:10:23: `FWM 7` is balanced by another service already / {help}\n")
+    );
+    let grouped = format!("virtual_server_group g {{\n 10.0.0.1-2 80\n 10.0.0.2 80\n}}\n{}", server("group g"));
+    assert_eq!(refused(&grouped), "", "itself is no other");
+    assert!(refused(&(grouped + &server("10.0.0.2 80"))).contains("`TCP 10.0.0.2:80` is balanced by another"));
+    assert_eq!(twice("10.0.0.1 80", "10.0.0.1 443"), "");
+    let service = |name: &str| {
+        format!("[service.{name}]\nvip = \"web\"\nlisten = \"203.0.113.10:80\"\nforwarding = \"nat\"\nserver = []\n")
+    };
+    assert_eq!(
+        native(&(service("a") + &service("b"))),
+        format!("cluster.toml:12:10: `TCP 203.0.113.10:80` is balanced by another service already / {help}\n")
+    );
+    let (result, _) = within(&[("cluster.toml", &format!("{WEB}{}{}", service("a"), service("b")))], |dir| {
+        check(&dir.join("cluster.toml"))
+    });
+    let shown = result.unwrap_err().to_string();
+    assert!(shown.contains("listen = \"203.0.113.10:80\"") && shown.contains("here"), "both places: {shown}");
+}
