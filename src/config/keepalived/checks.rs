@@ -330,6 +330,10 @@ pub(super) fn ssl(statement: &Statement, log: &Log) -> Option<(PathBuf, PathBuf)
             _ => unknown(&line.keyword, &KNOWN, log),
         }
     }
+    if let (Some(_), None) | (None, Some(_)) = (&certificate, &key) {
+        let message = "`certificate` and `key` are shown together, or neither: give the other one too";
+        log.add(Diagnostic::warning(&statement.keyword.place, message));
+    }
     certificate.zip(key)
 }
 

@@ -25,7 +25,8 @@ pub(super) fn virtual_server(
     elsewhere: &Elsewhere<'_>,
     log: &Log,
 ) -> Option<service::Draft> {
-    const KNOWN: [&str; 24] = [
+    const KNOWN: [&str; 25] = [
+        "weight",
         "smtp_alert",
         "alpha",
         "omega",
@@ -59,7 +60,7 @@ pub(super) fn virtual_server(
     let (mut quorum, mut hysteresis) = (unsaid(1), unsaid(0));
     let (mut inhibit, mut host, mut asking) = (false, None, Asking::new());
     let (mut flags, mut one_packet, mut granularity, mut engine) = (SchedulerFlags::default(), None, None, None);
-    let mut six = None;
+    let (mut six, mut weight) = (None, 1);
     let (mut alpha, mut quorum_up, mut quorum_down, mut sorry_method) = (false, None, None, None);
     let (mut omega, mut ha_suspend, mut sorry_server_inhibit) = (false, false, false);
     let mut mail = elsewhere.mail.services;
@@ -73,6 +74,7 @@ pub(super) fn virtual_server(
             "lvs_method" | "lb_kind" => forwarding = method(line, log).unwrap_or(forwarding),
             "persistence_timeout" if line.arguments.is_empty() => persistence = Some(PERSISTENCE),
             "persistence_timeout" => persistence = whole(line, log),
+            "weight" => weight = count(line, 65_535, log).unwrap_or(weight),
             "quorum" => quorum = weights(line, log).unwrap_or(quorum),
             "hysteresis" => hysteresis = weights(line, log).unwrap_or(hysteresis),
             "sorry_server" => sorry = endpoint(line, log),
@@ -100,16 +102,19 @@ pub(super) fn virtual_server(
         }
         check_leaf(line, &KNOWN, log);
     }
-    let protocol = protocol.unwrap_or_else(|| {
-        if entrances.listen.is_empty() {
-            return Protocol::Tcp;
+    let protocol = match protocol {
+        // Marked packets are of any, and only those of UDP are balanced one by one.
+        _ if entrances.listen.is_empty() && one_packet.is_some() => Protocol::Udp,
+        None if entrances.listen.is_empty() => Protocol::Tcp,
+        None => {
+            let message = "without `protocol` this is a UDP service, as in keepalived";
+            log.add(Diagnostic::warning(&statement.keyword.place, message));
+            Protocol::Udp
         }
-        let message = "without `protocol` this is a UDP service, as in keepalived";
-        log.add(Diagnostic::warning(&statement.keyword.place, message));
-        Protocol::Udp
-    });
+        Some(protocol) => protocol,
+    };
     let port = service::one_port(&entrances.listen, &entrances.mark);
-    let inherited = Inherited { port, forwarding, inhibit, alpha, host, asking };
+    let inherited = Inherited { port, weight, forwarding, inhibit, alpha, host, asking };
     let servers = lines.iter().filter(|line| line.keyword.text == "real_server");
     let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, elsewhere, log)).collect();
     if entrances.listen.iter().any(|at| at.value.port() == 0) {
@@ -259,6 +264,7 @@ fn sync_daemon(line: &Statement, log: &Log) -> Option<Sync> {
 /// What servers have from their service.
 struct Inherited {
     port: Option<u16>,
+    weight: u32,
     forwarding: Forwarding,
     inhibit: bool,
     alpha: bool,
@@ -289,7 +295,7 @@ fn real_server(
     let Inherited { mut forwarding, mut inhibit, mut alpha, .. } = *inherited;
     let (mut notify_up, mut notify_down, mut mail) = (None, None, elsewhere.mail.servers);
     let (mut host, mut asking) = (inherited.host.clone(), inherited.asking.clone());
-    let (mut weight, mut upper, mut lower) = (1, 0, 0);
+    let (mut weight, mut upper, mut lower) = (inherited.weight, 0, 0);
     let mut checks = Vec::new();
     for line in block(statement, log) {
         match line.keyword.text.as_str() {

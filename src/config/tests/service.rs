@@ -123,3 +123,28 @@ fn what_one_service_takes_no_other_takes() {
     let shown = result.unwrap_err().to_string();
     assert!(shown.contains("listen = \"203.0.113.10:80\"") && shown.contains("here"), "both places: {shown}");
 }
+
+#[test]
+fn a_virtual_server_may_say_the_weight_of_its_servers() {
+    let lines = "protocol TCP\n real_server 10.1.0.1 { }\n real_server 10.1.0.2 { weight 0\n }\n weight 5\n quorum 5\n";
+    let (services, warnings) = mended(&format!("virtual_server 10.0.0.1 80 {{\n {lines} }}\n"));
+    let weights: Vec<u32> = services["10.0.0.1:80/tcp"].servers.iter().map(|server| server.weight).collect();
+    assert_eq!((weights, warnings), (vec![5, 0], vec![]));
+}
+
+#[test]
+fn marked_packets_may_be_balanced_one_by_one() {
+    let (services, warnings) = mended("virtual_server fwmark 7 {\n ops\n real_server 10.1.0.1 { }\n }\n");
+    let service = &services["fwmark 7"];
+    assert_eq!((service.one_packet, service.protocol), (true, crate::ipvs::Protocol::Udp));
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn half_of_a_certificate_is_told() {
+    let said = |lines: &str| mended(&format!("SSL {{\n {lines} }}\n")).1;
+    let both = "`certificate` and `key` are shown together, or neither: give the other one too";
+    assert_eq!(said("certificate /etc/x.pem\n"), [both]);
+    assert_eq!(said("key /etc/x.key\n"), [both]);
+    assert_eq!(said("key /etc/x.key\n certificate /etc/x.pem\n"), Vec::<String>::new());
+}
