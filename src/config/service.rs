@@ -123,7 +123,7 @@ pub fn title(protocol: Protocol, ip: IpAddr, port: u16) -> String {
     format!("[{ip}]:{}:{port}", protocol.to_string().to_lowercase())
 }
 
-/// A firewall mark, and the family that it is about, if not that of the group.
+/// A firewall mark, and the family that it is about, if not that of the servers.
 pub(super) type Mark = (NonZeroU32, Option<Family>);
 
 /// A service as read, perhaps with holes where something was wrong.

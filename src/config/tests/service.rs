@@ -148,3 +148,46 @@ fn half_of_a_certificate_is_told() {
     assert_eq!(said("key /etc/x.key\n"), [both]);
     assert_eq!(said("key /etc/x.key\n certificate /etc/x.pem\n"), Vec::<String>::new());
 }
+
+#[test]
+fn marked_packets_are_of_the_family_of_their_servers() {
+    let family = |lines: &str| {
+        let (services, _) = mended(&format!("virtual_server fwmark 7 {{\n {lines} }}\n"));
+        services["fwmark 7"].listen[0].family()
+    };
+    let six = "real_server 2001:db8:1::1 { }\n";
+    let tunnelled = "real_server 10.1.0.1 { lvs_method TUN\n }\n";
+    assert_eq!(family("real_server 10.1.0.1 { }\n"), Family::V4);
+    assert_eq!(family(six), Family::V6);
+    assert_eq!(family(&format!("{tunnelled}{six}")), Family::V6, "a tunnel may lead elsewhere");
+    assert_eq!(family(&format!("lvs_method TUN\n {six}")), Family::V6);
+    assert_eq!(family(&format!("lvs_method TUN\n {tunnelled}{six}")), Family::V4, "as with keepalived");
+    assert_eq!(family(&format!("ip_family inet6\n {tunnelled}")), Family::V6);
+    let group = "virtual_server_group g {\n fwmark 7\n 2001:db8::1 80\n}\n";
+    let (services, _) = mended(&format!("{group}virtual_server group g {{\n protocol TCP\n {tunnelled} }}\n"));
+    assert!(services["g"].listen.iter().all(|key| key.family() == Family::V6), "that of the addresses beside it");
+}
+
+#[test]
+fn what_the_kernel_takes_in_one_family_only() {
+    let server =
+        |entrance: &str, lines: &str| refused(&format!("virtual_server {entrance} {{\n protocol TCP\n {lines} }}\n"));
+    assert_eq!(
+        server("10.0.0.1 80", "real_server 2001:db8:1::1 80 { }\n"),
+        "k.conf:8:14: `[2001:db8:1::1]:80` is of another family than `TCP 10.0.0.1:80`: only a tunnel leads there\n"
+    );
+    assert_eq!(server("10.0.0.1 80", "real_server 2001:db8:1::1 80 { lvs_method TUN\n }\n"), "");
+    assert_eq!(
+        server("2001:db8::1 80", "sorry_server 10.1.0.1 80\n"),
+        "k.conf:8:15: `10.1.0.1:80` is of another family than `TCP [2001:db8::1]:80`: only a tunnel leads there\n"
+    );
+    let both = "virtual_server_group g {\n 10.0.0.1 80\n 2001:db8::1 80\n}\n";
+    let grouped = |lines: &str| {
+        refused(&format!("{both}virtual_server group g {{\n protocol TCP\n lvs_method TUN\n {lines} }}\n"))
+    };
+    assert_eq!(grouped("real_server 10.1.0.1 { }\n persistence_timeout 9\n"), "");
+    assert_eq!(
+        grouped("real_server 10.1.0.1 { }\n persistence_granularity 255.255.255.0\n"),
+        "k.conf:10:22: persistence takes a netmask for IPv4, and the length of a prefix for IPv6 / make a service of its own for each family\n"
+    );
+}
