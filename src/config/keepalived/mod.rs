@@ -152,7 +152,8 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let paced: Vec<_> = named("garp_group").map(|statement| garp_group::read(statement, log)).collect();
     garp_group::apply(&paced, &mut groups, log);
     let scripts = scripts.into_iter().map(|(name, known)| (name, known.script)).collect();
-    (groups, services, scripts, (globals.notify.build(log), globals.ipvs, syncs, (sessions, fixed, delays)))
+    let ipvs = globals.ipvs.build(&groups);
+    (groups, services, scripts, (globals.notify.build(log), ipvs, syncs, (sessions, fixed, delays)))
 }
 
 /// All words of a line.

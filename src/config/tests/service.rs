@@ -191,3 +191,19 @@ fn what_the_kernel_takes_in_one_family_only() {
         "k.conf:10:22: persistence takes a netmask for IPv4, and the length of a prefix for IPv6 / make a service of its own for each family\n"
     );
 }
+
+#[test]
+fn connections_are_told_with_the_number_of_the_instance_that_tells() {
+    let told = |words: &str| {
+        let node = NODE.replace("cluster = \"cluster.toml\"", "keepalived_config = \"k.conf\"");
+        let instance = INSTANCE.replace("virtual_router_id 1", "virtual_router_id 51");
+        let text = format!("global_defs {{\n lvs_sync_daemon eth1 {words}\n}}\n{instance}");
+        let sync = loaded(&[("hamesh.toml", &node), ("k.conf", &text)]).ipvs.sync.unwrap();
+        (sync.vip.unwrap_or_default(), sync.id)
+    };
+    assert_eq!(told("v"), ("v".to_owned(), 51));
+    assert_eq!(told("inst v"), ("v".to_owned(), 51));
+    assert_eq!(told("inst v id 0"), ("v".to_owned(), 0));
+    assert_eq!(told("v 9"), ("v".to_owned(), 9), "the oldest way");
+    assert_eq!(told(""), (String::new(), 0));
+}
