@@ -138,15 +138,18 @@ fn show_service(name: &str, service: &Service) -> String {
         ServiceKey::Address(_, at) => Some(quoted(at)),
         ServiceKey::Mark(..) => None,
     });
-    let addresses: Vec<_> = addresses.collect();
-    match addresses.as_slice() {
-        [] => {}
-        [one] => line(format!("listen = {one}")),
-        several => line(format!("listen = [{}]", several.join(", "))),
-    }
-    for key in listen {
-        if let ServiceKey::Mark(mark, _) = key {
-            line(format!("mark = {mark}"));
+    let marks = listen.iter().filter_map(|key| match key {
+        ServiceKey::Address(..) => None,
+        ServiceKey::Mark(mark, family) => {
+            let family = service::FAMILIES.iter().find(|(_, known)| known == family).map_or("", |(family, _)| family);
+            Some(format!("{{ {family} = {mark} }}"))
+        }
+    });
+    for (key, values) in [("listen", addresses.collect::<Vec<_>>()), ("mark", marks.collect())] {
+        match values.as_slice() {
+            [] => {}
+            [one] => line(format!("{key} = {one}")),
+            several => line(format!("{key} = [{}]", several.join(", "))),
         }
     }
     line(format!("protocol = {}", quoted(protocol.to_string().to_lowercase())));

@@ -126,6 +126,9 @@ pub fn title(protocol: Protocol, ip: IpAddr, port: u16) -> String {
 /// A firewall mark, and the family that it is about, if not that of the servers.
 pub(super) type Mark = (NonZeroU32, Option<Family>);
 
+/// By the names that Linux has for them.
+pub(super) const FAMILIES: [(&str, Family); 2] = [("inet", Family::V4), ("inet6", Family::V6)];
+
 /// A service as read, perhaps with holes where something was wrong.
 pub(super) struct Draft {
     pub name: Located<String>,
@@ -217,13 +220,10 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, bfd: &Sessions, 
     set.into_iter().filter_map(|flag| flag.choice(&FLAGS)).for_each(|set| (set.value)(&mut flags));
     let sorry_server: Option<Located<SocketAddr>> =
         section.get("sorry_server").and_then(|value| value.parsed("an address and port", "10.0.5.99:80"));
-    let mark = section.get("mark").and_then(|v| v.integer(1..=u32::MAX));
-    let mark = mark.and_then(|v| Some(Located { value: (NonZeroU32::new(v.value)?, None), place: v.place }));
-    let mark: Vec<Located<Mark>> = mark.into_iter().collect();
     let draft = Draft {
         vip: section.required("vip").and_then(Value::string),
-        listen: read_listen(&section, !mark.is_empty()),
-        mark,
+        listen: read_listen(&section),
+        mark: read_marks(&section),
         protocol: section.get("protocol").and_then(|v| v.choice(&PROTOCOLS)).map_or(Protocol::Tcp, |v| v.value),
         scheduler: section.get("scheduler").and_then(|v| v.choice(&schedulers)).map_or("wlc", |v| v.value),
         flags,
@@ -257,13 +257,37 @@ pub(super) fn read(name: Located<String>, section: Section<'_>, bfd: &Sessions, 
     draft
 }
 
-/// One, or a list; none where there is a mark.
-fn read_listen(section: &Section<'_>, marked: bool) -> Vec<Located<SocketAddr>> {
+/// None where there is a mark.
+fn read_listen(section: &Section<'_>) -> Vec<Located<SocketAddr>> {
     let one = |value: Value<'_>| value.parsed("an address and port", "203.0.113.10:80");
+    let marked = section.get("mark").is_some();
     let value = if marked { section.get("listen") } else { section.required("listen") };
-    match value {
-        Some(value) if value.is_list() => value.list().unwrap_or_default().into_iter().filter_map(one).collect(),
-        value => value.and_then(one).into_iter().collect(),
+    value.map(|value| one_or_list(value, one)).unwrap_or_default()
+}
+
+/// A number, or one for a family: `{ inet6 = 7 }`; or a list of them.
+fn read_marks(section: &Section<'_>) -> Vec<Located<Mark>> {
+    let number = |value: Value<'_>, family| {
+        let mark = value.integer(1..=u32::MAX)?;
+        Some(Located { value: (NonZeroU32::new(mark.value)?, family), place: mark.place })
+    };
+    let one = |value: Value<'_>| {
+        if !value.is_table() {
+            return number(value, None).into_iter().collect();
+        }
+        let Some(section) = value.table() else { return Vec::new() };
+        let of = |(key, family)| section.get(key).and_then(|value| number(value, Some(family)));
+        let marks = FAMILIES.into_iter().filter_map(of).collect();
+        section.close();
+        marks
+    };
+    section.get("mark").map(|value| one_or_list(value, one)).unwrap_or_default()
+}
+
+fn one_or_list<'a, T, I: IntoIterator<Item = T>>(value: Value<'a>, one: impl Fn(Value<'a>) -> I) -> Vec<T> {
+    match value.is_list() {
+        true => value.list().unwrap_or_default().into_iter().flat_map(one).collect(),
+        false => one(value).into_iter().collect(),
     }
 }
 

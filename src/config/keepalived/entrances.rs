@@ -83,8 +83,6 @@ pub(super) fn entrances(
     }
 }
 
-pub(super) const FAMILIES: [(&str, Family); 2] = [("inet", Family::V4), ("inet6", Family::V6)];
-
 fn mark(word: &Word, family: Option<Family>, log: &Log) -> Option<Located<service::Mark>> {
     let number = word.text.parse::<NonZeroU32>().ok();
     if number.is_none() {
@@ -105,7 +103,7 @@ pub(super) fn server_group(statement: &Statement, log: &Log) -> Option<(String, 
         match (line.keyword.text.as_str(), line.arguments.as_slice()) {
             ("fwmark", [number]) => all.mark.extend(mark(number, None, log)),
             ("fwmark", [number, family]) => {
-                let known = FAMILIES.iter().find(|(name, _)| *name == family.text).map(|(_, family)| *family);
+                let known = service::FAMILIES.iter().find(|(name, _)| *name == family.text).map(|(_, family)| *family);
                 if known.is_none() {
                     log.add(Diagnostic::error(&family.place, "the family is inet or inet6"));
                 }

@@ -3,7 +3,7 @@
 use super::super::ipvs::{Ipvs, Sync, Timeouts};
 use super::super::service::{self, Server};
 use super::checks::{self, Asking, CHECKERS, Elsewhere, TIMES};
-use super::entrances::{FAMILIES, behind, entrances};
+use super::entrances::{behind, entrances};
 use super::notify::command;
 use super::syntax::Statement;
 use super::{argument, block, check_leaf, flag, unknown};
@@ -96,7 +96,7 @@ pub(super) fn virtual_server(
             }
             "inhibit_on_failure" => inhibit = true,
             "virtualhost" => host = argument(line, log).map(|host| host.value),
-            "ip_family" => six = choice(line, &FAMILIES, log),
+            "ip_family" => six = choice(line, &service::FAMILIES, log),
             _ if asking.read(line, log) => {}
             _ => unknown(&line.keyword, &[KNOWN.as_slice(), TIMES.as_slice()].concat(), log),
         }

@@ -48,6 +48,9 @@ const EXAMPLES: &[&str] = &[
      vrrp_instance v { interface eth0\n virtual_router_id 1\n virtual_ipaddress { 10.0.0.3\n 10.0.0.4\n 10.0.0.5 } }\n\
      virtual_server_group all {\n 10.0.0.3-5 80\n 10.0.0.3 443\n 10.0.0.4/31 443\n }\n\
      virtual_server group all {\n protocol TCP\n real_server 10.1.0.1 80 { TCP_CHECK { } } }\n\
+     virtual_server_group marks {\n fwmark 8\n fwmark 9 inet6\n fwmark 8 inet6\n 10.0.0.5 8080\n }\n\
+     virtual_server group marks {\n protocol TCP\n lvs_method TUN\n real_server 10.1.0.1 { } }\n\
+     virtual_server fwmark 11 {\n ip_family inet6\n lvs_method TUN\n real_server 10.1.0.1 { } }\n\
      virtual_server fwmark 7 {\n real_server 10.1.0.1 { TCP_CHECK { connect_port 22\n } } }\n\
      virtual_server 10.0.0.4 {\n protocol UDP\n real_server 10.1.0.1 { } }\n",
     // What is tracked.

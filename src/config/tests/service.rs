@@ -207,3 +207,24 @@ fn connections_are_told_with_the_number_of_the_instance_that_tells() {
     assert_eq!(told("v 9"), ("v".to_owned(), 9), "the oldest way");
     assert_eq!(told(""), (String::new(), 0));
 }
+
+#[test]
+fn marks_of_cluster_toml_may_be_several_and_of_a_family() {
+    use crate::ipvs::ServiceKey;
+    let service = |mark: &str| {
+        format!(
+            "[service.s]\nvip = \"web\"\nmark = {mark}\nforwarding = \"tunnel\"\nserver = [{{ address = \"10.0.0.1:80\" }}]\n"
+        )
+    };
+    let read = |mark: &str| {
+        let config = loaded(&[("hamesh.toml", NODE), ("cluster.toml", &format!("{WEB}{}", service(mark)))]);
+        config.services["s"].listen.clone()
+    };
+    let key = |mark: u32, family| ServiceKey::Mark(mark.try_into().unwrap(), family);
+    assert_eq!(read("7"), [key(7, Family::V4)]);
+    assert_eq!(read("{ inet6 = 7 }"), [key(7, Family::V6)]);
+    assert_eq!(read("[7, { inet6 = 7, inet = 8 }]"), [key(7, Family::V4), key(8, Family::V4), key(7, Family::V6)]);
+    assert_eq!(native(&service("[0]")), "cluster.toml:7:9: `service.s.mark[0]` must be between 1 and 4294967295\n");
+    let unknown = native(&service("{ inet5 = 7 }"));
+    assert!(unknown.contains("unknown key `service.s.mark.inet5`"), "{unknown}");
+}
