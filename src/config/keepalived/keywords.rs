@@ -35,7 +35,7 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (OwnWay, "no_track", "of a route, of a rule, and of an address on the interface of its instance: what others remove is put back, and moves nothing"),
     (OwnWay, "-nodad", "behind a shut gate duplicate address detection would find nothing; two owners are what the lease is against"),
     (Missing, "track_group", "it is for what is static; what moves with an instance is that one's anyway"),
-    (Missing, "fwmark", "it is that of a `virtual_server fwmark N`"),
+    (Missing, "fwmark", "it is served of a `virtual_server fwmark N`, in a `virtual_server_group`, a checker and a rule, and not here"),
     (Missing, "old_unicast_checksum", "adverts have the checksums of keepalived 1.3.7 and later"),
     (Missing, "vrf", "adverts are sent on the `interface` of the instance"),
     (Missing, "use_vmac_addr use_ipvlan vmac_addr_prefix", "a virtual MAC is `use_vmac [NAME]`, on the interface of the instance"),
@@ -46,7 +46,7 @@ const TABLE: &[(Outcome, &str, &str)] = &[
     (Missing, "lvs_sync_daemon_interface", "use `lvs_sync_daemon` in `global_defs`"),
     (Missing, "nftables_ipvs nftables_ipvs_priority nftables_ipvs_start_fwmark", "each `virtual_server` is an IPVS service of its own: remove it"),
     (Missing, "disable_local_igmp", "set `net.ipv4.igmp_link_local_mcast_reports` by sysctl"),
-    (Missing, "ip_family", "the family is that of the address"),
+    (Missing, "ip_family", "it is served in a `virtual_server`; elsewhere the family is that of the address"),
     (Missing, "peer", "a VIP is an address of its network: on a point-to-point link give it the length of a host"),
     (Missing, "real_server group notify notify_master notify_backup notify_fault notify_stop", "it does not belong into this block"),
 ];
@@ -133,6 +133,58 @@ mod tests {
             "from tos dsfield fwmark iif dev oif priority preference order table lookup realms goto nop l3mdev uidrange ipproto sport \
              dport protocol type tunnel-id suppress_prefixlength sup_pl suppress_ifgroup sup_group not inet inet6 no_track track_group",
         ),
+        (
+            "virtual_server 10.0.0.1 80",
+            "ip_family retry delay_before_retry warmup connect_timeout delay_loop inhibit_on_failure lb_algo lvs_sched hashed ops flag-1 flag-2 flag-3 sh-port sh-fallback mh-port mh-fallback lb_kind lvs_method persistence_engine persistence_timeout persistence_granularity protocol ha_suspend smtp_alert virtualhost snmp_name alpha omega quorum_up quorum_down quorum hysteresis weight sorry_server sorry_server_inhibit sorry_server_lvs_method real_server",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80",
+            "weight lvs_method uthreshold lthreshold inhibit_on_failure notify_up notify_down alpha retry delay_before_retry warmup connect_timeout delay_loop smtp_alert virtualhost snmp_name TCP_CHECK HTTP_GET SSL_GET SMTP_CHECK DNS_CHECK MISC_CHECK UDP_CHECK PING_CHECK BFD_CHECK FILE_CHECK",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nTCP_CHECK",
+            "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nPING_CHECK",
+            "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nSMTP_CHECK",
+            "helo_name host connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nSMTP_CHECK {\nhost",
+            "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nDNS_CHECK",
+            "type name connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nUDP_CHECK",
+            "payload require_reply min_reply_length max_reply_length connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nMISC_CHECK",
+            "misc_path misc_timeout misc_dynamic user retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        ("virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nBFD_CHECK", "name alpha"),
+        ("virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nFILE_CHECK", "track_file weight"),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nHTTP_GET",
+            "nb_get_retry virtualhost http_protocol fast_recovery url connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nSSL_GET",
+            "nb_get_retry virtualhost http_protocol enable_sni fast_recovery tls_compliant url connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark retry delay_before_retry warmup delay_loop alpha log_all_failures",
+        ),
+        (
+            "virtual_server 10.0.0.1 80 {\nreal_server 10.1.0.1 80 {\nHTTP_GET {\nurl",
+            "path digest status_code virtualhost regex regex_no_match regex_options regex_min_offset regex_max_offset regex_stack",
+        ),
+        ("virtual_server_group G", "fwmark"),
+        ("SSL", "password ca certificate key"),
     ];
 
     fn said(text: &str) -> Vec<Diagnostic> {
@@ -187,8 +239,8 @@ mod tests {
     #[test]
     fn the_table_is_in_deploy() {
         let mut text = String::from(
-            "# Keywords of keepalived.conf that hamesh does not serve\n\nAll others of `global_defs`, `vrrp_instance`, `vrrp_sync_group` and \
-             `vrrp_script` are. Each of these is reported with its line and this reason;\nwhat is *ignored* with a warning is done in another \
+            "# Keywords of keepalived.conf that hamesh does not serve\n\nAll others of `global_defs`, `vrrp_instance`, `vrrp_sync_group`, \
+             `vrrp_script` and `virtual_server` are. Each of these is reported with its line and this reason;\nwhat is *ignored* with a warning is done in another \
              way, what is *refused* is an error.\n\n| keyword | | reason, and what to do |\n|---|---|---|\n",
         );
         for (outcome, words, reason) in TABLE.iter().filter(|(_, words, _)| !words.starts_with("real_server")) {
