@@ -77,7 +77,7 @@ pub struct Reply {
     pub length: RangeInclusive<u16>,
 }
 
-/// A type of DNS records (RFC 1035 3.2.2, RFC 3596), with its number.
+/// A type of DNS records (RFC 1035 3.2.2, RFC 3596, RFC 4034), with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 #[expect(missing_docs, reason = "the names are DNS's")]
@@ -89,10 +89,12 @@ pub enum Record {
     Mx = 15,
     Txt = 16,
     Aaaa = 28,
+    Rrsig = 46,
+    Dnskey = 48,
 }
 
 /// By their names.
-pub(super) const RECORDS: [(&str, Record); 7] = [
+pub(super) const RECORDS: [(&str, Record); 9] = [
     ("A", Record::A),
     ("NS", Record::Ns),
     ("CNAME", Record::Cname),
@@ -100,6 +102,8 @@ pub(super) const RECORDS: [(&str, Record); 7] = [
     ("MX", Record::Mx),
     ("TXT", Record::Txt),
     ("AAAA", Record::Aaaa),
+    ("RRSIG", Record::Rrsig),
+    ("DNSKEY", Record::Dnskey),
 ];
 
 /// How a question gets to a server, where it is not simply sent to the server's address.

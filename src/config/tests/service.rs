@@ -228,3 +228,16 @@ fn marks_of_cluster_toml_may_be_several_and_of_a_family() {
     let unknown = native(&service("{ inet5 = 7 }"));
     assert!(unknown.contains("unknown key `service.s.mark.inet5`"), "{unknown}");
 }
+
+#[test]
+fn signatures_and_keys_of_dns_may_be_asked_for() {
+    use crate::config::check::{Probe, Record};
+    let asked = |record: &str| {
+        let server = format!("real_server 10.1.0.1 {{ DNS_CHECK {{\n type {record}\n }}\n }}\n");
+        let (services, _) = mended(&format!("virtual_server 10.0.0.1 53 {{\n protocol UDP\n {server} }}\n"));
+        services["10.0.0.1:53/udp"].servers[0].checks[0].probe.clone()
+    };
+    let question = |record| Probe::Dns { name: ".".to_owned(), record };
+    assert_eq!((asked("RRSIG"), asked("DNSKEY")), (question(Record::Rrsig), question(Record::Dnskey)));
+    assert_eq!((Record::Rrsig as u16, Record::Dnskey as u16), (46, 48));
+}
