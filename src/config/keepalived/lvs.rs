@@ -117,7 +117,7 @@ pub(super) fn virtual_server(
     let inherited = Inherited { port, weight, forwarding, inhibit, alpha, host, asking };
     let servers = lines.iter().filter(|line| line.keyword.text == "real_server");
     let servers: Vec<_> = servers.filter_map(|line| real_server(line, &inherited, elsewhere, log)).collect();
-    if entrances.listen.iter().any(|at| at.value.port() == 0) {
+    if granularity.is_some() || entrances.listen.iter().any(|at| at.value.port() == 0) {
         persistence = persistence.or(Some(PERSISTENCE));
     }
     if let (Some(six), true) = (six, entrances.listen.is_empty()) {

@@ -241,3 +241,10 @@ fn signatures_and_keys_of_dns_may_be_asked_for() {
     assert_eq!((asked("RRSIG"), asked("DNSKEY")), (question(Record::Rrsig), question(Record::Dnskey)));
     assert_eq!((Record::Rrsig as u16, Record::Dnskey as u16), (46, 48));
 }
+
+#[test]
+fn clients_that_count_as_one_stay_with_their_server() {
+    let lines = "protocol TCP\n persistence_granularity 255.255.255.0\n";
+    let (services, _) = mended(&format!("virtual_server 10.0.0.1 80 {{\n {lines} real_server 10.1.0.1 {{ }}\n }}\n"));
+    assert_eq!(services["10.0.0.1:80/tcp"].persistence, Some(Duration::from_secs(360)));
+}
