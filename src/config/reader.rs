@@ -156,6 +156,15 @@ impl<'a> Value<'a> {
         Some(array.iter().enumerate().map(item).collect())
     }
 
+    /// Itself, or what is in a list, which must not be empty.
+    pub fn one_or_more(self) -> Vec<Self> {
+        match self.value.as_array() {
+            None => vec![self],
+            Some(array) if array.is_empty() => self.expected("one, or a list of at least one").unwrap_or_default(),
+            Some(_) => self.list().unwrap_or_default(),
+        }
+    }
+
     pub fn string(self) -> Option<Located<String>> {
         match self.value.as_str() {
             Some(text) => Some(Located { value: text.to_owned(), place: self.place }),

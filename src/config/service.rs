@@ -262,7 +262,7 @@ fn read_listen(section: &Section<'_>) -> Vec<Located<SocketAddr>> {
     let one = |value: Value<'_>| value.parsed("an address and port", "203.0.113.10:80");
     let marked = section.get("mark").is_some();
     let value = if marked { section.get("listen") } else { section.required("listen") };
-    value.map(|value| one_or_list(value, one)).unwrap_or_default()
+    value.map(Value::one_or_more).into_iter().flatten().filter_map(one).collect()
 }
 
 /// A number, or one for a family: `{ inet6 = 7 }`; or a list of them.
@@ -281,14 +281,7 @@ fn read_marks(section: &Section<'_>) -> Vec<Located<Mark>> {
         section.close();
         marks
     };
-    section.get("mark").map(|value| one_or_list(value, one)).unwrap_or_default()
-}
-
-fn one_or_list<'a, T, I: IntoIterator<Item = T>>(value: Value<'a>, one: impl Fn(Value<'a>) -> I) -> Vec<T> {
-    match value.is_list() {
-        true => value.list().unwrap_or_default().into_iter().flat_map(one).collect(),
-        false => one(value).into_iter().collect(),
-    }
+    section.get("mark").map(Value::one_or_more).into_iter().flatten().flat_map(one).collect()
 }
 
 fn read_servers(value: Value<'_>, common: &Common, bfd: &Sessions, log: &Log) -> Option<Vec<Located<Server>>> {

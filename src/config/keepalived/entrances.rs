@@ -8,6 +8,7 @@ use super::{argument, block, check_leaf};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
 use crate::config::group;
 use hamesh_raft::command::Family;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
@@ -94,11 +95,33 @@ fn mark(word: &Word, family: Option<Family>, log: &Log) -> Option<Located<servic
 /// The most addresses of one range.
 const LONGEST_RANGE: u128 = 4096;
 
+/// All groups by their names. Of two with one name keepalived would take the first.
+pub(super) fn server_groups<'a>(
+    statements: impl Iterator<Item = &'a Statement>,
+    log: &Log,
+) -> BTreeMap<String, Entrances> {
+    let mut groups = BTreeMap::new();
+    let mut places: BTreeMap<String, Place> = BTreeMap::new();
+    for (Located { value: name, place }, entrances) in statements.filter_map(|statement| server_group(statement, log)) {
+        if let Some(first) = places.get(&name) {
+            let error = Diagnostic::error(&place, format!("there are two `virtual_server_group {name}`"));
+            log.add(error.see(first, "the other one"));
+        }
+        places.insert(name.clone(), place);
+        groups.insert(name, entrances);
+    }
+    groups
+}
+
 /// Reads `virtual_server_group NAME { ... }`: addresses, ranges of them, marks.
-pub(super) fn server_group(statement: &Statement, log: &Log) -> Option<(String, Entrances)> {
+fn server_group(statement: &Statement, log: &Log) -> Option<(Located<String>, Entrances)> {
     let name = argument(statement, log)?;
     let mut all = Entrances::default();
-    for line in block(statement, log) {
+    let lines = block(statement, log);
+    if lines.is_empty() {
+        log.add(Diagnostic::error(&name.place, format!("`virtual_server_group {}` is empty", name.value)));
+    }
+    for line in lines {
         let port = |word: Option<&Word>| word.map_or(Some(0), |word| word.text.parse::<u16>().ok());
         match (line.keyword.text.as_str(), line.arguments.as_slice()) {
             ("fwmark", [number]) => all.mark.extend(mark(number, None, log)),
@@ -131,7 +154,7 @@ pub(super) fn server_group(statement: &Statement, log: &Log) -> Option<(String, 
         }
         check_leaf(line, &[line.keyword.text.as_str()], log);
     }
-    Some((name.value, all))
+    Some((name, all))
 }
 
 /// `10.0.0.3`, `10.0.0.3-10`, `2001:db8::2-9`, two whole addresses, or a network, `10.0.0.8/29`, all of it.

@@ -137,8 +137,7 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     // Wherever they stand: they are behind the addresses of the instances.
     let services = named("virtual_server");
     let own = named("SSL").filter_map(|statement| checks::ssl(statement, log)).last();
-    let ranges =
-        named("virtual_server_group").filter_map(|statement| entrances::server_group(statement, log)).collect();
+    let ranges = entrances::server_groups(named("virtual_server_group"), log);
     let track::Things { scripts, files, bfd, processes: _ } = things;
     let elsewhere = checks::Elsewhere { user, mail: globals.notify.mails(), own, files, ranges, bfd };
     let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();

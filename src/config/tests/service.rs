@@ -248,3 +248,17 @@ fn clients_that_count_as_one_stay_with_their_server() {
     let (services, _) = mended(&format!("virtual_server 10.0.0.1 80 {{\n {lines} real_server 10.1.0.1 {{ }}\n }}\n"));
     assert_eq!(services["10.0.0.1:80/tcp"].persistence, Some(Duration::from_secs(360)));
 }
+
+#[test]
+fn a_service_that_takes_nothing_and_a_group_that_is_there_twice_are_told() {
+    let group = |lines: &str| format!("virtual_server_group g {{\n{lines}}}\n");
+    assert_eq!(refused(&group("")), "k.conf:6:22: `virtual_server_group g` is empty\n");
+    let twice = group("10.0.0.1 80\n") + &group("10.0.0.2 80\n");
+    assert_eq!(refused(&twice), "k.conf:9:22: there are two `virtual_server_group g`\n");
+    for key in ["listen", "mark"] {
+        let service = format!("[service.s]\nvip = \"web\"\n{key} = []\nforwarding = \"nat\"\nserver = []\n");
+        let column = key.len() + 4;
+        let expected = format!("cluster.toml:7:{column}: `service.s.{key}` must be one, or a list of at least one\n");
+        assert_eq!(native(&service), expected);
+    }
+}
