@@ -2,7 +2,7 @@
 
 use super::routing::Priorities;
 use super::syntax::Statement;
-use super::{argument, block, check_leaf, checksum, flag, lvs, notify, timing, track, unicast, unknown, version};
+use super::{argument, block, check_leaf, checksum, flag, ipvs, notify, timing, track, unicast, unknown, version};
 use crate::config::diagnostic::{Diagnostic, Located, Log};
 use crate::vrrp::Version;
 use crate::vrrp::checksum::Form;
@@ -28,13 +28,13 @@ pub(super) struct Globals {
     pub owner_ignores: bool,
     /// Of those that speak by multicast, by family.
     pub multicast: BTreeMap<Family, Located<IpAddr>>,
-    pub ipvs: lvs::Globals,
+    pub ipvs: ipvs::Globals,
     pub priorities: Priorities,
 }
 
 impl Default for Globals {
     fn default() -> Self {
-        let (timing, notify, ipvs) = (timing::Given::default(), notify::Globals::default(), lvs::Globals::default());
+        let (timing, notify, ipvs) = (timing::Given::default(), notify::Globals::default(), ipvs::Globals::default());
         Self {
             version: Version::V2,
             checksum: Form::Pseudo,
@@ -89,13 +89,13 @@ impl Globals {
                 "vrrp_strict" => self.strict = flag(line, log),
                 "vrrp_owner_ignore_adverts" => self.owner_ignores = flag(line, log),
                 "vrrp_check_unicast_src" => self.check_source = flag(line, log),
-                keyword if lvs::GLOBAL.contains(&keyword) => self.ipvs.read(line, log),
+                keyword if ipvs::KNOWN.contains(&keyword) => self.ipvs.read(line, log),
                 keyword if timing::GLOBAL.contains(&keyword) => self.timing.read(line, log),
                 keyword if notify::GLOBAL.contains(&keyword) => {
                     self.notify.read(line, self.script_user.as_deref(), log);
                 }
                 _ => {
-                    let known = [&KNOWN[..], &timing::GLOBAL, &lvs::GLOBAL, &notify::GLOBAL].concat();
+                    let known = [&KNOWN[..], &timing::GLOBAL, &ipvs::KNOWN, &notify::GLOBAL].concat();
                     unknown(&line.keyword, &known, log);
                 }
             }

@@ -18,6 +18,7 @@ mod globals;
 mod guard;
 mod include;
 mod instance;
+mod ipvs;
 mod keywords;
 mod lvs;
 mod notify;
