@@ -118,7 +118,7 @@ fn what_one_service_takes_no_other_takes() {
         format!("cluster.toml:12:10: `TCP 203.0.113.10:80` is balanced by another service already / {help}\n")
     );
     let (result, _) = within(&[("cluster.toml", &format!("{WEB}{}{}", service("a"), service("b")))], |dir| {
-        check(&dir.join("cluster.toml"))
+        check(&dir.join("cluster.toml"), None)
     });
     let shown = result.unwrap_err().to_string();
     assert!(shown.contains("listen = \"203.0.113.10:80\"") && shown.contains("here"), "both places: {shown}");
