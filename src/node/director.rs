@@ -89,6 +89,8 @@ pub(crate) struct Director {
     groups: BTreeMap<GroupName, Served>,
     /// Whose packets those of a virtual router are, by interface.
     vrids: BTreeMap<(Family, u8), Vec<(String, GroupName)>>,
+    /// What follows for each group from what it tracks, as last told.
+    effects: BTreeMap<GroupName, Effect>,
     alarms: Alarms,
     /// Groups whose configuration changes as soon as this node does not use them any more.
     turning: BTreeSet<GroupName>,
@@ -131,6 +133,7 @@ impl Director {
             groups,
             vrids,
             alarms: Alarms::default(),
+            effects: BTreeMap::new(),
             turning: BTreeSet::new(),
             surplus: false,
             lans,
@@ -233,7 +236,9 @@ impl Director {
 
     /// What a group tracks has changed: its priority, or whether it may be claimed here.
     pub(crate) fn weigh(&mut self, group: &GroupName, effect: Effect) {
-        let Some(served) = self.groups.get_mut(group) else { return };
+        // Of a group that has its turn later, too.
+        self.effects.insert(group.clone(), effect);
+        let Some(served) = self.groups.get_mut(group).filter(|served| !served.config.track.is_empty()) else { return };
         if matches!(effect, Effect::Provisional(_)) && !served.unseen {
             return;
         }

@@ -94,6 +94,7 @@ async fn changed(core: &Core) -> Result<String, String> {
     }
     let mut done = differences("vip", &running.groups, &fresh.groups);
     done.extend(differences("service", &running.services, &fresh.services));
+    done.extend(differences("track_script", &running.scripts, &fresh.scripts));
     if running.health != fresh.health {
         done.push("[health] changed".to_owned());
     }
@@ -149,13 +150,11 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("[admin]", running.admin != fresh.admin),
         ("[lease]", running.lease != fresh.lease),
         ("[ipvs]", running.ipvs != fresh.ipvs),
-        ("[track_script]", running.scripts != fresh.scripts),
         ("[bfd]", running.bfd != fresh.bfd),
         ("[interface]", running.delays != fresh.delays),
         ("[static]", running.fixed != fresh.fixed),
         ("[notify]", running.notify != fresh.notify),
         ("what is in a sync group", synced(running) != synced(fresh)),
-        ("a group that tracks something", tracking(running) != tracking(fresh)),
         ("a group with `localnode`", with_localnode(running) != with_localnode(fresh)),
         ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),
         ("a group with an authentication header", authenticated(running) != authenticated(fresh)),
@@ -166,11 +165,6 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
 /// Who shares a lease with whom.
 fn synced(config: &Config) -> BTreeMap<&GroupName, &Vec<GroupName>> {
     config.syncs.iter().map(|(name, sync)| (name, &sync.vips)).collect()
-}
-
-/// Its priority is part of what was last seen.
-fn tracking(config: &Config) -> Vec<(&GroupName, &VipGroup)> {
-    config.groups.iter().filter(|(_, group)| !group.track.is_empty()).collect()
 }
 
 /// Its device is made and gated at the start.

@@ -153,6 +153,8 @@ impl Served {
     pub(super) fn adapt(&mut self, config: &VipGroup, lans: &Lans) {
         let Some(parameters) = config.parameters(source(config, &self.link)) else { return };
         self.weighed = parameters.priority;
+        // What is tracked is told again.
+        (self.fault, self.unseen) = (self.fault && !config.track.is_empty(), self.unseen && !config.track.is_empty());
         self.router.reconfigure(Parameters { priority: self.priority(), ..parameters });
         self.ear.every(config.interval);
         self.other_lists.clear();

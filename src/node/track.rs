@@ -10,6 +10,7 @@ use crate::probe::{local, script};
 use crate::track::debounce::Debounce;
 use crate::track::{Action, Event};
 use hamesh_fencing::clock::Moment;
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
 /// What is read of a file at most; a number is shorter.
@@ -26,14 +27,11 @@ const LONGEST: u64 = 64;
 /// Before interfaces are looked at again when the kernel cannot be heard.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Starts the thread, where something is tracked.
+/// Starts the thread. Nothing may be tracked yet: a reload changes that.
 ///
 /// # Errors
 /// The system gives no thread.
 pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<()> {
-    if lock(&core.tracks).is_empty() {
-        return Ok(());
-    }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("tracks".to_owned()).spawn(move || runtime.block_on(run(core)))?;
     Ok(())
@@ -41,16 +39,13 @@ pub(crate) fn start(core: Arc<Core>) -> anyhow::Result<()> {
 
 async fn run(core: Arc<Core>) {
     let (seen_in, mut seen) = mpsc::channel(64);
-    let interfaces = lock(&core.tracks).interfaces();
-    if !interfaces.is_empty() {
-        let debounce = Debounce::new(&core.config().delays);
-        tokio::spawn(watch(interfaces.into_iter().collect(), debounce, seen_in.clone()));
-    }
-    tokio::spawn(follow(core.bfd.clone(), seen_in.clone()));
+    let mut config = core.current.subscribe();
+    let mut interfaces = lock(&core.tracks).interfaces();
+    let mut watching = begin(&interfaces, &core, &seen_in);
+    let mut following = tokio::spawn(follow(core.bfd.clone(), seen_in.clone()));
     let mut looks = JoinSet::new();
-    let mut event = Event::Tick;
+    let mut actions = lock(&core.tracks).handle(Moment::now(), Event::Tick);
     loop {
-        let actions = lock(&core.tracks).handle(Moment::now(), event);
         for action in actions {
             match action {
                 Action::Run(name, script) => drop(looks.spawn(async move {
@@ -77,7 +72,7 @@ async fn run(core: Arc<Core>) {
         }
         let now = Moment::now();
         let pause = lock(&core.tracks).next_deadline().map_or(PAUSE, |deadline| now.wait(deadline));
-        event = tokio::select! {
+        let event = tokio::select! {
             Some(done) = looks.join_next(), if !looks.is_empty() => match done {
                 Ok(event) => event,
                 Err(error) => {
@@ -86,9 +81,38 @@ async fn run(core: Arc<Core>) {
                 }
             },
             Some(interface) = seen.recv() => interface,
+            changed = config.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let fresh = config.borrow_and_update().clone();
+                actions = lock(&core.tracks).adopt(Moment::now(), &fresh.groups, &fresh.scripts);
+                let wanted = lock(&core.tracks).interfaces();
+                if wanted != interfaces {
+                    watching.abort();
+                    watching = begin(&wanted, &core, &seen_in);
+                    interfaces = wanted;
+                }
+                // Whether a session is up is said anew, for those that were not tracked.
+                following.abort();
+                following = tokio::spawn(follow(core.bfd.clone(), seen_in.clone()));
+                continue;
+            }
             () = sleep(pause) => Event::Tick,
         };
+        actions = lock(&core.tracks).handle(Moment::now(), event);
     }
+}
+
+/// Begins to watch these interfaces.
+fn begin(interfaces: &BTreeSet<String>, core: &Core, seen: &mpsc::Sender<Event>) -> JoinHandle<()> {
+    let (names, seen) = (interfaces.iter().cloned().collect::<Vec<_>>(), seen.clone());
+    let debounce = Debounce::new(&core.config().delays);
+    tokio::spawn(async move {
+        if !names.is_empty() {
+            watch(names, debounce, seen).await;
+        }
+    })
 }
 
 /// A file that is not there has no number, and nothing is wrong with that: who tracks it makes it when it is needed.

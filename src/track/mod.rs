@@ -154,6 +154,28 @@ impl Tracks {
         Self { started: now, groups, states, scripts: watches, lasting, next_look }
     }
 
+    /// Of these from now on. What is known of what is tracked still stays so, and a script's runs go on; each group is told of
+    /// again.
+    pub fn adopt(
+        &mut self,
+        now: Moment,
+        groups: &BTreeMap<GroupName, VipGroup>,
+        scripts: &BTreeMap<String, Script>,
+    ) -> Vec<Action> {
+        let before = std::mem::replace(self, Self::new(self.started, groups, scripts));
+        for (what, state) in before.states {
+            if let Some(same) = self.states.get_mut(&what) {
+                *same = state;
+            }
+        }
+        for (name, watch) in before.scripts {
+            if let Some(same) = self.scripts.get_mut(&name).filter(|same| same.script == watch.script) {
+                *same = watch;
+            }
+        }
+        self.handle(now, Event::Tick)
+    }
+
     /// The interfaces that are to be watched.
     pub fn interfaces(&self) -> BTreeSet<String> {
         let name = |what: &Tracked| match what {
@@ -161,11 +183,6 @@ impl Tracks {
             Tracked::Script(_) | Tracked::File(_) | Tracked::Bfd(_) | Tracked::Process(_) => None,
         };
         self.states.keys().filter_map(name).collect()
-    }
-
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
     }
 
     /// Decides; touches nothing.
@@ -178,20 +195,21 @@ impl Tracks {
                     Ok(number) => (number, None),
                     Err(why) => (0, Some(why)),
                 };
-                self.states.insert(Tracked::File(path), State { number: Some(number), why });
+                self.saw(&Tracked::File(path), number, why);
             }
             Event::Interface(name, up) => {
                 let why = (!up).then(|| "it is down or has no carrier".to_owned());
-                self.states.insert(Tracked::Interface(name), State { number: Some(i64::from(up)), why });
+                self.saw(&Tracked::Interface(name), i64::from(up), why);
             }
             Event::Bfd(name, result) => {
-                let number = Some(i64::from(result.is_ok()));
-                self.states.insert(Tracked::Bfd(name), State { number, why: result.err() });
+                self.saw(&Tracked::Bfd(name), i64::from(result.is_ok()), result.err());
             }
             Event::Counted(process, Ok(count)) => self.counted(moment, process, count),
             // It is as it was.
             Event::Counted(process, Err(why)) => {
-                self.states.entry(Tracked::Process(process)).or_default().why = Some(why);
+                if let Some(state) = self.states.get_mut(&Tracked::Process(process)) {
+                    state.why = Some(why);
+                }
             }
             Event::Tick => {}
         }
@@ -241,7 +259,14 @@ impl Tracks {
         let up = self.lasting.see(now, &key(&process), runs);
         let most = process.most.map(|most| format!(", {most} at most")).unwrap_or_default();
         let why = (!up).then(|| format!("{count} run: {} at least{most}", process.least));
-        self.states.insert(Tracked::Process(process), State { number: Some(i64::from(up)), why });
+        self.saw(&Tracked::Process(process), i64::from(up), why);
+    }
+
+    /// What is not tracked, or no more, is nobody's.
+    fn saw(&mut self, what: &Tracked, number: i64, why: Option<String>) {
+        if let Some(state) = self.states.get_mut(what) {
+            *state = State { number: Some(number), why };
+        }
     }
 
     /// The first run says what is so at once; then `rise` or `fall` in a row are needed.

@@ -283,3 +283,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_reload_keeps_what_is_known_and_tells_what_follows_from_it() {
+    let scripts = script(1, 1, false);
+    let mut tracks = Tracks::new(start(), &group(100, vec![the_script(-20)]), &scripts);
+    tracks.handle(start(), Event::Tick);
+    assert_eq!(told(&tracks.handle(start(), ended(false))), Some(Effect::Priority(80)));
+    let actions = tracks.adopt(start(), &group(150, vec![the_script(-30)]), &scripts);
+    assert_eq!(told(&actions), Some(Effect::Priority(120)), "the script is as it was");
+    assert!(!actions.iter().any(|action| matches!(action, Action::Run(..))), "and not due yet: {actions:?}");
+    // Another interface is not known yet, and what was said of it before it was tracked does not count.
+    tracks.handle(start(), Event::Interface("eth7".to_owned(), false));
+    let both = vec![the_script(-30), tracked(Tracked::Interface("eth7".to_owned()), 0, false)];
+    assert_eq!(told(&tracks.adopt(start(), &group(150, both), &scripts)), None);
+    assert_eq!(tracks.interfaces(), ["eth7".to_owned()].into());
+    let seen = tracks.handle(start(), Event::Interface("eth7".to_owned(), true));
+    assert_eq!(told(&seen), Some(Effect::Priority(120)));
+    // Another script of the same name runs at once; until then the old one's word counts.
+    let actions = tracks.adopt(start(), &group(150, vec![the_script(-30)]), &script(2, 2, false));
+    assert_eq!(told(&actions), Some(Effect::Priority(120)));
+    assert!(actions.iter().any(|action| matches!(action, Action::Run(..))), "{actions:?}");
+    assert_eq!(told(&tracks.adopt(start(), &BTreeMap::new(), &BTreeMap::new())), None);
+}

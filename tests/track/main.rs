@@ -130,6 +130,21 @@ rise = 2
     println!("a hung script moved it after {} ms", moves_to(&scene, "lb2")?.as_millis());
     let (said, _) = status(&cluster)?;
     ensure!(said.contains("killed: it took longer than 1s"), "status says why: {said}");
+    fs::remove_file(&hung)?;
+    moves_to(&scene, "lb1")?;
+    let other =
+        text.replace("script = \"check\" }", "script = \"check\", weight = -60 }").replace("\"300ms\"", "\"200ms\"");
+    for node in 0..scene.directors.len() {
+        fs::write(cluster.cluster_file(node), &other)?;
+        println!("{}", cluster.command(node, &["reload"])?.trim());
+    }
+    ensure!(scene.settled(STEADY, PATIENCE)? == "lb1", "a reload of what is tracked has moved the VIP");
+    fs::write(&sick, "10.77.0.11/\n")?;
+    println!("with another weight the script moved it after {} ms", moves_to(&scene, "lb2")?.as_millis());
+    let (said, state) = status(&cluster)?;
+    ensure!(state == "BACKUP" && said.contains("lb1 140"), "lb1 is in {state}: {said}");
+    fs::remove_file(&sick)?;
+    moves_to(&scene, "lb1")?;
     let two = scene.observer.two_owners(began, Instant::now(), |_| true);
     ensure!(two.is_zero(), "two owners for {two:?}");
 
@@ -148,5 +163,5 @@ rise = 2
     println!("what is static was put back after {} ms", taken.elapsed().as_millis());
     cluster.stop(0)?;
     ensure!(there(&scene)? == [false; 2], "a stop has left what is static");
-    Ok(5)
+    Ok(6)
 }

@@ -114,8 +114,16 @@ impl Director {
         }
     }
 
-    /// Serves a group that is not used, or only put in other words, as the configuration says.
+    /// Serves a group that is not used, or only put in other words, as the configuration says, and as what it tracks says.
     async fn begin(&mut self, name: &GroupName) {
+        self.change(name).await;
+        match self.effects.get(name).copied() {
+            Some(effect) if self.wanted(name).is_some_and(|group| !group.track.is_empty()) => self.weigh(name, effect),
+            Some(_) | None => drop(self.effects.remove(name)),
+        }
+    }
+
+    async fn change(&mut self, name: &GroupName) {
         let Some(wanted) = self.wanted(name).cloned() else {
             if let Some(mut gone) = self.groups.remove(name) {
                 tell(&mut gone, What::Deleted, &mut self.outputs);
