@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Child;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -28,8 +28,24 @@ const AT_ONCE: usize = 32;
 
 enum Told {
     Event(Event),
-    Reload(Vec<(Object, Notify)>),
+    Reload(Arc<Config>, Fifos),
     Finish { stopped: bool, done: oneshot::Sender<()> },
+}
+
+/// What is written into, and what about.
+pub(crate) type Fifos = Vec<(Option<Topic>, fifo::Fifo)>;
+
+/// Opens the FIFOs of a configuration.
+///
+/// # Errors
+/// One cannot be made.
+pub(crate) fn open(config: &Config) -> std::io::Result<Fifos> {
+    let open = |fifo: &Fifo| {
+        let reader = fifo.script.as_ref().and_then(|script| script.user.as_deref());
+        let owner = reader.map(script::find_user).transpose().map_err(std::io::Error::other)?;
+        Ok((fifo.about, fifo::Fifo::open(&fifo.path, owner.map(|(user, _)| user.as_raw()))?))
+    };
+    config.notify.fifos.iter().map(open).collect()
 }
 
 /// The way to the thread.
@@ -41,29 +57,24 @@ impl Notices {
     ///
     /// # Errors
     /// A FIFO cannot be made, or the system gives no thread.
-    pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
+    pub(crate) fn start(config: &Arc<Config>) -> anyhow::Result<Self> {
         let notifier = Notifier::new(&config.node.name, &config.notify, objects(config));
-        let fifos = config.notify.fifos.iter().map(|fifo| {
-            let reader = fifo.script.as_ref().and_then(|script| script.user.as_deref());
-            let owner = reader.map(script::find_user).transpose().map_err(std::io::Error::other)?;
-            Ok((fifo.about, fifo::Fifo::open(&fifo.path, owner.map(|(user, _)| user.as_raw()))?))
-        });
-        let fifos = fifos.collect::<std::io::Result<Vec<_>>>()?;
+        let fifos = open(config)?;
         let (tell, told) = mpsc::channel(QUEUE);
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let readers = config.notify.fifos.clone();
-        let post = post(&runtime, config);
         let hand = Hand {
+            config: config.clone(),
             notifier,
+            readers: Vec::new(),
             fifos,
-            post,
+            post: None,
             patience: config.notify.timeout,
             runs: JoinSet::new(),
             hurry: watch::Sender::new(false),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
         };
         let thread = std::thread::Builder::new().name("notices".to_owned());
-        thread.spawn(move || runtime.block_on(hand.work(told, readers)))?;
+        thread.spawn(move || runtime.block_on(hand.work(told)))?;
         Ok(Self(tell))
     }
 
@@ -81,9 +92,9 @@ impl Notices {
         }
     }
 
-    /// Tells of the groups of a new configuration from now on.
-    pub(crate) async fn reload(&self, config: &Config) {
-        if self.0.send(Told::Reload(objects(config))).await.is_err() {
+    /// Tells of the groups of a new configuration from now on, and whom it says, by these FIFOs.
+    pub(crate) async fn reload(&self, config: &Arc<Config>, fifos: Fifos) {
+        if self.0.send(Told::Reload(config.clone(), fifos)).await.is_err() {
             tracing::error!("nobody is told of what the reload has changed");
         }
     }
@@ -107,8 +118,11 @@ fn objects(config: &Config) -> Vec<(Object, Notify)> {
 }
 
 struct Hand {
+    config: Arc<Config>,
     notifier: Notifier,
-    fifos: Vec<(Option<Topic>, fifo::Fifo)>,
+    /// Of FIFOs.
+    readers: Vec<Child>,
+    fifos: Fifos,
     post: Option<mpsc::Sender<Message>>,
     patience: Duration,
     runs: JoinSet<Queue>,
@@ -117,11 +131,9 @@ struct Hand {
 }
 
 impl Hand {
-    async fn work(mut self, mut told: mpsc::Receiver<Told>, readers: Vec<Fifo>) {
-        let mut children = Vec::new();
-        for reader in readers {
-            children.extend(start_reader(&reader, self.patience).await);
-        }
+    async fn work(mut self, mut told: mpsc::Receiver<Told>) {
+        self.post = post(&self.config);
+        self.start_readers().await;
         let mut finish: Option<oneshot::Sender<()>> = None;
         loop {
             if finish.is_some() && self.notifier.is_done() {
@@ -130,8 +142,8 @@ impl Hand {
             let event = tokio::select! {
                 told = told.recv(), if finish.is_none() => match told {
                     Some(Told::Event(event)) => event,
-                    Some(Told::Reload(objects)) => {
-                        self.notifier.adopt(objects);
+                    Some(Told::Reload(config, fifos)) => {
+                        self.adopt(&config, fifos).await;
                         let again = self.notifier.again();
                         self.perform(again);
                         continue;
@@ -159,11 +171,36 @@ impl Hand {
             let actions = self.notifier.handle(event);
             self.perform(actions);
         }
-        for child in &children {
-            script::kill_group(child, Signal::TERM);
-        }
+        self.stop_readers();
         if let Some(done) = finish {
             done.send(()).ok();
+        }
+    }
+
+    /// Does as this configuration says from now on. Readers go on where no FIFO differs.
+    async fn adopt(&mut self, config: &Arc<Config>, fifos: Fifos) {
+        self.notifier.adopt(&config.notify, objects(config));
+        let before = std::mem::replace(&mut self.config, config.clone());
+        self.patience = config.notify.timeout;
+        if before.notify.mail != config.notify.mail {
+            self.post = post(config);
+        }
+        if before.notify.fifos != config.notify.fifos {
+            self.stop_readers();
+            self.fifos = fifos;
+            self.start_readers().await;
+        }
+    }
+
+    async fn start_readers(&mut self) {
+        for fifo in &self.config.notify.fifos {
+            self.readers.extend(start_reader(fifo, self.patience).await);
+        }
+    }
+
+    fn stop_readers(&mut self) {
+        for child in self.readers.drain(..) {
+            script::kill_group(&child, Signal::TERM);
         }
     }
 
@@ -241,10 +278,10 @@ async fn start_reader(fifo: &Fifo, patience: Duration) -> Option<Child> {
 }
 
 /// One mail after the other, in a task of its own: a mail server that hangs holds up mail only.
-fn post(runtime: &Runtime, config: &Config) -> Option<mpsc::Sender<Message>> {
+fn post(config: &Config) -> Option<mpsc::Sender<Message>> {
     let (mail, node): (Mail, String) = (config.notify.mail.clone()?, config.node.name.clone());
     let (post, mut letters) = mpsc::channel::<Message>(MAILS);
-    runtime.spawn(async move {
+    tokio::spawn(async move {
         while let Some(message) = letters.recv().await {
             if let Err(why) = mail::send(&mail, &node, &message).await {
                 tracing::warn!(why, subject = message.subject, "not mailed");

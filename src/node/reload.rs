@@ -9,6 +9,7 @@ use super::core::{Core, lock};
 use super::director::Occurred;
 use super::lane::{GateStatus, LaneInput};
 use super::lans::{self, LanName};
+use super::notify;
 use super::served::Served;
 use crate::config::{self, Config, VipGroup};
 use crate::vrrp::Auth;
@@ -68,6 +69,7 @@ async fn changed(core: &Core) -> Result<String, String> {
         // An empty file is rather half a write than a wish.
         return Err("no VIP group is configured any more: drain this node, or stop hamesh, if that is meant".to_owned());
     }
+    let fifos = notify::open(&fresh).map_err(|error| error.to_string())?;
     if running.node.role == Role::Director {
         let (balance, config) = (core.balance.clone(), fresh.clone());
         let begun = tokio::task::spawn_blocking(move || balance.begin(&config, BTreeSet::new())).await;
@@ -87,7 +89,7 @@ async fn changed(core: &Core) -> Result<String, String> {
         served?;
     }
     // Not before the director: what is given up is told as it was wished before.
-    core.notices.reload(&fresh).await;
+    core.notices.reload(&fresh, fifos).await;
     let (old, new) = (balance::scope(&running), balance::scope(&fresh));
     if old != new {
         core.balance.order(Order::Own(new));
@@ -95,6 +97,9 @@ async fn changed(core: &Core) -> Result<String, String> {
     let mut done = differences("vip", &running.groups, &fresh.groups);
     done.extend(differences("service", &running.services, &fresh.services));
     done.extend(differences("track_script", &running.scripts, &fresh.scripts));
+    if running.notify != fresh.notify {
+        done.push("[notify] changed".to_owned());
+    }
     if running.health != fresh.health {
         done.push("[health] changed".to_owned());
     }
@@ -153,7 +158,6 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("[bfd]", running.bfd != fresh.bfd),
         ("[interface]", running.delays != fresh.delays),
         ("[static]", running.fixed != fresh.fixed),
-        ("[notify]", running.notify != fresh.notify),
         ("what is in a sync group", synced(running) != synced(fresh)),
         ("a group with `localnode`", with_localnode(running) != with_localnode(fresh)),
         ("a group with a virtual MAC", with_virtual_mac(running) != with_virtual_mac(fresh)),

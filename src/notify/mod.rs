@@ -144,15 +144,15 @@ pub struct Notifier {
 impl Notifier {
     /// For the node of this name, and what each object wants told.
     pub fn new(node: &str, general: &Notifications, objects: impl IntoIterator<Item = (Object, Notify)>) -> Self {
-        let (fifos, again, mail) = (general.fifos.clone(), general.again, general.mail.clone());
-        let (lines, queues) = (BTreeMap::new(), BTreeMap::new());
-        let mut notifier = Self { lines, queues, fifos, again, mail, node: node.to_owned() };
-        notifier.adopt(objects);
+        let (lines, queues, node) = (BTreeMap::new(), BTreeMap::new(), node.to_owned());
+        let mut notifier = Self { lines, queues, fifos: Vec::new(), again: false, mail: None, node };
+        notifier.adopt(general, objects);
         notifier
     }
 
     /// From now on these are told of, and as they want it. One that is not among them is still told of until it is given up.
-    pub fn adopt(&mut self, objects: impl IntoIterator<Item = (Object, Notify)>) {
+    pub fn adopt(&mut self, general: &Notifications, objects: impl IntoIterator<Item = (Object, Notify)>) {
+        (self.fifos, self.again, self.mail) = (general.fifos.clone(), general.again, general.mail.clone());
         self.lines.values_mut().for_each(|line| line.leaves = true);
         for (object, notify) in objects {
             let line = self.lines.entry(object).or_default();

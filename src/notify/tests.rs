@@ -100,7 +100,7 @@ fn a_reload_changes_what_is_told_from_then_on() {
     notifier.handle(notice(What::Master, None));
     let scripts = [(Occasion::Fault, command(&["/new"]))];
     let other = Object::Instance("other".to_owned());
-    notifier.adopt([(other.clone(), Notify { scripts: scripts.into(), ..Notify::default() })]);
+    notifier.adopt(&general(), [(other.clone(), Notify { scripts: scripts.into(), ..Notify::default() })]);
     let theirs = Notice { object: other, what: What::Fault, priority: 1, token: None };
     assert_eq!(runs(&notifier.handle(Event::Notice(theirs))), ["/new"]);
     // The one that leaves is told of until it has left, and that once.
@@ -233,9 +233,10 @@ fn one_that_is_removed_is_deleted_where_a_script_waits_for_it_and_in_fault_elsew
 #[test]
 fn a_reload_writes_the_states_again_where_it_is_to() {
     for (again, written) in [(false, ""), (true, "INSTANCE \"web\" MASTER 150\n")] {
-        let mut notifier = Notifier::new("lb1", &Notifications { again, ..general() }, [(web(), all())]);
+        let general = Notifications { again, ..general() };
+        let mut notifier = Notifier::new("lb1", &general, [(web(), all())]);
         notifier.handle(notice(What::Master, None));
-        notifier.adopt([(web(), all()), (Object::Instance("new".to_owned()), all())]);
+        notifier.adopt(&general, [(web(), all()), (Object::Instance("new".to_owned()), all())]);
         assert_eq!(lines(&notifier.again()), written);
     }
 }

@@ -104,6 +104,7 @@ fn takes_other_services(cluster: &Cluster, text: &str) -> Result<()> {
     let last = ", { address = \"10.77.0.15:8004\" }";
     let text = text.replace("\n           {", " {");
     let other = text.replace("\"500ms\"", "\"600ms\"").replace("8002\" }", "8002\", weight = 7 }").replace(last, "");
+    let other = other.replace("path = \"told\"", "path = \"elsewhere\"");
     for (words, servers, weight) in [(&other, 3, 7), (&text, 4, 1)] {
         for node in 0..DIRECTORS {
             std::fs::write(cluster.cluster_file(node), words)?;
@@ -185,6 +186,12 @@ fn story(dir: &Path) -> Result<u32> {
         until(&cluster, node, 4, PATIENCE)?;
     }
     ensure!(scene.settled(Duration::from_millis(500), PATIENCE)? == "lb1", "a reload of services has moved the VIP");
+    for node in 0..2 {
+        let told = told(&cluster, node)?;
+        ensure!(told == "RS [10.77.0.15]:tcp:8001 [10.77.0.100]:tcp:80 UP\n", "{node} has told {told:?}");
+        let elsewhere = cluster.cluster_file(node).with_file_name("elsewhere");
+        ensure!(elsewhere.exists(), "a reload has made no other FIFO");
+    }
     println!("other servers, weights and checks by a reload: what is known of a server is kept, and the VIP stays");
 
     let began = Instant::now();
