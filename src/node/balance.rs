@@ -48,6 +48,8 @@ pub(crate) enum Order {
     WithdrawAll(Option<oneshot::Sender<()>>),
     /// What the services are to be from now on, where they are held.
     Want(Arc<Wanted>),
+    /// What is done beside services from now on.
+    Beside(config::Ipvs),
     /// What is ours from now on: services outside of it are taken away, those of others inside of it are found.
     Own(Scope),
 }
@@ -248,6 +250,7 @@ impl Balancer {
                 return done;
             }
             Order::Want(wanted) => self.wanted = Some(wanted),
+            Order::Beside(config) => self.beside.adopt(&mut self.ipvs, &config),
             Order::Own(scope) => {
                 if let Err(error) = self.owned.own(&scope, &mut self.ipvs) {
                     tracing::error!(%error, "a service that is configured no more stays in IPVS");

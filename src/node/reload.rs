@@ -94,12 +94,14 @@ async fn changed(core: &Core) -> Result<String, String> {
     if old != new {
         core.balance.order(Order::Own(new));
     }
+    if running.ipvs != fresh.ipvs {
+        core.balance.order(Order::Beside(fresh.ipvs.clone()));
+    }
     let mut done = differences("vip", &running.groups, &fresh.groups);
     done.extend(differences("service", &running.services, &fresh.services));
     done.extend(differences("track_script", &running.scripts, &fresh.scripts));
-    if running.notify != fresh.notify {
-        done.push("[notify] changed".to_owned());
-    }
+    let sections = [("[ipvs]", running.ipvs != fresh.ipvs), ("[notify]", running.notify != fresh.notify)];
+    done.extend(sections.iter().filter(|(_, differs)| *differs).map(|(name, _)| format!("{name} changed")));
     if running.health != fresh.health {
         done.push("[health] changed".to_owned());
     }
@@ -154,7 +156,7 @@ fn fixed(running: &Config, fresh: &Config) -> Vec<&'static str> {
         ("node.watchdog", old.watchdog != new.watchdog),
         ("[admin]", running.admin != fresh.admin),
         ("[lease]", running.lease != fresh.lease),
-        ("[ipvs]", running.ipvs != fresh.ipvs),
+        ("ipvs.flush", running.ipvs.flush != fresh.ipvs.flush),
         ("[bfd]", running.bfd != fresh.bfd),
         ("[interface]", running.delays != fresh.delays),
         ("[static]", running.fixed != fresh.fixed),

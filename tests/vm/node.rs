@@ -197,6 +197,7 @@ fn takes_other_services(director: &mut Director) -> Result<()> {
         VIP[0],
         section(&format!("{{ address = \"{second}:81\" }}"), "")
     );
+    let other = other + "\n[ipvs]\ntimeouts = { tcp = \"500s\" }\n";
     let wrong = director.reload(&other.replace("wrr", "nonesuch"));
     ensure!(wrong.is_err(), "a scheduler that is none was taken: {wrong:?}");
     ensure!(director.programmed()? == (2, 4), "a file that is wrong has changed something");
@@ -207,6 +208,8 @@ fn takes_other_services(director: &mut Director) -> Result<()> {
         ensure!(saved == weights, "{saved:?}");
         Ok(true)
     })?;
+    let times = director.table.timeouts()?;
+    ensure!(times.tcp == Duration::from_secs(500), "after a reload silent connections go after {:?}", times.tcp);
     talks[0].goes_on().context("a connection of a server that stays")?;
     ensure!(director.stage.ask(vip, SHORTLY)? == NAMES[0], "it is not the one server that answers");
     director.reload(&text)?;
@@ -253,6 +256,16 @@ pub fn serves_under_the_lease_and_only_then(_: &mut ()) -> Result<String> {
     director.signal(Signal::SIGCONT)?;
     let lost = director.until("services of a lost lease that go", |d| Ok(d.programmed()? == none))?;
     director.until("service after the freeze", |d| d.served())?;
+
+    // Killed, and its services are configured no more: the next start removes what is left all the same.
+    director.process.take().context("it runs")?.kill()?;
+    ensure!(director.programmed()? == all, "a killed director's services are gone, and nobody removed them");
+    fs::write(director.host().dir().join("cluster.toml"), groups())?;
+    fs::remove_file(director.host().dir().join("run/may-act"))?;
+    director.start()?;
+    director.until("services that are configured no more", |d| Ok(d.programmed()? == none))?;
+    director.until("a director that can be asked", |d| Ok(d.reload(&(groups() + &services())).is_ok()))?;
+    director.until("service that a reload brings back", |d| d.served())?;
 
     // A stop leaves nothing.
     director.signal(Signal::SIGTERM)?;

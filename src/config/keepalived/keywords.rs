@@ -248,6 +248,8 @@ mod tests {
             let outcome = if *outcome == OwnWay { "ignored" } else { "refused" };
             text += &format!("| {} | {outcome} | {reason} |\n", words.join(", "));
         }
+        text += "\nOf a route `encap`, `expires`, `features`, `realms`, `rtt`, `rttvar`, `congctl`, `ttl-propagate`, `append`, `protocol`, `or` and \
+                 `mtu lock`, and of a rule `realms` and `type`,\nare refused with what is known.\n";
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/keepalived.md");
         if std::env::var_os("HAMESH_BLESS").is_some() {
             std::fs::write(&file, &text).expect("written");

@@ -59,6 +59,14 @@ impl Beside {
         refused.map_or(Ok(changed), Err)
     }
 
+    /// Has this done from now on: what is told otherwise, or no more, ends here.
+    pub(super) fn adopt(&mut self, ipvs: &mut Ipvs, config: &config::Ipvs) {
+        if self.sync != config.sync {
+            self.end(ipvs);
+        }
+        (self.sync, self.timeouts) = (config.sync.clone(), config.timeouts);
+    }
+
     /// Ends it all.
     pub(super) fn end(&mut self, ipvs: &mut Ipvs) {
         for daemon in self.syncing.drain(..) {
