@@ -21,7 +21,7 @@ use std::time::Duration;
 use vip::{show_group, show_sync};
 
 /// The text of a cluster.toml, for the node of this name, with what was noted as comments. Passwords are not in it: it
-/// names the files to write them to, and says so. `id` is as with [`super::check`].
+/// names the files to write them to, and says so. `id` is as with [`super::check()`].
 ///
 /// # Errors
 /// What is wrong with the file, or cannot be said in cluster.toml.
