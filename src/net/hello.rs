@@ -8,6 +8,7 @@ use super::authority::{KeyHash, key_hash, node_of};
 use super::frame::{self, FrameError};
 use hamesh_raft::codec;
 use hamesh_raft::command::{ClusterId, Lineage, NodeId, WallTime};
+use hamesh_raft::store::are_of_copies;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -196,7 +197,7 @@ impl Admission {
             return Err(HelloRefusal::Key(node));
         }
         let known = member.incarnation.max(self.seen.get(&node).copied().unwrap_or(0));
-        if hello.incarnation < known {
+        if hello.incarnation < known || are_of_copies(hello.incarnation, known) {
             return Err(HelloRefusal::Stale { node, came: hello.incarnation, known });
         }
         self.seen.insert(node, hello.incarnation);
@@ -352,6 +353,10 @@ mod tests {
             admission.judge(SHOWN, &Hello { incarnation: 7, ..hello() }),
             Err(HelloRefusal::Stale { node: NodeId(2), came: 7, known: 8 })
         );
+        // The same count of starts, and another life.
+        let copies = Admission { seen: [(NodeId(2), 0x9_0007)].into(), ..self::admission() }
+            .judge(SHOWN, &Hello { incarnation: 0x9_0008, ..hello() });
+        assert_eq!(copies, Err(HelloRefusal::Stale { node: NodeId(2), came: 0x9_0008, known: 0x9_0007 }));
         admission.set_members([(NodeId(2), peer(9))].into());
         let stale = Err(HelloRefusal::Stale { node: NodeId(2), came: 8, known: 9 });
         assert_eq!(admission.judge(SHOWN, &Hello { incarnation: 8, ..hello() }), stale);

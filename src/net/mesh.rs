@@ -175,6 +175,11 @@ impl Mesh {
         self.plane.outgoing(to).map(|connection| connection.rtt())
     }
 
+    /// What a member said that knows a later start of this node, once one does: the disk is an old copy.
+    pub fn outlived(&self) -> watch::Receiver<Option<HelloRefusal>> {
+        self.plane.outlived()
+    }
+
     /// Whom this node refused last, and why, until it is admitted.
     pub fn refused(&self) -> BTreeMap<NodeId, HelloRefusal> {
         self.plane.refused()

@@ -138,6 +138,8 @@ pub(super) struct Plane {
     pub runtime: tokio::runtime::Handle,
     state: Mutex<State>,
     reach: watch::Sender<BTreeMap<NodeId, Reach>>,
+    /// What a member said that knows a later start of this node.
+    outlived: watch::Sender<Option<HelloRefusal>>,
 }
 
 struct State {
@@ -203,6 +205,7 @@ impl Plane {
             runtime: tokio::runtime::Handle::current(),
             state: Mutex::new(state),
             reach: watch::Sender::new(BTreeMap::new()),
+            outlived: watch::Sender::new(None),
             identity,
         });
         tokio::spawn(plane.clone().accept());
@@ -249,6 +252,11 @@ impl Plane {
 
     pub fn reach(&self) -> watch::Receiver<BTreeMap<NodeId, Reach>> {
         self.reach.subscribe()
+    }
+
+    /// What a member said that knows a later start of this node, once one does.
+    pub fn outlived(&self) -> watch::Receiver<Option<HelloRefusal>> {
+        self.outlived.subscribe()
     }
 
     pub fn refused(&self) -> BTreeMap<NodeId, HelloRefusal> {
@@ -326,6 +334,10 @@ impl Plane {
         let greeted = hello::introduce(&connection, &self.hello(), |hello| self.judge(shown, hello)).await;
         match greeted {
             Ok(hello) => Ok((connection, hello)),
+            Err(HelloError::RefusesUs(reason @ HelloRefusal::Stale { .. })) => {
+                self.outlived.send_replace(Some(reason.clone()));
+                Err(HelloError::RefusesUs(reason).into())
+            }
             Err(error @ (HelloError::RefusesUs(_) | HelloError::Refused(_) | HelloError::Malformed(_))) => {
                 Err(error.into())
             }

@@ -2,9 +2,11 @@
 
 use super::balance::Balance;
 use super::bfd::Board;
+use super::director::Silence;
 use super::lane::{LaneInput, LaneStatus};
 use super::notify::Notices;
 use super::requests::{Reply, Request};
+use super::service::SILENT;
 use crate::config::Config;
 use crate::health::Health;
 use crate::net::authority::Authority;
@@ -33,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Core {
     pub(crate) me: NodeId,
     pub(crate) incarnation: u64,
+    /// Whether it says nothing in the mesh.
+    pub(crate) silence: Silence,
     /// Where the configuration is read from.
     pub(crate) file: PathBuf,
     /// The configuration in force.
@@ -119,10 +123,13 @@ impl Core {
     /// Asks another member.
     ///
     /// # Errors
-    /// It was not reached, or did not answer in time.
+    /// It was not reached, or did not answer in time; or this node is silent, and hears no answer either (H13).
     pub(crate) async fn ask(&self, node: NodeId, request: &Request, deadline: Duration) -> Result<Reply, String> {
+        let speaks = || if self.silence.is_kept() { Err(SILENT.to_owned()) } else { Ok(()) };
+        speaks()?;
         let body = codec::encode(request);
         let answer = self.mesh.call(node, Kind::Request, body, deadline).await.map_err(|e| e.to_string())?;
+        speaks()?;
         codec::decode(&answer, Request::LIMIT).map_err(|e| e.to_string())
     }
 

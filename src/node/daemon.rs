@@ -49,6 +49,8 @@ use tokio::time::{sleep, timeout};
 const QUEUE: usize = 1024;
 /// Between `hamesh init` and the end of the first start this file stands beside the identity.
 const FOUNDING: &str = "founding";
+/// In the data directory once a member knew a later start of this node: why. What was written here since is of no use.
+const OUTLIVED: &str = "outlived";
 /// How long a stop may wait for the hand-over.
 const HAND_OVER: Duration = Duration::from_secs(3);
 /// Between two looks at whether a node without Raft still holds anything.
@@ -146,9 +148,13 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     prepared.await.context("the lane's thread ended")??;
 
     let founding = data_dir.join(FOUNDING).exists();
+    if let Ok(why) = std::fs::read_to_string(data_dir.join(OUTLIVED)) {
+        bail!("{why}. Remove {} and `hamesh join` anew", data_dir.display());
+    }
     let store = Store::open(&data_dir)?;
-    let incarnation = store.next_incarnation()?;
-    if incarnation == 1 && me == NodeId(1) && !founding {
+    let is_first = store.incarnation() == 0;
+    let incarnation = store.next_incarnation(fastrand::u16(..))?;
+    if is_first && me == NodeId(1) && !founding {
         bail!(
             "{} has no Raft log, but this node is a member: its disk was lost. Remove the directory and `hamesh join` anew",
             data_dir.display()
@@ -187,7 +193,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
         status: lane_status.clone(),
         incarnation,
         mesh: mesh.reachable(),
-        silence,
+        silence: silence.clone(),
     };
     let authority = Mutex::new(identity.authority.clone());
     let health = Health::new(started, me, config.health, &config.services);
@@ -197,6 +203,7 @@ async fn node(file: PathBuf, config: Config) -> anyhow::Result<Stop> {
     let core = Arc::new(Core {
         me,
         incarnation,
+        silence,
         file,
         current: watch::Sender::new(config),
         reloading: tokio::sync::Mutex::new(()),
@@ -383,11 +390,24 @@ async fn until_stopped(core: &Core, ends: Ends) -> anyhow::Result<Stop> {
             }
         }
     };
+    let mut outlived = core.mesh.outlived();
+    let is_outlived = async {
+        match outlived.wait_for(Option::is_some).await {
+            Ok(refusal) => refusal.as_ref().map(ToString::to_string).unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = term.recv() => Ok(Stop::HandOver),
         _ = int.recv() => Ok(Stop::HandOver),
         () = restart => Ok(Stop::Restart),
         why = without_raft(core) => bail!("Raft has stopped: {why}"),
+        why = is_outlived => {
+            // Every start counts, and one of the next would be taken for a new one.
+            let file = core.config().node.data_dir.join(OUTLIVED);
+            std::fs::write(&file, &why).with_context(|| format!("cannot write {}", file.display()))?;
+            bail!("the cluster does not take this node: {why}. Remove {} and `hamesh join` anew", core.config().node.data_dir.display())
+        }
         why = registered => bail!("the cluster does not take this node: {why}. If its disk was lost or put back, remove {} and `hamesh join` anew",
             core.config().node.data_dir.display()),
     }

@@ -382,6 +382,9 @@ pub fn spoilt(bench: &mut Bench, _: u32) -> Result<Seen> {
 
         fs::copy(&old, disk.store())?;
         refuses(bench, node, "does not take this node")?;
+        // Whoever starts it again and again gets no further: its next start would be one that nobody has seen.
+        refuses(bench, node, "an old copy of its disk")?;
+        fs::remove_file(disk.data.join("outlived"))?;
 
         fs::copy(&good, disk.store())?;
         File::open(disk.store())?.sync_all()?;

@@ -97,6 +97,14 @@ struct Memory {
     marks: BTreeMap<String, Vec<u8>>,
 }
 
+/// Of an incarnation: what is random in it.
+pub const LIFE_BITS: u32 = 16;
+
+/// Whether these are the starts of two copies of one disk: one count, two lives. A count without a life is of an older version.
+pub fn are_of_copies(one: u64, other: u64) -> bool {
+    one != other && one >> LIFE_BITS == other >> LIFE_BITS && one >> LIFE_BITS > 0
+}
+
 /// The store of one node. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -123,19 +131,20 @@ impl Store {
         Ok(Self { inner: Arc::new(Inner { path, memory: Mutex::new(memory), writer }) })
     }
 
-    /// How many times [`next_incarnation`](Self::next_incarnation) was called on this disk.
+    /// What [`next_incarnation`](Self::next_incarnation) gave last on this disk; 0 before the first start.
     pub fn incarnation(&self) -> u64 {
         self.memory().incarnation
     }
 
-    /// Counts a start of this node: one more than ever before on this disk, durable when it returns. Blocks for a flush.
+    /// Counts a start of this node: greater than ever before on this disk, durable when it returns. Blocks for a flush. Its last
+    /// [`LIFE_BITS`] are `life`, which the caller draws at random: they tell the starts of two copies of one disk apart.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn next_incarnation(&self) -> Result<u64, StoreError> {
+    pub fn next_incarnation(&self, life: u16) -> Result<u64, StoreError> {
         let (next, flushed) = {
             let mut memory = self.memory();
-            memory.incarnation += 1;
+            memory.incarnation = ((memory.incarnation >> LIFE_BITS) + 1) << LIFE_BITS | u64::from(life);
             (memory.incarnation, self.queue_waiting(|done| Write::Incarnation(memory.incarnation, done)))
         };
         self.wait(flushed).map(|()| next)

@@ -22,7 +22,7 @@ const RUNS: u64 = 30;
 async fn child() {
     let dir = std::env::var(DIR).expect("run by its parent only");
     let store = Store::open(Path::new(&dir)).unwrap();
-    println!("\nincarnation {} 0", store.next_incarnation().unwrap());
+    println!("\nincarnation {} 0", store.next_incarnation(7).unwrap());
     let (me, first) = (NodeId(1), store.is_blank());
     let line = Arc::new(Line { me, lines: Arc::new(Lines::default()) });
     let raft = Raft::start(me, store, TIMING, line, Arc::new(Deaf)).await.unwrap();

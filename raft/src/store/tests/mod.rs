@@ -36,7 +36,7 @@ fn what_was_reported_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path());
     assert!(matches!(Store::open(dir.path()), Err(StoreError::InUse { .. })));
-    assert_eq!(store.next_incarnation().unwrap(), 1);
+    assert_eq!(store.next_incarnation(0xabcd).unwrap(), 0x1_abcd);
     flushed(|done| store.truncate(30, done)).unwrap();
     let snapshot = Snapshot { last: Some(at(10)), ..Snapshot::default() };
     flushed(|done| store.save_snapshot(Arc::new(snapshot.clone()), done)).unwrap();
@@ -51,7 +51,9 @@ fn what_was_reported_is_there_after_a_restart() {
     assert_eq!(store.snapshot().as_deref(), Some(&snapshot));
     assert_eq!(store.committed(), Some(at(20)), "it rode on the close");
     assert_eq!(store.mark("cluster").as_deref(), Some(&b"c1"[..]));
-    assert_eq!((store.incarnation(), store.next_incarnation().unwrap()), (1, 2));
+    assert_eq!((store.incarnation(), store.next_incarnation(3).unwrap()), (0x1_abcd, 0x2_0003));
+    assert!(are_of_copies(0x2_0003, 0x2_0004) && !are_of_copies(0x2_0003, 0x2_0003));
+    assert!(!are_of_copies(0x2_0003, 0x3_0003) && !are_of_copies(5, 6), "5 and 6 are counts of an older version");
     assert!(!store.is_blank());
 }
 
@@ -98,7 +100,7 @@ fn after_close_nothing_is_written_and_the_file_is_free() {
     let store = filled(dir.path());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(store.close());
-    assert!(matches!(store.next_incarnation(), Err(StoreError::Closed { .. })));
+    assert!(matches!(store.next_incarnation(0), Err(StoreError::Closed { .. })));
     runtime.block_on(store.close());
     assert_eq!(Store::open(dir.path()).unwrap().ends().1, Some(at(39)));
 }
@@ -150,7 +152,7 @@ fn a_failed_flush_is_final_and_no_later_write_is_reported_as_done() {
     left.store(usize::MAX, Ordering::SeqCst); // the disk is well again: too late
     let vote = Ballot { by: TERM, won: false };
     assert!(matches!(flushed(|done| store.save_vote(vote, done)), Err(StoreError::Failed { .. })));
-    assert!(matches!(store.next_incarnation(), Err(StoreError::Failed { .. })));
+    assert!(matches!(store.next_incarnation(0), Err(StoreError::Failed { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
