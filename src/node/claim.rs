@@ -67,6 +67,8 @@ pub(crate) struct Hands {
     pub(super) announcer: Announcer,
     /// Where the gate does not see announcements.
     pub(super) permit: Option<Permit>,
+    /// When it was last looked whether the gate is whole.
+    looked: Moment,
     retried: Option<Moment>,
     trouble: Option<String>,
 }
@@ -101,6 +103,7 @@ impl Hands {
             announcer: Announcer::default(),
             permit,
             retried: None,
+            looked: Moment::now(),
             trouble: None,
         }
     }
@@ -341,10 +344,17 @@ impl Hands {
     /// Removes what was unclaimed, at first at once; puts a gate back that somebody else has changed (kernels before 6.9).
     pub(crate) async fn tidy(&mut self) {
         let now = Moment::now();
-        if let Some(gate) = self.gate.rules()
-            && let Err(error) = gate.check().and_then(|whole| if whole { Ok(()) } else { gate.put_back() })
-        {
-            tracing::error!(%error, "the gate is not as it should be");
+        if let Some(gate) = self.gate.rules() {
+            let whole = gate.check();
+            let put_back = if matches!(whole, Ok(false)) { gate.put_back() } else { Ok(()) };
+            let since = Moment::now().since(std::mem::replace(&mut self.looked, now));
+            match whole.and_then(|whole| put_back.map(|()| whole)) {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(at_most = ?since, "others have changed the rule set: the gate may have been away, and is back");
+                }
+                Err(error) => tracing::error!(%error, "the gate is not as it should be"),
+            }
         }
         let nothing = self.leftovers.is_empty() && self.unrouted.is_empty();
         if nothing || self.retried.is_some_and(|at| now.since(at) < RETRY) {
