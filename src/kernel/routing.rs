@@ -166,9 +166,10 @@ impl Routes {
         let family = Family::of(route.to.address);
         let alone = if family == Family::V4 { 0 } else { NLM_F_EXCL };
         match request(self.0.handle(), message, NLM_F_CREATE | alone, what).await {
+            // Without `alone` it is this very route.
+            Err(error) if error.errno() == Some(libc::EEXIST) && alone == 0 => Ok(()),
             Err(error) if error.errno() == Some(libc::EEXIST) => {
-                // Without `alone` it is this very route.
-                let ours = if alone == 0 { return Ok(()) } else { self.ours(family).await? };
+                let ours = self.ours(family).await?;
                 if ours.iter().any(|message| route.is(message)) { Ok(()) } else { Err(error) }
             }
             result => result,

@@ -345,13 +345,16 @@ impl Hands {
     pub(crate) async fn tidy(&mut self) {
         let now = Moment::now();
         if let Some(gate) = self.gate.rules() {
-            let whole = gate.check();
-            let put_back = if matches!(whole, Ok(false)) { gate.put_back() } else { Ok(()) };
-            let since = Moment::now().since(std::mem::replace(&mut self.looked, now));
-            match whole.and_then(|whole| put_back.map(|()| whole)) {
-                Ok(true) => {}
-                Ok(false) => {
-                    tracing::warn!(at_most = ?since, "others have changed the rule set: the gate may have been away, and is back");
+            let before = std::mem::replace(&mut self.looked, now);
+            let back = |()| Some(Moment::now().since(before));
+            let looked = gate.check().and_then(|whole| if whole { Ok(None) } else { gate.put_back().map(back) });
+            match looked {
+                Ok(None) => {}
+                Ok(Some(at_most)) => {
+                    tracing::warn!(
+                        ?at_most,
+                        "others have changed the rule set: the gate may have been away, and is back"
+                    );
                 }
                 Err(error) => tracing::error!(%error, "the gate is not as it should be"),
             }
