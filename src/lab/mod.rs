@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod frame;
 pub mod frr;
+pub mod gated;
 pub mod host;
 pub mod legacy;
 pub mod observer;

@@ -8,7 +8,7 @@ mod scale;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use hamesh::lab::sandbox;
+use hamesh::lab::{gated, sandbox};
 use std::process::ExitCode;
 
 /// What things cost and how late they are.
@@ -34,14 +34,14 @@ enum What {
     #[command(hide = true)]
     CheckServers,
     /// Not for people: the process that is stopped
-    #[command(hide = true)]
-    GateHand,
+    #[command(hide = true, name = gated::ARGUMENT)]
+    BeStopped { vip: std::net::IpAddr },
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let done = match options.what {
-        What::GateHand => gate::hand().map(|()| true),
+        What::BeStopped { .. } => gated::be_stopped().map(|()| true),
         What::Failover(options) => sandboxed(|| failover::run(&options)),
         What::Scale(options) => sandboxed(|| scale::run(&options)),
         What::CheckServers => checks::serve().map(|()| true),
