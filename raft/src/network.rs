@@ -193,13 +193,16 @@ pub(crate) struct Caller {
     me: NodeId,
     to: NodeId,
     peers: Arc<dyn Peers>,
+    /// So many entries go at once: half as many after a call that failed, twice as many after one that did not. A line too
+    /// thin for all of them within a heartbeat would carry them again and again, and never to the end.
+    most: usize,
 }
 
 impl RaftNetworkFactory<Group> for Network {
     type Network = Caller;
 
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Caller {
-        Caller { me: self.me, to: NodeId(target), peers: self.peers.clone() }
+        Caller { me: self.me, to: NodeId(target), peers: self.peers.clone(), most: usize::MAX }
     }
 }
 
@@ -235,20 +238,28 @@ impl RaftNetworkV2<Group> for Caller {
 
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<Group>,
+        mut rpc: AppendEntriesRequest<Group>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Group>, RPCError<Group>> {
         let from_start = rpc.prev_log_id.is_none();
+        let whole = rpc.entries.len() <= self.most;
+        rpc.entries.truncate(self.most);
+        let (sent, last) = (rpc.entries.len(), rpc.entries.last().map(|entry| entry.log_id));
         let request = Request::Append {
             leader: group::ballot(&rpc.vote),
             after: rpc.prev_log_id.as_ref().map(group::position),
             entries: rpc.entries.into_iter().map(group::noted).collect(),
             committed: rpc.leader_commit.as_ref().map(group::position),
         };
-        let Answer::Append(appended) = self.call(RPCTypes::AppendEntries, request, &option).await? else {
+        let answer = self.call(RPCTypes::AppendEntries, request, &option).await;
+        if sent > 0 {
+            self.most = if answer.is_ok() { self.most.saturating_mul(2) } else { (sent / 2).max(1) };
+        }
+        let Answer::Append(appended) = answer? else {
             return Err(self.mismatch());
         };
         match appended {
+            Appended::All if !whole => Ok(AppendEntriesResponse::PartialSuccess(last)),
             Appended::All => Ok(AppendEntriesResponse::Success),
             Appended::UpTo(upto) => Ok(AppendEntriesResponse::PartialSuccess(upto.map(group::log_id))),
             // Nothing conflicts with the beginning of the log; openraft would panic over it.

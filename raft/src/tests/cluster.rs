@@ -101,6 +101,24 @@ async fn a_change_of_voters_left_half_way_is_finished_by_the_next_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_behind_catches_up_on_a_line_that_carries_few_entries_at_a_time() {
+    const BEHIND: u64 = 200;
+    /// Some five entries, of 44 bytes each.
+    const NARROW: usize = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let (lines, members) = cluster(3, dir.path()).await;
+    lines.isolate(NodeId(3));
+    let proposals = (1..=BEHIND).map(|id| members[0].raft.propose(invite(id)));
+    let applied = futures_util::future::try_join_all(proposals).await.unwrap();
+    *lines.narrow.lock().unwrap() = Some(NARROW);
+    lines.heal();
+    let last = applied.iter().map(|applied| applied.index).max().unwrap();
+    members[2].sees(|view| view.applied >= last).await;
+    // What is proposed meanwhile is committed by a quorum over such lines too.
+    members[0].raft.propose(invite(BEHIND + 1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_the_loss_of_the_leader_the_others_go_on_and_the_old_one_takes_back_what_never_counted() {
     let dir = tempfile::tempdir().unwrap();
     let (lines, members) = cluster(3, dir.path()).await;

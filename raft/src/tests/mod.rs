@@ -40,6 +40,8 @@ pub(crate) fn invite(id: u64) -> Command {
 struct Lines {
     nodes: Mutex<BTreeMap<NodeId, Raft>>,
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    /// A longer request is not answered in time, if there is such a length.
+    narrow: Mutex<Option<usize>>,
     /// Nodes with a build whose messages have another layout.
     other_version: Mutex<BTreeSet<NodeId>>,
 }
@@ -77,10 +79,14 @@ impl Peers for Line {
             let other = lines.other_version.lock().unwrap();
             other.contains(&me) != other.contains(&to)
         };
+        let narrow = lines.narrow.lock().unwrap().is_some_and(|most| request.len() > most);
         if differ {
             request[0] = crate::codec::VERSION - 1;
         }
         async move {
+            if narrow {
+                std::future::pending::<()>().await;
+            }
             let target = lines.nodes.lock().unwrap().get(&to).cloned();
             let down = || Unreachable(format!("{to} is down"));
             let target = target.filter(|_| lines.works(me, to)).ok_or_else(down)?;
