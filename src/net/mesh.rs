@@ -89,6 +89,10 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The code that a stranger's connection is closed with, unless it was answered.
 const TURNED_AWAY: VarInt = VarInt::from_u32(4);
+/// So many bytes fit into every packet of QUIC (RFC 9000 section 14), with what comes before them.
+const ONE_PACKET: usize = 1100;
+/// The code that the stream of a question is reset with when its answer comes too late.
+const GIVEN_UP: VarInt = VarInt::from_u32(3);
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -225,12 +229,31 @@ impl hamesh_gossip::Wire for Mesh {
     }
 }
 
-async fn exchange(connection: &Connection, kind: Kind, body: &[u8]) -> Result<(u8, Vec<u8>), FrameError> {
-    let (mut send, mut recv) = connection.open_bi().await.map_err(quinn::WriteError::from)?;
+/// A question. What was not sent of one that nobody waits for any more is not sent: a thin line would carry it, again and again,
+/// before what is asked next.
+struct Question {
+    send: SendStream,
+    /// What fits into one packet is on its way, and worth hearing late too.
+    long: bool,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if self.long {
+            // Without effect once the other end has all of it.
+            self.send.reset(GIVEN_UP).ok();
+        }
+    }
+}
+
+pub(super) async fn exchange(connection: &Connection, kind: Kind, body: &[u8]) -> Result<(u8, Vec<u8>), FrameError> {
+    let (send, mut recv) = connection.open_bi().await.map_err(quinn::WriteError::from)?;
+    let mut question = Question { send, long: body.len() > ONE_PACKET };
+    let send = &mut question.send;
     send.set_priority(kind.priority()).ok();
     // A callee that refuses the message stops our stream and says why on its own.
-    let sent = frame::write(&mut send, kind.byte(), body).await;
-    frame::finish(&mut send);
+    let sent = frame::write(send, kind.byte(), body).await;
+    frame::finish(send);
     let answer = frame::read(&mut recv, |status| match status {
         DONE | FAILED => Ok(kind.limit()),
         other => Err(FrameError::Kind(other)),

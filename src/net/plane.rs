@@ -22,7 +22,8 @@ use tokio::time::{sleep, timeout};
 /// The spans of a plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// One try to connect, hello included. Must exceed two round trips.
+    /// The first try to connect, hello included. Twice as long after each that got no answer, up to [`LONGEST`] times as
+    /// long: a line that is far, or full of such tries, answers later.
     pub attempt: Duration,
     /// The pause after the first failed try.
     pub pause_min: Duration,
@@ -33,6 +34,9 @@ pub struct Timing {
     /// How often a silent connection says something, at the end that has dialed.
     pub keepalive: Duration,
 }
+
+/// How many times its first length a try to connect lasts at most.
+const LONGEST: u32 = 4;
 
 impl Timing {
     /// Of the mesh.
@@ -296,9 +300,10 @@ impl Plane {
     /// Keeps a connection to one member, until the members change.
     async fn keep(self: Arc<Self>, node: NodeId, peer: Peer) {
         let address = (self.setup.address)(peer.address);
-        let mut pause = self.setup.timing.pause_min;
+        let timing = self.setup.timing;
+        let (mut pause, mut patience) = (timing.pause_min, timing.attempt);
         loop {
-            let trouble = match timeout(self.setup.timing.attempt, self.dial(node, address)).await {
+            let trouble = match timeout(patience, self.dial(node, address)).await {
                 Ok(Ok((connection, hello))) => {
                     {
                         let mut state = self.state();
@@ -313,17 +318,20 @@ impl Plane {
                     let reason = connection.closed().await;
                     self.state().outgoing.remove(&node);
                     self.linked(node, Way::Outgoing, None);
-                    pause = self.setup.timing.pause_min;
+                    (pause, patience) = (timing.pause_min, timing.attempt);
                     format!("{address}: {}", describe(&reason))
                 }
                 Ok(Err(DialError::Connect(quinn::ConnectError::EndpointStopping))) => return,
                 Ok(Err(error)) => format!("{address}: {error}"),
-                Err(_) => format!("{address}: no answer"),
+                Err(_) => {
+                    patience = (patience * 2).min(timing.attempt * LONGEST);
+                    format!("{address}: no answer")
+                }
             };
             self.trouble(node, trouble);
             // Half of it random, so that two nodes that lost each other do not stay in step.
             sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            pause = (pause * 2).min(self.setup.timing.pause_max);
+            pause = (pause * 2).min(timing.pause_max);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Real endpoints on loopback addresses of this process alone.
 
+mod exchange;
 mod join;
 mod lease;
 mod mesh;
