@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How long a proposal or a request may stay without effect before it is made again.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// And in the end, when it was made again and again.
+const MOST_PATIENCE: Duration = Duration::from_secs(5);
 /// How often voters are asked about a session under suspicion.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 /// A better candidate must have been one for this long before the holder is asked to move.
@@ -104,17 +106,33 @@ enum Turn {
 struct Suspect {
     round: u64,
     asked: Option<Moment>,
-    proposed: Option<Moment>,
+    proposed: Proposed,
     /// Whether the latest proposal was the Expire; the one after an applied Fence does not wait.
     expiring: bool,
     /// The latest answer of each voter, and when it came.
     told: BTreeMap<NodeId, (Moment, Known)>,
 }
 
+/// Whether an entry was proposed, and when it is proposed again: each time after twice as long. What was appended once stays
+/// in this leader's log, and on lines that are thin more of the same keeps it from the followers.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+struct Proposed(Option<(Moment, Duration)>);
+
+impl Proposed {
+    fn is_due(self, now: Moment) -> bool {
+        self.0.is_none_or(|(at, patience)| now.since(at) >= patience)
+    }
+
+    fn now(self, now: Moment) -> Self {
+        Self(Some((now, self.0.map_or(PATIENCE, |(_, patience)| (patience * 2).min(MOST_PATIENCE)))))
+    }
+}
+
 /// What the leader remembers of a group.
 #[derive(Clone, Debug, Default, Hash)]
 struct Attention {
-    proposed: Option<Moment>,
+    proposed: Proposed,
+    asked: Option<Moment>,
     /// The token in force and when this leader saw it first.
     granted: Option<(Token, Moment)>,
     /// The better candidate, and since when it has been one.
@@ -315,9 +333,10 @@ impl Grantor {
                 (gone || idle).then_some(Command::Fence { sid: *sid })
             };
             if let Some(command) = verdict
-                && (suspect.expiring != fenced || suspect.proposed.is_none_or(|at| now.since(at) >= PATIENCE))
+                && (suspect.expiring != fenced || suspect.proposed.is_due(now))
             {
-                (suspect.proposed, suspect.expiring) = (Some(now), fenced);
+                let before = if suspect.expiring == fenced { suspect.proposed } else { Proposed::default() };
+                (suspect.proposed, suspect.expiring) = (before.now(now), fenced);
                 let command = self.complete(command);
                 actions.push(Action::Propose(leadership, command));
             }
@@ -345,14 +364,14 @@ impl Grantor {
                 Some(holder) => {
                     if attention.granted.is_none_or(|(token, _)| token != holder.token) {
                         attention.granted = Some((holder.token, now));
-                        attention.proposed = None;
+                        (attention.proposed, attention.asked) = (Proposed::default(), None);
                     }
                 }
                 None => {
                     if let Some(to) = best
-                        && attention.proposed.is_none_or(|at| now.since(at) >= PATIENCE)
+                        && attention.proposed.is_due(now)
                     {
-                        attention.proposed = Some(now);
+                        attention.proposed = attention.proposed.now(now);
                         let command = Command::Grant { group: name.clone(), to };
                         actions.push(Action::Propose(leadership, command));
                     }
@@ -372,14 +391,14 @@ impl Grantor {
                 (candidates.ordered(), candidates.unheard_holder(), candidates.better(now));
             let Some(attention) = self.groups.get_mut(name) else { continue };
             let damped = attention.moved_for_lan.is_some_and(|at| now.since(at) < DAMPING);
-            let ready = attention.proposed.is_none_or(|at| now.since(at) >= PATIENCE * 5);
+            let ready = attention.asked.is_none_or(|at| now.since(at) >= PATIENCE * 5);
             if let Some(to) = ordered.filter(|_| ready) {
-                attention.proposed = Some(now);
+                attention.asked = Some(now);
                 actions.push(Action::Move(node, name.clone(), holder.token, to));
                 continue;
             }
             if let Some(to) = unheard.filter(|_| !damped && ready) {
-                (attention.proposed, attention.moved_for_lan) = (Some(now), Some(now));
+                (attention.asked, attention.moved_for_lan) = (Some(now), Some(now));
                 actions.push(Action::Move(node, name.clone(), holder.token, to));
                 continue;
             }
@@ -389,7 +408,7 @@ impl Grantor {
                 (None, Some(_) | None) => None,
             };
             if let Some((to, _)) = attention.better.filter(|(_, since)| ready && now.since(*since) >= PREEMPT_AFTER) {
-                attention.proposed = Some(now);
+                attention.asked = Some(now);
                 actions.push(Action::Move(node, name.clone(), holder.token, to));
             }
         }

@@ -175,6 +175,21 @@ fn a_dead_session_is_fenced_while_its_promises_run_out_and_expires_when_they_hav
 }
 
 #[test]
+fn what_is_proposed_and_not_committed_is_proposed_again_more_and_more_seldom() {
+    let mut bench = Bench::new();
+    let dead = known(1020, 99, false);
+    bench.own.insert(bench.sids[0], dead);
+    let mut proposed = Vec::new();
+    for millis in (2000..32_000).step_by(50) {
+        if !bench.tick(millis, &[(1, dead), (2, dead)]).is_empty() {
+            proposed.push(millis);
+        }
+    }
+    let apart: Vec<u64> = proposed.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(apart, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000]);
+}
+
+#[test]
 fn ages_count_only_from_the_bound_and_grow_from_when_they_were_told() {
     let mut bench = Bench::new();
     bench.fence();
