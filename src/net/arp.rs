@@ -13,6 +13,7 @@ pub(super) const FRAME: usize = 42;
 /// Ethernet, IPv4, and the lengths of their addresses.
 const KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const REQUEST: [u8; 2] = [0, 1];
+const REPLY: [u8; 2] = [0, 2];
 
 /// The announcement of a VIP, in the form of a request from it for itself, byte for byte as keepalived sends.
 pub fn gratuitous(mac: Mac, vip: Ipv4Addr) -> [u8; FRAME] {
@@ -51,6 +52,9 @@ pub fn parse(frame: &[u8]) -> Option<Heard> {
     let frame = frame.get(..FRAME)?;
     let is_arp = frame[12..14] == ETHERTYPE.to_be_bytes() && frame[14..20] == KIND;
     let ip = <[u8; 4]>::try_from(&frame[28..32]).ok()?;
+    let asked = <[u8; 4]>::try_from(&frame[38..42]).ok()?;
+    // An announcement may be a reply to nobody, for the sender's own address.
+    let answers = (frame[20..22] == REPLY && asked != ip).then(|| IpAddr::V4(asked.into()));
     let ip = IpAddr::V4(ip.into());
-    is_arp.then_some(Heard { ip, claimed: ip, mac: frame[22..28].try_into().ok()? })
+    is_arp.then_some(Heard { ip, claimed: ip, mac: frame[22..28].try_into().ok()?, answers })
 }

@@ -49,9 +49,14 @@ fn an_announcement_is_that_of_keepalived() {
 #[test]
 fn only_whole_arp_frames_of_ipv4_over_ethernet_are_read() {
     let frame = arp::gratuitous(MAC, VIP);
-    let heard = Some(Heard { ip: IpAddr::V4(VIP), claimed: IpAddr::V4(VIP), mac: MAC });
+    let heard = Some(Heard { ip: IpAddr::V4(VIP), claimed: IpAddr::V4(VIP), mac: MAC, answers: None });
     assert_eq!(arp::parse(&frame), heard);
     assert_eq!(arp::parse(&[&frame[..], &[0; 18]].concat()), heard, "padded");
+    let mut reply = frame;
+    reply[21] = 2;
+    assert_eq!(arp::parse(&reply), heard, "an announcement in the form of a reply answers nobody");
+    reply[38..42].copy_from_slice(&HERE.octets());
+    assert_eq!(arp::parse(&reply).and_then(|heard| heard.answers), Some(HERE.into()));
     for length in 0..frame.len() {
         assert_eq!(arp::parse(&frame[..length]), None);
     }
@@ -66,7 +71,7 @@ fn only_whole_arp_frames_of_ipv4_over_ethernet_are_read() {
 fn only_whole_neighbour_discovery_that_nobody_forwarded_is_read() {
     let own: Ipv6Addr = "fe80::1".parse().unwrap();
     for (frame, ip) in [(ndp::announcement(MAC, VIP6, true), VIP6), (ndp::probe(MAC, own, VIP6), own)] {
-        assert_eq!(ndp::parse(&frame), Some(Heard { ip: ip.into(), claimed: ip.into(), mac: MAC }));
+        assert_eq!(ndp::parse(&frame), Some(Heard { ip: ip.into(), claimed: ip.into(), mac: MAC, answers: None }));
         for length in 0..78 {
             assert_eq!(ndp::parse(&frame[..length]), None);
         }
@@ -79,8 +84,10 @@ fn only_whole_neighbour_discovery_that_nobody_forwarded_is_read() {
     assert_eq!(ndp::parse(&ndp::probe(MAC, Ipv6Addr::UNSPECIFIED, VIP6)), None, "the sender has no address yet");
     let mut thief = ndp::announcement(MAC, VIP6, false);
     thief[22..38].copy_from_slice(&own.octets());
-    let heard = Heard { ip: own.into(), claimed: VIP6.into(), mac: MAC };
+    let heard = Heard { ip: own.into(), claimed: VIP6.into(), mac: MAC, answers: None };
     assert_eq!(ndp::parse(&thief), Some(heard), "what it advertises is not where it speaks from");
+    thief[38..54].copy_from_slice(&own.octets());
+    assert_eq!(ndp::parse(&thief).and_then(|heard| heard.answers), Some(own.into()));
 }
 
 #[test]
@@ -91,8 +98,14 @@ fn what_is_announced_and_asked_is_heard_on_the_other_side_and_not_on_this() {
         let there = cable.there(|| NeighbourSocket::open("eth0", Family::V4)).unwrap();
         here.announce(MAC, VIP.into(), false).unwrap();
         here.probe(MAC, HERE.into(), THERE.into()).unwrap();
-        assert_eq!(there.heard().await.unwrap(), Heard { ip: VIP.into(), claimed: VIP.into(), mac: MAC });
-        assert_eq!(there.heard().await.unwrap(), Heard { ip: HERE.into(), claimed: HERE.into(), mac: MAC });
+        assert_eq!(
+            there.heard().await.unwrap(),
+            Heard { ip: VIP.into(), claimed: VIP.into(), mac: MAC, answers: None }
+        );
+        assert_eq!(
+            there.heard().await.unwrap(),
+            Heard { ip: HERE.into(), claimed: HERE.into(), mac: MAC, answers: None }
+        );
         assert_eq!(here.heard().await.unwrap().ip, THERE, "the neighbour's answer comes first: nothing own is heard");
         let error = NeighbourSocket::open("eth9", Family::V4).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
@@ -112,8 +125,8 @@ fn over_ipv6_the_neighbour_is_heard_and_other_packets_are_not() {
         let mac = eth0().await.mac.unwrap();
         here.announce(mac, VIP6.into(), false).unwrap();
         here.probe(mac, own.into(), neighbour.into()).unwrap();
-        assert_eq!(there.heard().await.unwrap(), Heard { ip: VIP6.into(), claimed: VIP6.into(), mac });
-        assert_eq!(there.heard().await.unwrap(), Heard { ip: own.into(), claimed: own.into(), mac });
+        assert_eq!(there.heard().await.unwrap(), Heard { ip: VIP6.into(), claimed: VIP6.into(), mac, answers: None });
+        assert_eq!(there.heard().await.unwrap(), Heard { ip: own.into(), claimed: own.into(), mac, answers: None });
         assert_eq!(
             here.heard().await.unwrap().ip,
             neighbour,

@@ -78,5 +78,7 @@ pub fn parse(frame: &[u8]) -> Option<Heard> {
     let target = Ipv6Addr::from(<[u8; 16]>::try_from(&whole[MESSAGE + 8..]).ok()?);
     let claimed = IpAddr::V6(if whole[MESSAGE] == ADVERTISEMENT { target } else { source });
     let mac = whole[6..12].try_into().ok()?;
-    (is_discovery && !source.is_unspecified()).then_some(Heard { ip: IpAddr::V6(source), claimed, mac })
+    let to = Ipv6Addr::from(<[u8; 16]>::try_from(&whole[38..54]).ok()?);
+    let answers = (whole[MESSAGE] == ADVERTISEMENT && !to.is_multicast()).then_some(IpAddr::V6(to));
+    (is_discovery && !source.is_unspecified()).then_some(Heard { ip: IpAddr::V6(source), claimed, mac, answers })
 }

@@ -20,6 +20,8 @@ pub struct Heard {
     pub claimed: IpAddr,
     /// The sender's hardware address, as it says.
     pub mac: Mac,
+    /// Whose question it answers, if it does.
+    pub answers: Option<IpAddr>,
 }
 
 /// Sends and hears the neighbour protocol of one family on one interface, except what this host sends.

@@ -49,7 +49,7 @@ pub(crate) enum Occurred {
     /// A VRRP packet; `ip` is the header of one that is authenticated, and empty otherwise.
     Packet { interface: String, header: Header, ip: Vec<u8>, payload: Vec<u8> },
     /// ARP or neighbour discovery of this sender, which says that `claimed` is at `mac`.
-    Neighbour { interface: String, sender: IpAddr, claimed: IpAddr, mac: Mac },
+    Neighbour { interface: String, sender: IpAddr, claimed: IpAddr, mac: Mac, answers: Option<IpAddr> },
     /// An interface as it is now.
     Link(Link),
     /// An interface is not there.
@@ -330,15 +330,19 @@ impl Director {
                     Ok(advert) => {
                         let member =
                             self.neighbours.addresses(&served.name).any(|(_, address)| address == header.source);
-                        served.notice_list(&advert, header.source);
+                        served.notice_list(&advert, header.source, member);
                         served.ear.handle(now, hearing::Event::Advert);
+                        // A peer beyond a router is no neighbour, and cannot be asked.
+                        if served.format.unicast.is_some() {
+                            served.ear.handle(now, hearing::Event::Answer);
+                        }
                         let heard = router::Event::Heard { advert, source: header.source, member };
                         self.queue.push_back(Happened::Router(served.name.clone(), heard));
                     }
                     Err(discard) => served.discard(now, header.source, discard),
                 }
             }
-            Occurred::Neighbour { interface, sender, claimed, mac } => {
+            Occurred::Neighbour { interface, sender, claimed, mac, answers } => {
                 self.claimed(&interface, claimed, mac);
                 let family = Family::of(sender);
                 let on_it =
@@ -346,6 +350,9 @@ impl Director {
                 let groups = self.groups.values_mut().filter(on_it);
                 for served in groups.filter(|served| Some(sender) != served.own_address()) {
                     served.ear.handle(now, hearing::Event::Neighbour(sender));
+                    if answers.is_some() && answers == served.own_address() {
+                        served.ear.handle(now, hearing::Event::Answer);
+                    }
                 }
             }
             Occurred::Link(link) => self.link(&link.interface.name, Some(&link)),

@@ -203,8 +203,8 @@ fn listen(
         loop {
             match neighbours.heard().await {
                 Ok(heard) => {
-                    let Heard { ip: sender, claimed, mac } = heard;
-                    let heard = Occurred::Neighbour { interface: name.clone(), sender, claimed, mac };
+                    let Heard { ip: sender, claimed, mac, answers } = heard;
+                    let heard = Occurred::Neighbour { interface: name.clone(), sender, claimed, mac, answers };
                     if senders.try_send(heard).is_err() && senders.is_closed() {
                         return;
                     }

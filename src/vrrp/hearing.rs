@@ -23,6 +23,8 @@ pub enum Event {
     Advert,
     /// Any ARP or neighbour discovery of this sender.
     Neighbour(IpAddr),
+    /// Somebody has answered a question of ours, so what we send arrives.
+    Answer,
     /// Time has passed; the holder's own address on this LAN, and other members' addresses.
     Tick(Option<IpAddr>, Vec<IpAddr>),
     /// We are MASTER: there is nobody to hear.
@@ -44,9 +46,11 @@ pub struct Ear {
     /// When the holder was heard last, or became the holder.
     holder_heard: Moment,
     other_heard: Option<Moment>,
-    /// What is said until there is something to say of a new holder: a MASTER that yielded because it was not heard must
-    /// not take the group back before it has heard its successor.
+    /// What is said until there is something to say of a new holder.
     concluded: Hearing,
+    /// We were MASTER, and nobody has answered us since. One that yielded because it was not heard must not take the group
+    /// back because it hears its successor.
+    mute: bool,
     probing_since: Option<Moment>,
     probed: Option<Moment>,
 }
@@ -60,6 +64,7 @@ impl Ear {
             holder_heard: now,
             other_heard: None,
             concluded: Hearing::Nobody,
+            mute: false,
             probing_since: None,
             probed: None,
         }
@@ -75,7 +80,11 @@ impl Ear {
         match event {
             Event::Advert => self.heard(now),
             Event::Neighbour(sender) if Some(sender) == self.holder => self.heard(now),
-            Event::Holding => (self.holder, self.holder_heard, self.concluded) = (None, now, Hearing::Nobody),
+            Event::Holding => {
+                (self.holder, self.holder_heard, self.concluded) = (None, now, Hearing::Nobody);
+                self.mute = true;
+            }
+            Event::Answer => self.mute = false,
             Event::Neighbour(_) => self.other_heard = Some(now),
             Event::Tick(holder, others) => return self.tick(now, holder, others),
         }
@@ -87,6 +96,7 @@ impl Ear {
         let unanswered = self.probing_since.is_some_and(|since| now.since(since) >= PROBE_FOR);
         let others = self.other_heard.is_some_and(|at| now.since(at) < PROBE_FOR);
         match (unanswered, others) {
+            (false, _) if self.mute => Hearing::Nobody,
             (false, _) => self.concluded,
             (true, true) => Hearing::OnlyOthers,
             (true, false) => Hearing::Nobody,
@@ -104,10 +114,13 @@ impl Ear {
         }
         if now.since(self.holder_heard) < self.patience {
             self.probing_since = None;
-            return Vec::new();
+            if !self.mute {
+                return Vec::new();
+            }
+        } else {
+            self.probing_since.get_or_insert(now);
+            self.concluded = self.hearing(now);
         }
-        self.probing_since.get_or_insert(now);
-        self.concluded = self.hearing(now);
         if self.probed.is_some_and(|at| now.since(at) < PROBE_EVERY) {
             return Vec::new();
         }
@@ -168,7 +181,11 @@ mod tests {
             assert_ne!(ear.hearing(at(ms)), Hearing::Holder, "at {ms} ms");
         }
         ear.handle(at(5000), Event::Advert);
-        assert_eq!(ear.hearing(at(5000)), Hearing::Holder);
+        assert_eq!(ear.hearing(at(5000)), Hearing::Nobody, "it may be one that nobody hears");
+        assert_eq!(tick(&mut ear, 5050), [Action::Probe(vec![HOLDER, THIRD])], "which asks until it is answered");
+        ear.handle(at(5060), Event::Answer);
+        assert_eq!(ear.hearing(at(5060)), Hearing::Holder);
+        assert_eq!(tick(&mut ear, 5100), []);
     }
 
     #[test]
