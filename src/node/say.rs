@@ -22,11 +22,16 @@ impl Hands {
     }
 
     fn advert_to(&self, served: &mut Served, priority: u8, source: IpAddr, to: IpAddr, ttl: u8) {
+        for message in served.adverts(priority, source, to) {
+            self.send(served, priority, message, source, to, ttl);
+        }
+    }
+
+    fn send(&self, served: &mut Served, priority: u8, mut message: Vec<u8>, source: IpAddr, to: IpAddr, ttl: u8) {
         let Some(voice) = &served.voice else { return };
         if priority > 0 && !self.gate.stops_adverts() && Moment::now().reached(self.deadline) {
             return tracing::debug!(group = %served.name, "too late for an advert");
         }
-        let mut message = served.format.encode(priority, source, to);
         if let Some(trailers) = &mut served.trailers {
             message = trailers.sign(served::clock(), message, source, to);
         }

@@ -13,6 +13,7 @@ use crate::vrrp::ah::Authentication;
 use crate::vrrp::guard::{Election, Guard};
 use crate::vrrp::hearing::Ear;
 use crate::vrrp::hmac::{Clock, Trailers};
+use crate::vrrp::lists::Lists;
 use crate::vrrp::router::{Parameters, Router};
 use hamesh_fencing::clock::Moment;
 use hamesh_raft::command::{Definition, Family, GroupName, Token};
@@ -65,7 +66,10 @@ pub(crate) struct Served {
     pub(crate) discarded: BTreeMap<&'static str, u64>,
     /// The last packet for this virtual router that was discarded, and who sent it.
     pub(crate) last_discard: Option<(Moment, IpAddr, Discard)>,
+    /// Senders of other lists, of whom that was said.
     pub(crate) other_lists: BTreeSet<IpAddr>,
+    /// The list that routers have that are not edited yet, or that were edited before this one.
+    pub(crate) lists: Lists,
 }
 
 impl Served {
@@ -114,6 +118,7 @@ impl Served {
             discarded: BTreeMap::new(),
             last_discard: None,
             other_lists: BTreeSet::new(),
+            lists: Lists::default(),
             config: config.clone(),
         };
         served.speak(lans, outlet);
@@ -162,7 +167,9 @@ impl Served {
             (Some(trailers), Some(settings)) => trailers.reconfigure(settings.clone()),
             (trailers, settings) => *trailers = settings.clone().map(Trailers::new),
         }
-        (self.definition, self.format) = (config.definition(), config.format());
+        let before = std::mem::replace(&mut self.format, config.format());
+        self.lists.edited(&before.addresses, &self.format.addresses);
+        self.definition = config.definition();
         (self.vips, self.elsewhere) = (config.on(&config.interface).collect(), Elsewhere::all(config, lans));
         self.config = config.clone();
     }
@@ -195,6 +202,13 @@ impl Served {
         own_address(&self.config, &self.link)
     }
 
+    /// Its advert, and a second one with another list where others have one.
+    pub(crate) fn adverts(&self, priority: u8, source: IpAddr, to: IpAddr) -> Vec<Vec<u8>> {
+        let other = self.lists.other().filter(|_| !self.config.legacy_peers.is_empty());
+        let other = other.map(|list| Format { addresses: list.to_vec(), ..self.format.clone() });
+        std::iter::once(&self.format).chain(&other).map(|format| format.encode(priority, source, to)).collect()
+    }
+
     /// Judges a packet for this virtual router; `ip` is the header of one that is authenticated, and empty otherwise.
     pub(crate) fn judge(&mut self, header: &Header, ip: &[u8], payload: &[u8]) -> Result<Advert, Discard> {
         if header.destination.is_multicast() && header.destination != self.config.routers() {
@@ -220,8 +234,12 @@ impl Served {
         self.last_discard = Some((now, source, why));
     }
 
-    /// A list other than ours is logged once a sender, and changes nothing (RFC 9568 section 7.1).
-    pub(crate) fn notice_list(&mut self, advert: &Advert, source: IpAddr) {
+    /// A list other than ours is logged once a sender, and moves nothing (RFC 9568 section 7.1). A router outside the mesh
+    /// that has one and is obeyed is told in its own words who is MASTER.
+    pub(crate) fn notice_list(&mut self, advert: &Advert, source: IpAddr, member: bool) {
+        if !member && self.config.legacy_peers.obeys(source) {
+            self.lists.heard(&self.format.addresses, &advert.addresses);
+        }
         if self.format.lists_the_same(advert) {
             self.other_lists.remove(&source);
         } else if self.other_lists.len() < MOST_OTHER_LISTS && self.other_lists.insert(source) {

@@ -8,6 +8,7 @@
 //! A discarded advert ends here: it never reaches the [router](super::router), so it can move no state and no timer.
 
 use super::checksum::{self, Form};
+use super::lists;
 use super::unicast::Unicast;
 use super::{Auth, TTL, Version};
 use hamesh_raft::command::Family;
@@ -249,12 +250,7 @@ impl Format {
 
     /// Whether the sender has our VIPs, in whatever order.
     pub fn lists_the_same(&self, advert: &Advert) -> bool {
-        let sorted = |list: &[IpAddr]| {
-            let mut list = list.to_vec();
-            list.sort_unstable();
-            list
-        };
-        sorted(&self.addresses) == sorted(&advert.addresses)
+        lists::same(&self.addresses, &advert.addresses)
     }
 
     fn check_v2(&self, message: &[u8], auth: u8, interval: u8, data: &[u8]) -> Result<Duration, Discard> {

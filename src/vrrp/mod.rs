@@ -13,6 +13,7 @@ pub mod conflict;
 pub mod guard;
 pub mod hearing;
 pub mod hmac;
+pub mod lists;
 pub mod router;
 pub mod schedule;
 pub mod timing;

@@ -6,6 +6,7 @@
 //! a sync group moves together. What was said on the LAN is decoded by tshark, which finds nothing wrong in it.
 
 mod hostile;
+mod lists;
 mod options;
 mod sync;
 
@@ -101,6 +102,8 @@ fn main() -> ExitCode {
         ("mcast_dst_ip".to_owned(), Box::new(options::multicast) as Act),
         ("mcast_dst_ip IPv6".to_owned(), Box::new(options::multicast_v6) as Act),
         ("no_accept".to_owned(), Box::new(options::no_accept) as Act),
+        ("lists".to_owned(), Box::new(|dir: &Path| lists::edited(dir, Dialect::V3)) as Act),
+        ("lists v2".to_owned(), Box::new(|dir: &Path| lists::edited(dir, Dialect::V2)) as Act),
     ];
     for (name, act) in beside.chain(hostile).chain([flood, unsigned, together]).chain(more) {
         if options.only.as_ref().is_some_and(|only| *only != name) {
