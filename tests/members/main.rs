@@ -159,7 +159,18 @@ fn story(dir: &Path) -> Result<u32> {
         status.nodes.iter().all(|node| node.name != "lb1") && status.nodes.iter().filter(|node| node.voter).count() == 3
     })?;
     ensure!(status.cluster.quorum, "no quorum after the founder was removed");
-    Ok(18)
+
+    // What it was told: its data directory away, and a join.
+    fs::rename(cluster.data_dir(0), cluster.data_dir(0).with_extension("damaged")).context("its data away")?;
+    let join = token(&cluster, 1, &[])?;
+    println!("{}", cluster.command(0, &["join", &join])?.trim());
+    cluster.start(0, &[])?;
+    cluster.wait(1, "lb1, joined anew", PATIENCE, |status| {
+        status.nodes.iter().any(|node| node.name == "lb1" && node.reachable)
+    })?;
+    stand(&cluster, |names| names.iter().any(|name| name == "lb1"))?;
+    println!("a node that has lost its log joins anew, and stands for the VIP");
+    Ok(19)
 }
 
 /// Waits until those who stand for the VIP, as lb2 sees it, are as they should be.
