@@ -2,6 +2,7 @@
 //! what runs inside. Needs root, and of Debian qemu-system-x86, busybox-static, kmod, cpio and ipvsadm.
 
 mod big;
+mod clocks;
 mod cluster;
 mod lifetimes;
 mod node;
@@ -13,6 +14,7 @@ mod traffic;
 
 use anyhow::{Context, Result};
 use cluster::Cluster;
+use hamesh::lab::gated;
 use stage::Stage;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -30,6 +32,8 @@ const ALONE: &[Case<()>] = &[
     ("node", node::serves_under_the_lease_and_only_then),
     ("flush", node::puts_a_flushed_gate_back),
     ("vlan", node::holds_vips_on_a_vlan),
+    ("set", clocks::are_set),
+    ("slewed", clocks::are_slewed),
 ];
 
 /// A director whose table the test writes itself.
@@ -48,6 +52,7 @@ const PAIR: &[Case<Cluster>] = &[
     ("repair", pair::repair),
     ("death", pair::death),
     ("drain", pair::drain),
+    ("clock", pair::clock),
     ("lease", pair::lease),
     ("crash", pair::crash),
     ("freeze", pair::freeze),
@@ -69,6 +74,15 @@ const WITHOUT_NFTABLES: &[Case<()>] =
 
 fn main() -> ExitCode {
     let only: Vec<String> = std::env::args().skip(1).collect();
+    if only.first().is_some_and(|first| first == gated::ARGUMENT) {
+        return match gated::be_stopped() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("vm: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let inside = std::fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("hamesh.vm"));
     if inside { guest(&only) } else { host(&only) }
 }

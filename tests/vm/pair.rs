@@ -1,5 +1,6 @@
 //! Whole nodes, which serve under the lease and only then.
 
+use crate::clocks::{HOUR, YEARS, step};
 use crate::cluster::{Cluster, DRAIN, HERE, LEASE, MARK, SHORTLY, SORRY, vip};
 use crate::stage::{MORE, NAMES, SERVERS, VIP, sh};
 use anyhow::{Context, Result, ensure};
@@ -123,6 +124,32 @@ pub fn drain(cluster: &mut Cluster) -> Result<String> {
     cluster.command(0, &["service", "enable", "web", &at])?;
     home(cluster)?;
     Ok("established connections go on, new ones go elsewhere; weight, disable, enable".to_owned())
+}
+
+/// The wall clock of all three is set, forth and back: nothing moves, and the table stays.
+pub fn clock(cluster: &mut Cluster) -> Result<String> {
+    home(cluster)?;
+    let lease = |cluster: &Cluster| -> Result<String> {
+        let vip = &cluster.status(0)?["vips"][0];
+        Ok(format!("{}: session {}, token {}", vip["holder"], vip["session"], vip["token"]))
+    };
+    let before = lease(cluster)?;
+    for by in [-HOUR, HOUR, -YEARS, YEARS] {
+        step(by)?;
+        // A renewal under the new time.
+        sleep(LEASE / 3);
+        let served = cluster.serves(0, NAMES);
+        step(-by)?;
+        ensure!(
+            served.with_context(|| format!("with a clock off by {by} s"))?,
+            "not by lb1, with a clock off by {by} s"
+        );
+    }
+    sleep(LEASE / 3);
+    let after = lease(cluster)?;
+    ensure!(before == after, "{before}, and then {after}");
+    home(cluster)?;
+    Ok(format!("a clock set by an hour and by 20 years, forth and back, moves nothing; {after}"))
 }
 
 /// How long services of a lost lease may be there. What is built for debugging, and emulated, is slow.
