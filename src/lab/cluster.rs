@@ -45,6 +45,8 @@ pub struct ClusterStatus {
     pub quorum: bool,
     /// The Raft leader's name.
     pub leader: Option<String>,
+    /// The last entry that the node itself has applied.
+    pub applied: u64,
 }
 
 /// One of `nodes` of the status.
@@ -332,13 +334,14 @@ impl Cluster {
     pub fn freeze(&mut self, node: usize) -> Result<()> {
         let process = self.process(node)?;
         process.signal(Signal::SIGSTOP)?;
-        for _ in 0..100 {
+        // It is said to be stopped when the last of its threads has noticed: on a busy machine that takes its time.
+        for _ in 0..1000 {
             if process.state() == Some('T') {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(1));
         }
-        bail!("node {node} is not stopped 100 ms after SIGSTOP")
+        bail!("node {node} is not stopped a second after SIGSTOP")
     }
 
     /// SIGCONT.

@@ -1,7 +1,7 @@
 //! The faults. Each makes its fault, proves that it bit, and heals it.
 
 use crate::bench::{BLINK, Bench, Measure, Seen};
-use crate::{alone, disk, members, network, starved};
+use crate::{alone, choice, disk, members, network, starved};
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::{GROUP, WITNESS, cluster_toml};
 use hamesh::lab::legacy::Dialect;
@@ -20,7 +20,7 @@ pub struct Fault {
 }
 
 /// The order is that of the least to the most disturbing.
-pub const CATALOGUE: [Fault; 54] = [
+pub const CATALOGUE: [Fault; 58] = [
     Fault { name: "vip-move", run: vip_move },
     Fault { name: "drain", run: drain },
     Fault { name: "restart", run: restart },
@@ -30,10 +30,12 @@ pub const CATALOGUE: [Fault; 54] = [
     Fault { name: "sigterm", run: sigterm },
     Fault { name: "kill", run: kill },
     Fault { name: "kill-restart", run: kill_restart },
+    Fault { name: "preempt-delay", run: choice::preempt_delay },
     Fault { name: "killed-in-claim", run: killed_in_claim },
     Fault { name: "killed-in-release", run: killed_in_release },
     Fault { name: "sigstop", run: sigstop },
     Fault { name: "lan-cut", run: network::lan_cut },
+    Fault { name: "lan-one-way", run: network::lan_one_way },
     Fault { name: "mesh-cut-holder", run: network::mesh_cut_holder },
     Fault { name: "mesh-cut-leader", run: network::mesh_cut_leader },
     Fault { name: "one-way-from-holder", run: network::one_way_from_holder },
@@ -50,6 +52,7 @@ pub const CATALOGUE: [Fault; 54] = [
     Fault { name: "switch-ages", run: network::switch_ages },
     Fault { name: "link-down", run: network::link_down },
     Fault { name: "link-flaps", run: network::link_flaps },
+    Fault { name: "link-flaps-damped", run: choice::damped },
     Fault { name: "stranger", run: network::stranger },
     Fault { name: "witness-kill", run: network::witness_kill },
     Fault { name: "frozen-group", run: starved::frozen_group },
@@ -68,6 +71,7 @@ pub const CATALOGUE: [Fault; 54] = [
     Fault { name: "disk-stall", run: disk::stall },
     Fault { name: "disk-full", run: disk::full },
     Fault { name: "disk-fails", run: disk::fails },
+    Fault { name: "leader-disk-fails", run: disk::leader_fails },
     Fault { name: "disk-spoilt", run: disk::spoilt },
     Fault { name: "power-loss", run: disk::power_loss },
     Fault { name: "far-behind", run: members::far_behind },
@@ -197,7 +201,7 @@ pub fn cluster_text(edited: bool) -> String {
     if edited { text.replace("10.77.0.100/24\"", "10.77.0.100/24\", \"10.77.0.101/24\"") } else { text }
 }
 
-fn write_cluster(bench: &Bench, node: usize, text: &str) -> Result<()> {
+pub fn write_cluster(bench: &Bench, node: usize, text: &str) -> Result<()> {
     let file = bench.cluster.cluster_file(node);
     fs::write(&file, text).with_context(|| file.display().to_string())
 }
@@ -287,7 +291,7 @@ pub fn serve(bench: &mut Bench, text: &str) -> Result<()> {
 }
 
 /// Gives a cluster.toml to one node after the other, each of which takes it up; the holder comes last.
-fn node_by_node(
+pub fn node_by_node(
     bench: &mut Bench,
     holder: usize,
     text: &str,

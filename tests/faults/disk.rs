@@ -1,10 +1,10 @@
 //! Faults of disks: a node's data is put on an ext4 of its own for the time, and that stalls, fills up, fails, or loses its power.
 
 use crate::bench::{Bench, Measure, Seen};
-use crate::catalogue::{NOTHING, healed, lease_of, seen};
+use crate::catalogue::{NOTHING, healed, lease_of, seen, unmoved};
 use crate::cgroup::Cgroup;
 use anyhow::{Context, Result, ensure};
-use hamesh::lab::cluster::GROUP;
+use hamesh::lab::cluster::{GROUP, Status};
 use hamesh::lab::host::local_output;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -247,6 +247,35 @@ pub fn fails(bench: &mut Bench, _: u32) -> Result<Seen> {
         disks[0].fail(true)?;
         lose_raft(bench, holder, from)
     })
+}
+
+/// The same on a leader that holds nothing: it does not run on, and another leads.
+pub fn leader_fails(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (holder, leader) = (bench.holder()?, bench.leader()?);
+    ensure!(leader != holder, "the holder leads");
+    on_disks(bench, &[leader], |bench, disks| {
+        // Its restart on that disk has made another the leader.
+        leader_again(bench, leader)?;
+        unmoved(bench, |bench| {
+            let from = Instant::now();
+            disks[0].fail(true)?;
+            // Whoever asked may not hear of it: the leader is gone with it.
+            drop(write_entries(bench, (holder + 1) % 3, 1));
+            let name = bench.cluster.name(leader).to_owned();
+            let other = |status: &Status| status.cluster.leader.as_ref().is_some_and(|leader| *leader != name);
+            let next = bench.cluster.wait(holder, "another leader", TOOL, other)?;
+            sleep(bench.lasting(8));
+            let bite = format!("{name} has no disk, {} leads", next.cluster.leader.unwrap_or_default());
+            Ok(seen(from, Measure::Gap, NOTHING, bite))
+        })
+    })
+}
+
+/// Waits until a node leads that has just been started.
+fn leader_again(bench: &mut Bench, node: usize) -> Result<()> {
+    let name = bench.cluster.name(node).to_owned();
+    let leads = |status: &Status| status.cluster.leader.as_ref() == Some(&name);
+    bench.cluster.wait(node, "the leadership back", TOOL, leads).map(drop)
 }
 
 /// No block is free on the holder's disk.

@@ -1,6 +1,6 @@
 //! The fault judge: one cluster, every fault, judged from the wire.
 //!
-//! `faults --runs N [--only NAME] [--seed S] [--short]`. A run counts only if the VIP was answered before, the
+//! `faults --runs N [--only NAME,NAME] [--seed S] [--short]`. A run counts only if the VIP was answered before, the
 //! fault was seen to bite, and the VIP is answered after. A control run with the gate off must show two owners,
 //! else all is void.
 
@@ -8,6 +8,7 @@ mod alone;
 mod bench;
 mod catalogue;
 mod cgroup;
+mod choice;
 mod control;
 mod disk;
 mod members;
@@ -31,9 +32,9 @@ struct Options {
     /// Runs of each fault
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Only faults whose name contains this
-    #[arg(long)]
-    only: Option<String>,
+    /// Only faults whose name contains one of these
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Decides what lossy cables lose and which kill points come first
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -88,9 +89,9 @@ struct Line {
 const REPEATS: u32 = 8;
 
 fn session(options: &Options, dir: &Path) -> Result<bool> {
-    let only = options.only.as_deref().unwrap_or("");
-    let faults: Vec<&Fault> = CATALOGUE.iter().filter(|fault| fault.name.contains(only)).collect();
-    ensure!(!faults.is_empty(), "no fault is called {only}; there are: {}", names());
+    let named = |fault: &&Fault| options.only.is_empty() || options.only.iter().any(|only| fault.name.contains(only));
+    let faults: Vec<&Fault> = CATALOGUE.iter().filter(named).collect();
+    ensure!(!faults.is_empty(), "no fault is called {}; there are: {}", options.only.join(" or "), names());
     let begun = Instant::now();
     let program = Path::new(env!("CARGO_BIN_EXE_hamesh"));
     let mut bench = Bench::build(dir, program, options.seed, options.short)?;

@@ -30,7 +30,7 @@ pub fn far_behind(bench: &mut Bench, _: u32) -> Result<Seen> {
         let before = fs::read_to_string(&said).context("its log")?.len();
         let from = Instant::now();
         bench.cluster.kill(away)?;
-        grow(&bench.cluster.socket(leader))?;
+        grow(&bench.cluster.socket(leader), ENTRIES)?;
         bench.cluster.start(away, &[])?;
         bench.cluster.wait_whole(away, PATIENCE)?;
         let back = Instant::now();
@@ -47,12 +47,12 @@ pub fn far_behind(bench: &mut Bench, _: u32) -> Result<Seen> {
 /// Connections that make them: entries that come together are on disk together.
 const AT_ONCE: u32 = 16;
 
-/// Entries of the log: invitations that are over in a moment.
-fn grow(socket: &Path) -> Result<()> {
+/// More entries of the log: invitations that are over in a moment.
+pub fn grow(socket: &Path, entries: u32) -> Result<()> {
     let threads: Vec<_> = (0..AT_ONCE)
         .map(|_| {
             let socket = socket.to_owned();
-            thread::spawn(move || invite(&socket, ENTRIES.div_ceil(AT_ONCE)))
+            thread::spawn(move || invite(&socket, entries.div_ceil(AT_ONCE)))
         })
         .collect();
     threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)

@@ -1,7 +1,8 @@
 //! Faults of the two networks, and of the cables into them.
 
 use crate::bench::{Bench, Measure, Seen};
-use crate::catalogue::{CRASH, NOTHING, PARTITION, healed, lease_of, seen, unmoved};
+use crate::catalogue::{NOTHING, PARTITION, healed, lease_of, seen, unmoved};
+use crate::members::grow;
 use anyhow::{Context, Result, ensure};
 use hamesh::lab::cluster::WITNESS;
 use hamesh::lab::frame::Kind;
@@ -15,10 +16,12 @@ use std::time::{Duration, Instant};
 const FAR: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(300));
 /// 1 Mbit/s. A quarter of that was too little: leases ran out behind what else the nodes say.
 const THIN: u32 = 128_000;
+/// The leadership is where it belongs within this.
+const PLACED: Duration = Duration::from_secs(15);
 /// A stranger is shown within this.
 const SHOWN: Duration = Duration::from_secs(1);
 /// A released lease needs no time to run out.
-const CARRIER_LOST: Duration = Duration::from_millis(300);
+pub const CARRIER_LOST: Duration = Duration::from_millis(300);
 
 pub fn lan_cut(bench: &mut Bench, _: u32) -> Result<Seen> {
     let holder = bench.holder()?;
@@ -28,6 +31,14 @@ pub fn lan_cut(bench: &mut Bench, _: u32) -> Result<Seen> {
     let mut seen = cut(bench, PARTITION, |bench| bench.scene.lan.cut(&near, &far, Kind::Any))?;
     seen.blind = Some(0);
     Ok(seen)
+}
+
+/// The holder hears the LAN and is not heard: its lease is sound, and its VIP answers nobody.
+pub fn lan_one_way(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let holder = bench.holder()?;
+    let near = [bench.scene.directors[holder].lan];
+    let far = bench.scene.lan_without(holder, &near);
+    cut(bench, PARTITION, |bench| bench.scene.lan.cut_one_way(&near, &far, Kind::Any))
 }
 
 pub fn mesh_cut_holder(bench: &mut Bench, _: u32) -> Result<Seen> {
@@ -109,11 +120,23 @@ pub fn mesh_cut_backup(bench: &mut Bench, number: u32) -> Result<Seen> {
     unmoved(bench, |bench| cut(bench, NOTHING, |bench| bench.scene.mesh.cut(&own, &others, Kind::Any)))
 }
 
+/// The witness leads where it can, because it holds nothing: without it a director that holds nothing does, and then it again.
 pub fn witness_kill(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let from = Instant::now();
-    bench.cluster.kill(WITNESS)?;
-    sleep(bench.lasting(8));
-    Ok(seen(from, Measure::Gap, NOTHING, "killed".to_owned()))
+    unmoved(bench, |bench| {
+        let holder = bench.cluster.name(bench.holder()?).to_owned();
+        let witness = bench.cluster.name(WITNESS).to_owned();
+        let from = Instant::now();
+        bench.cluster.kill(WITNESS)?;
+        let led_by = |bench: &mut Bench, what: &str, is: &dyn Fn(&str) -> bool| {
+            bench.cluster.wait(0, what, PLACED, |status| status.cluster.leader.as_deref().is_some_and(is))
+        };
+        let other = led_by(bench, "a leader that holds nothing", &|leader| leader != witness && leader != holder)?;
+        sleep(bench.lasting(8));
+        bench.cluster.start(WITNESS, &[])?;
+        led_by(bench, "the witness as leader", &|leader| leader == witness)?;
+        let bite = format!("killed, {} led, and started", other.cluster.leader.unwrap_or_default());
+        Ok(seen(from, Measure::Gap, NOTHING, bite))
+    })
 }
 
 /// As a dead member of a link aggregate does it: some pairs of nodes are cut, others are not.
@@ -138,18 +161,34 @@ pub fn far_and_wild(bench: &mut Bench, _: u32) -> Result<Seen> {
 /// The least MTU of IPv6, 1280, and Ethernet's header.
 const NARROW: usize = 1294;
 
-/// Every node has a thin line.
+/// What a node lacks that comes back over a thin line: more than one heartbeat's time carries, and no snapshot yet.
+const LACKING: u32 = 400;
+
+/// Every node has a thin line, and one comes back that has to be told much.
 pub fn thin(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let lasting = bench.lasting(40);
-    let from = Instant::now();
-    let ports = bench.scene.mesh_ports();
-    let lines = ports.iter().map(|port| bench.scene.mesh.harm(&[*port], &ports, Kind::Any, Harm::Throttle(THIN)));
-    let lines: Vec<Cut> = lines.collect();
-    sleep(lasting);
-    let lost: u64 = lines.iter().map(Cut::harmed).sum();
-    drop(lines);
-    let bite = format!("{} kbit/s a node, {lost} frames lost in the queues", THIN * 8 / 1000);
-    Ok(healed(from, Instant::now(), Measure::Gap, NOTHING, bite))
+    unmoved(bench, |bench| {
+        let (holder, leader) = (bench.holder()?, bench.leader()?);
+        let away = (0..WITNESS).find(|node| *node != holder && *node != leader).context("nobody to be away")?;
+        bench.cluster.kill(away)?;
+        grow(&bench.cluster.socket(leader), LACKING)?;
+        let all = bench.cluster.status(leader)?.cluster.applied;
+        let from = Instant::now();
+        let ports = bench.scene.mesh_ports();
+        let lines = ports.iter().map(|port| bench.scene.mesh.harm(&[*port], &ports, Kind::Any, Harm::Throttle(THIN)));
+        let lines: Vec<Cut> = lines.collect();
+        bench.cluster.start(away, &[])?;
+        sleep(bench.lasting(40));
+        let (lost, end) = (lines.iter().map(Cut::harmed).sum::<u64>(), Instant::now());
+        let applied = bench.cluster.status(away)?.cluster.applied;
+        ensure!(applied >= all, "it has {applied} of {all} entries");
+        drop(lines);
+        let bite = format!(
+            "{} kbit/s a node, over which {} was told {LACKING} entries; {lost} frames lost in the queues",
+            THIN * 8 / 1000,
+            bench.cluster.name(away)
+        );
+        Ok(healed(from, end, Measure::Gap, NOTHING, bite))
+    })
 }
 
 /// The mesh's way is narrower than its ends know, and nobody tells them: for what runs, and for a node that starts.
@@ -208,21 +247,28 @@ pub fn link_down(bench: &mut Bench, _: u32) -> Result<Seen> {
     Ok(seen(from, Measure::Again, CARRIER_LOST, "its cable is out".to_owned()))
 }
 
-/// A cable that is in and out every second.
-pub fn link_flaps(bench: &mut Bench, _: u32) -> Result<Seen> {
-    let holder = bench.holder()?;
-    let host = bench.scene.directors[holder].host.clone();
-    let lasting = bench.lasting(30);
-    let from = Instant::now();
+/// So long is a cable that flaps out, and then in: long enough to be the best candidate again for a second.
+const FLAP: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(2000));
+
+/// Takes a director's cable out and puts it in, again and again. Returns how often.
+pub fn flap(bench: &Bench, director: usize, lasting: Duration) -> Result<u32> {
+    let host = &bench.scene.directors[director].host;
+    let (from, mut flaps) = (Instant::now(), 0);
     while from.elapsed() < lasting {
-        for up in [false, true] {
+        for (up, span) in [(false, FLAP.0), (true, FLAP.1)] {
             host.set_up(LAN_NIC, up)?;
-            sleep(Duration::from_millis(500));
+            sleep(span);
         }
+        flaps += 1;
     }
-    sleep(CRASH);
-    let bite = format!("out every second for {lasting:?}");
-    Ok(seen(from, Measure::Again, lasting + CRASH, bite))
+    Ok(flaps)
+}
+
+/// A cable that is out and in.
+pub fn link_flaps(bench: &mut Bench, _: u32) -> Result<Seen> {
+    let (holder, lasting, from) = (bench.holder()?, bench.lasting(30), Instant::now());
+    let flaps = flap(bench, holder, lasting)?;
+    Ok(seen(from, Measure::Gap, CARRIER_LOST, format!("out {flaps} times in {lasting:?}")))
 }
 
 /// Somebody on the LAN takes the VIP for itself, and only answers for it. No lease moves for that; it is said within a second.
