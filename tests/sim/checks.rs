@@ -36,6 +36,7 @@ impl Checks {
         for (node, index, state) in std::mem::take(&mut net.applied) {
             self.tokens_grow(net.now, node, index, &state);
             if index >= self.newest {
+                preempted(net, &state);
                 self.no_newborn_is_fenced(net, &state);
                 (self.newest, self.truth, turned) = (index, state, true);
             }
@@ -65,8 +66,11 @@ impl Checks {
 
     /// L1: no session that was opened in calm times is fenced while it is younger than its lease (V2). One that was opened
     /// before may be: the Fence may have waited for a disk or a link.
-    fn no_newborn_is_fenced(&mut self, net: &Net, state: &State) {
+    fn no_newborn_is_fenced(&mut self, net: &mut Net, state: &State) {
         for (sid, session) in &state.sessions {
+            if !self.born.contains_key(sid) && state.sessions.values().any(|other| other.ttl != session.ttl) {
+                net.count("sessions of different L");
+            }
             let born = *self.born.entry(*sid).or_insert(net.now);
             let fresh = session.fenced.is_some() && self.truth.sessions.get(sid).is_none_or(|s| s.fenced.is_none());
             if fresh && net.healed.is_some_and(|healed| born > healed) && net.now < born + session.ttl {
@@ -167,4 +171,20 @@ impl Checks {
     pub fn violated(&mut self, at: Time, what: String) {
         self.violation.get_or_insert(format!("{:.4} s: {what}", at.as_secs_f64()));
     }
+}
+
+/// Counts the groups that have gone to the better candidate that the grantor asked them for.
+fn preempted(net: &mut Net, state: &State) {
+    if net.preempting.is_empty() {
+        return;
+    }
+    let mut asked = std::mem::take(&mut net.preempting);
+    asked.retain(|(group, token)| {
+        let holder = state.holder(group);
+        if holder.is_some_and(|holder| holder.token != *token) {
+            net.count("preempted by the mesh");
+        }
+        holder.is_some_and(|holder| holder.token == *token)
+    });
+    net.preempting = asked;
 }

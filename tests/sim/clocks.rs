@@ -7,6 +7,8 @@ use std::time::Duration;
 pub type Time = Duration;
 
 pub const MILLION: u32 = 1_000_000;
+/// The most that NTP slews, forward or back.
+const SLEW: u32 = 80_000;
 
 /// The clocks of one boot of one machine. Rates are in ticks per million true ones.
 #[derive(Clone, Debug)]
@@ -14,6 +16,8 @@ pub struct Clocks {
     crystal: u32,
     /// The kernel's timers and the wall clock are slewed by NTP, `CLOCK_MONOTONIC_RAW` is not.
     slewed: u32,
+    /// Since the machine had been awake for so long, when the kernel's timers had counted this.
+    slewed_since: (Duration, Duration),
     boot0: Duration,
     raw0: Duration,
     slept: Duration,
@@ -29,14 +33,10 @@ impl Clocks {
             1 => MILLION + drift,
             _ => rng.u32(MILLION - drift..=MILLION + drift),
         };
-        let slew = match rng.u8(0..8) {
-            0 | 1 => 0,
-            2 => rng.u32(0..160_000),
-            _ => 80_000,
-        };
         Self {
             crystal,
-            slewed: crystal + slew - 80_000,
+            slewed: crystal + any_slew(rng) - SLEW,
+            slewed_since: (Duration::ZERO, Duration::ZERO),
             boot0: Duration::from_millis(rng.u64(0..1_000_000)),
             raw0: Duration::from_millis(rng.u64(0..1_000_000)),
             slept: Duration::ZERO,
@@ -51,12 +51,28 @@ impl Clocks {
 
     /// What the kernel's own timers count: slewed, and still in suspend.
     pub fn jiffies(&self, t: Time) -> Duration {
-        scaled(self.awake(t), self.slewed)
+        let (awake, counted) = self.slewed_since;
+        counted + scaled(self.awake(t).saturating_sub(awake), self.slewed)
     }
 
     /// The wall clock, as far as `meta time` is concerned: slewed, and it counts suspend.
     pub fn wall(&self, t: Time) -> Duration {
         self.jiffies(t) + self.asleep(t)
+    }
+
+    /// NTP slews otherwise from now on.
+    pub fn slew(&mut self, rng: &mut fastrand::Rng, t: Time) {
+        self.slewed_since = (self.awake(t), self.jiffies(t));
+        self.slewed = self.crystal + any_slew(rng) - SLEW;
+    }
+
+    /// How far the crystal is off, in ppm.
+    pub fn drift(&self) -> u32 {
+        self.crystal.abs_diff(MILLION)
+    }
+
+    pub fn is_slewed(&self) -> bool {
+        self.slewed != self.crystal
     }
 
     pub fn suspend(&mut self, t: Time) {
@@ -78,6 +94,14 @@ impl Clocks {
 
     fn awake(&self, t: Time) -> Duration {
         t.saturating_sub(self.asleep(t))
+    }
+}
+
+fn any_slew(rng: &mut fastrand::Rng) -> u32 {
+    match rng.u8(0..8) {
+        0 | 1 => 0,
+        2 => rng.u32(0..2 * SLEW),
+        _ => SLEW,
     }
 }
 

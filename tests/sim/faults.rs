@@ -1,5 +1,10 @@
 //! What goes wrong. Half of it is aimed at whoever holds or leads, where it hurts.
 
+mod links;
+mod time;
+
+pub use links::{cut, isolate};
+
 use crate::clocks::Clocks;
 use crate::hands::Failing;
 use crate::kernel::Gate;
@@ -12,8 +17,10 @@ use crate::world::{World, definition};
 use hamesh_fencing::grantor::Hearing;
 use hamesh_fencing::holder::Event;
 use hamesh_raft::command::{Command, GateId, GroupName, NodeId, Role, Sid};
+use links::{cuts_one_link, cuts_one_way, splits, splits_the_lan};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use time::{dozes, freezes, slews, suspends};
 
 /// What can go wrong.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +58,7 @@ enum Fault {
     SomethingFails,
     Dozes,
     RecordIsStuck,
+    Slews,
 }
 
 use Fault::*;
@@ -61,7 +69,7 @@ const ALL: &[Fault] = &[
     Killed, DiesBetweenSteps, LosesPower, Freezes, Suspends, Splits, Splits, CutOneWay, CutOneWay, CutOffTheLeader, Weather,
     SlowDisk, Campaigns, GivesUpAGroup, GivesUpAGroup, OperatorMoves, Priority, Definition, Voters, Voters, ReplacesAVoter, SplitsAChange, Stops, Namespace,
     DeafLan, FencesTheLiving, Ambush, Ambush, Ambush, Ambush, Isolated, Isolated, Isolated, MovedByOrder, Drains,
-    SplitsTheLan, LegacySpeaks, LegacySpeaks, ForgesPackets, ForgesLeases, SomethingFails, SomethingFails, Dozes, RecordIsStuck,
+    SplitsTheLan, LegacySpeaks, LegacySpeaks, ForgesPackets, ForgesLeases, SomethingFails, SomethingFails, Dozes, RecordIsStuck, Slews,
 ];
 
 /// Half of the schedules have most of their faults of one family: what takes several of a kind in a row is rare among all.
@@ -77,7 +85,7 @@ const FAMILIES: &[&[Fault]] = &[
     &[Voters, Voters, Voters, ReplacesAVoter, ReplacesAVoter, SplitsAChange, SplitsAChange, Campaigns, Campaigns, FencesTheLiving, Ambush,
       Killed, Isolated, CutOffTheLeader, CutOneWay],
     // Time stands still for somebody.
-    &[Freezes, Freezes, Suspends, Dozes, Dozes, Dozes, FencesTheLiving, Isolated, Weather],
+    &[Freezes, Freezes, Suspends, Dozes, Dozes, Dozes, Slews, Slews, FencesTheLiving, Isolated, Weather],
     // Groups go to and fro.
     &[MovedByOrder, Drains, OperatorMoves, GivesUpAGroup, SomethingFails, SomethingFails, Definition, Priority, DeafLan, Campaigns, CutOneWay],
 ];
@@ -155,19 +163,7 @@ pub fn strike(world: &mut World) {
         SomethingFails => something_fails(world, victim),
         Dozes => dozes(world, victim),
         RecordIsStuck => record_is_stuck(world, victim),
-    }
-}
-
-/// Nobody hears it any more, and it is suspended for a part of the lease that it has left: then every clock of it counts.
-fn dozes(world: &mut World, victim: NodeId) {
-    isolate(world, victim);
-    let now = world.net.now;
-    let until = now + world.net.leases(5..60);
-    world.net.count("suspended");
-    world.net.at(until, Due::Resume(victim));
-    if let Some(node) = world.node(victim) {
-        node.clocks.suspend(now);
-        node.frozen = node.frozen.max(until);
+        Slews => slews(world, victim),
     }
 }
 
@@ -317,84 +313,6 @@ fn loses_power(world: &mut World, victim: NodeId) {
         node.gates = vec![Gate::new(GateId(net.rng.u128(..)), node.kind)];
         node.frozen = Duration::ZERO;
     }
-}
-
-fn freezes(world: &mut World, victim: NodeId) {
-    let until = world.net.now + world.net.leases(1..350);
-    world.net.count("frozen");
-    world.net.note(victim, || "freezes".to_owned());
-    if let Some(node) = world.node(victim) {
-        node.frozen = node.frozen.max(until);
-    }
-}
-
-fn suspends(world: &mut World, victim: NodeId) {
-    let now = world.net.now;
-    let until = now + world.net.leases(1..350);
-    world.net.count("suspended");
-    world.net.note(victim, || "is suspended".to_owned());
-    world.net.at(until, Due::Resume(victim));
-    if let Some(node) = world.node(victim) {
-        node.clocks.suspend(now);
-        node.frozen = node.frozen.max(until);
-    }
-}
-
-pub fn cut(world: &mut World, links: BTreeSet<(NodeId, NodeId)>) {
-    let (id, until) = (world.net.next_epoch(), world.net.now + world.net.leases(5..500));
-    world.net.note(NodeId(0), || format!("cut {links:?} until {until:?}"));
-    world.net.cuts.insert(id, links);
-    world.net.at(until, Due::Uncut(id));
-}
-
-fn splits(world: &mut World) {
-    let side: Vec<(NodeId, u8)> = world.nodes.iter().map(|node| node.id).zip((0..).map(|_| 0)).collect();
-    let side: Vec<(NodeId, u8)> = side.into_iter().map(|(id, _)| (id, world.net.rng.u8(0..3))).collect();
-    let pairs = side.iter().flat_map(|(a, x)| side.iter().filter(move |(_, y)| x != y).map(move |(b, _)| (*a, *b)));
-    let links = pairs.collect();
-    world.net.count("partition");
-    cut(world, links);
-}
-
-/// Adverts pass no more between some directors; the mesh does not notice.
-fn splits_the_lan(world: &mut World) {
-    let side: Vec<(NodeId, bool)> =
-        world.net.directors.clone().into_iter().map(|id| (id, world.net.rng.bool())).collect();
-    let pairs = side.iter().flat_map(|(a, x)| side.iter().filter(move |(_, y)| x != y).map(move |(b, _)| (*a, *b)));
-    let (id, until) = (world.net.next_epoch(), world.net.now + world.net.leases(5..300));
-    world.net.count("LAN split");
-    world.net.lan_cuts.insert(id, pairs.collect());
-    world.net.at(until, Due::Uncut(id));
-}
-
-fn cuts_one_way(world: &mut World, victim: NodeId) {
-    let out = world.net.rng.bool();
-    let all = world.net.rng.bool();
-    let others: Vec<NodeId> = world.nodes.iter().map(|node| node.id).filter(|id| *id != victim).collect();
-    let chosen: Vec<NodeId> = others.into_iter().filter(|_| all || world.net.rng.bool()).collect();
-    world.net.count("one-way cut");
-    cut(world, chosen.into_iter().map(|other| if out { (victim, other) } else { (other, victim) }).collect());
-}
-
-/// Cuts every link of a node.
-pub fn isolate(world: &mut World, victim: NodeId) {
-    if !world.net.hostile {
-        return;
-    }
-    world.net.count("isolated");
-    world.net.late = 15;
-    let others = world.nodes.iter().map(|node| node.id).filter(|id| *id != victim);
-    let links = others.flat_map(|other| [(victim, other), (other, victim)]).collect();
-    cut(world, links);
-}
-
-fn cuts_one_link(world: &mut World, victim: NodeId) {
-    let Some(leader) = world.nodes.iter().find(|n| n.process.as_ref().is_some_and(|p| p.raft.is_leader())) else {
-        return;
-    };
-    let leader = leader.id;
-    world.net.count("link to the leader cut");
-    cut(world, BTreeSet::from([(leader, victim), (victim, leader)]));
 }
 
 fn campaigns(world: &mut World) {

@@ -87,6 +87,12 @@ impl Node {
             Step::Arm(arming) => {
                 gate.arm(&self.clocks, net.now, arming);
                 net.opened = true;
+                if self.clocks.drift() * 2 >= net.drift {
+                    net.count("armed by a clock that drifts");
+                }
+                if self.clocks.is_slewed() {
+                    net.count("armed by a clock that is slewed");
+                }
                 next = Some(Step::Check(arming));
             }
             Step::Check(arming) => {
@@ -119,6 +125,9 @@ impl Node {
             Step::Hold(group, token, addresses) => {
                 gate.hold(group.clone(), token, addresses);
                 net.opened = true;
+                if gate.holds() > 1 {
+                    net.count("several groups in one session");
+                }
                 routed = Some((group.clone(), router::Event::Granted));
                 next = Some(Step::Tell(Event::Claimed(group, token)));
             }

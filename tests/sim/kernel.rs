@@ -72,6 +72,11 @@ impl Gate {
         self.held.insert(group, (token, addresses));
     }
 
+    /// How many groups are held.
+    pub fn holds(&self) -> usize {
+        self.held.len()
+    }
+
     pub fn unhold(&mut self, group: &str) {
         self.held.remove(group);
     }

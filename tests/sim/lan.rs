@@ -5,7 +5,7 @@ use crate::net::{Msg, Net};
 use crate::node::{Node, Process};
 use hamesh::vrrp::advert::{Format, Header};
 use hamesh::vrrp::checksum::Form;
-use hamesh::vrrp::router::{Action, Event, Parameters, Router};
+use hamesh::vrrp::router::{Action, Event, Parameters, Router, State};
 use hamesh::vrrp::timing::Timing;
 use hamesh::vrrp::{Auth, LegacyPeers, TTL, Version, group as everybody};
 use hamesh_fencing::clock::Moment;
@@ -122,7 +122,12 @@ impl Node {
     /// Tells a virtual router, and does what it orders.
     pub fn route(&mut self, net: &mut Net, now: Moment, group: &str, event: Event) {
         let Some(router) = self.process.as_mut().and_then(|process| process.routers.get_mut(group)) else { return };
+        let (heard, was_master) =
+            (matches!(event, Event::Heard { .. }), matches!(router.status().state, State::Master(_)));
         for action in router.handle(now, event) {
+            if heard && was_master && action == Action::Yield {
+                net.count("preempted by VRRP");
+            }
             net.note(self.id, || format!("VRRP of {group}: {action:?}"));
             match action {
                 Action::Want => self.want(net, now, group),

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// No message of a storm is later than this once it is over.
 const LATE: Duration = Duration::from_millis(100);
+/// Six nodes at most, counted from 1, and a router outside the mesh as 0.
+const PLACES: usize = 7;
 
 /// What goes from node to node.
 #[derive(Clone, Debug)]
@@ -123,6 +125,8 @@ pub struct Net {
     pub expired: Vec<(Sid, NodeId)>,
     /// When a change of voters was last applied anywhere.
     pub voters_changed: Time,
+    /// Groups that a holder was asked to give up for a better candidate.
+    pub preempting: Vec<(GroupName, Token)>,
     /// States applied since the last check.
     pub applied: Vec<(NodeId, u64, Arc<State>)>,
     /// How often each fault happened while a lease was live.
@@ -132,6 +136,8 @@ pub struct Net {
     pub events: u64,
     pub hash: u64,
     queue: BinaryHeap<Reverse<Item>>,
+    /// When the latest of what each node has sent to each arrives, in nanoseconds.
+    arrives: [[u64; PLACES]; PLACES],
     seq: u64,
     epochs: u64,
     terms: [Duration; 2],
@@ -178,12 +184,14 @@ impl Net {
             violations: Vec::new(),
             expired: Vec::new(),
             voters_changed: Time::ZERO,
+            preempting: Vec::new(),
             applied: Vec::new(),
             counts: BTreeMap::new(),
             story: told.then(Vec::new),
             events: 0,
             hash: 0xcbf2_9ce4_8422_2325,
             queue: BinaryHeap::new(),
+            arrives: [[0; PLACES]; PLACES],
             seq: 0,
             epochs: 0,
             terms,
@@ -346,8 +354,15 @@ impl Net {
     }
 
     fn deliver(&mut self, span: Duration, from: NodeId, to: NodeId, msg: Msg) {
+        let (at, place) = (self.now + span, |node: NodeId| usize::try_from(node.0).unwrap_or(0));
+        let latest = &mut self.arrives[place(from)][place(to)];
+        if nanos(at) < *latest {
+            self.count("message overtakes another");
+        } else {
+            *latest = nanos(at);
+        }
         let what = What::Heard(from, Box::new(msg));
-        self.at(self.now + span, Due::Process { node: to, epoch: None, what, now: None });
+        self.at(at, Due::Process { node: to, epoch: None, what, now: None });
     }
 }
 

@@ -1,11 +1,13 @@
 //! One machine and the process on it: the minds wired to the models, the way the daemon wires them to the world.
 
+mod replica;
+
 use crate::clocks::{Clocks, Time};
 use crate::hands::{Failing, Hands, Step};
 use crate::kernel::{Gate, Kind};
-use crate::log::{self, Disk, membership_of};
+use crate::log::{self, Disk};
 use crate::net::{Msg, Net, What};
-use crate::raft::{Out, Raft};
+use crate::raft::Raft;
 use hamesh::vrrp::router::Router;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor, Hearing};
@@ -26,6 +28,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub const READY: Duration = Duration::from_secs(1);
 /// The longest pause of a director that loses a group again and again; short, as everything is quick here.
 const DAMPING: Duration = Duration::from_secs(4);
+
+/// What directors hear on the LAN of each group.
+pub type Hears = BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>;
 
 /// A machine.
 pub struct Node {
@@ -52,7 +57,7 @@ pub struct Node {
     pub broken: bool,
     pub wishes: BTreeMap<GroupName, (bool, Candidate)>,
     /// What this node, as a leader, is told of the LAN.
-    pub hears: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>,
+    pub hears: Hears,
     /// The voters that an operator wants.
     pub voters: Option<BTreeSet<NodeId>>,
     /// When the process began.
@@ -79,7 +84,7 @@ pub struct Process {
     /// The membership that was applied last.
     voting: Arc<Membership>,
     /// What the grantor was told last of what is heard on the LAN.
-    heard: BTreeMap<GroupName, BTreeMap<NodeId, Hearing>>,
+    heard: Hears,
 }
 
 impl Process {
@@ -331,125 +336,6 @@ impl Node {
                 }
                 for voter::Action::Answer(answer) in process.voter.handle(now, voter::Event::Heard(from, &message)) {
                     net.send(self.id, from, Msg::Lease(answer));
-                }
-            }
-        }
-    }
-
-    /// What Raft brought about: messages, and the events of its observers in the store's order.
-    fn perform_raft(&mut self, net: &mut Net, now: Moment) {
-        let id = self.id;
-        loop {
-            let Some(process) = &mut self.process else { return };
-            process.raft.compact(&mut self.disk);
-            self.disk.vote = self.disk.vote.max(process.raft.vote());
-            let out = process.raft.take_out();
-            if out.is_empty() {
-                break;
-            }
-            for out in out {
-                self.observe(net, now, out);
-            }
-        }
-        let Some(process) = &mut self.process else { return };
-        if !process.flushing && process.raft.has_unflushed() {
-            process.flushing = true;
-            let slow = self.slow_disk > net.now;
-            let span = if slow { net.rng.u64(50_000..1_500_000) } else { net.rng.u64(100..2_500) };
-            let index = process.raft.last().1;
-            let what = What::Flush(process.generation, index);
-            net.after(Duration::from_micros(span), id, process.epoch, what);
-            if slow {
-                net.count("slow flush");
-            }
-        }
-        let leading = process.raft.leading();
-        if leading != process.leading {
-            process.leading = leading;
-            self.look_around(net, now);
-            let Some(process) = &mut self.process else { return };
-            let actions = process.grantor.handle(now, grantor::Event::Leads(leading));
-            self.grant(net, actions);
-        }
-    }
-
-    fn observe(&mut self, net: &mut Net, now: Moment, out: Out) {
-        let id = self.id;
-        let Some(process) = &mut self.process else { return };
-        match out {
-            Out::Send(to, rpc) => net.send(id, to, Msg::Raft(rpc)),
-            Out::Appended(index, entry) => {
-                if let log::What::Command(command) = &entry.what {
-                    process.voter.handle(now, voter::Event::Appended(index, command));
-                }
-                if let Some(membership) = membership_of(index, &entry) {
-                    process.voter.handle(now, voter::Event::MembershipAppended(membership));
-                }
-            }
-            Out::Truncated(from) => {
-                net.count("truncated");
-                process.generation += 1;
-                process.flushing = false;
-                process.raft.on_disk(&mut self.disk);
-                process.voter.handle(now, voter::Event::Truncated(from));
-            }
-            Out::Flushed(index) => {
-                process.voter.handle(now, voter::Event::Flushed(index));
-            }
-            Out::Compacted => {
-                process.raft.on_disk(&mut self.disk);
-                net.count("compacted");
-            }
-            Out::Installed => {
-                process.generation += 1;
-                process.flushing = false;
-                self.disk.snapshot = process.raft.snapshot();
-                process.raft.on_disk(&mut self.disk);
-                net.count("snapshot installed");
-            }
-            Out::Elected => {
-                net.count("elected");
-                net.note(id, || "is elected".to_owned());
-            }
-            Out::Expired(sid, node) => net.expired.push((sid, node)),
-            Out::Applied => {
-                if !process.raft.is_flushed() {
-                    net.count("applied before the flush");
-                }
-                let (index, state) = (process.raft.applied, process.raft.state.clone());
-                let membership = process.raft.membership.clone();
-                if membership != process.voting {
-                    (process.voting, net.voters_changed) = (membership.clone(), net.now);
-                }
-                net.applied.push((id, index, state.clone()));
-                process.voter.handle(now, voter::Event::Applied(index, &state, &membership));
-                let membership = Membership::clone(&membership);
-                let event = grantor::Event::Applied(state.clone(), membership.clone());
-                let actions = process.grantor.handle(now, event);
-                self.grant(net, actions);
-                self.hold(net, now, holder::Event::Applied(index, state, membership));
-            }
-        }
-    }
-
-    fn grant(&mut self, net: &mut Net, actions: Vec<grantor::Action>) {
-        let (id, t) = (self.id, net.now);
-        for action in actions {
-            let Some(process) = &mut self.process else { return };
-            match action {
-                grantor::Action::Propose(leadership, command) => {
-                    net.count_command(&command);
-                    net.note(id, || format!("grantor proposes {command:?}"));
-                    process.raft.propose(t, leadership, log::What::Command(command));
-                }
-                grantor::Action::Ask(voters, ask) => {
-                    for voter in voters {
-                        net.send(id, voter, Msg::Lease(Message::Ask(ask.clone())));
-                    }
-                }
-                grantor::Action::Move(node, group, token, to) => {
-                    net.count("grantor moves");
-                    net.send(id, node, Msg::Move(group, token, to));
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! A small faithful Raft: what matters to leases is in it (order, truncation, unflushed application, snapshots, joint
 //! membership, two leaders in one term), and no leader lease or pre-vote hides a mistake.
 
+mod leader;
+
 use crate::clocks::Time;
 use crate::log::{Disk, Entry, Snapshot, What, membership_of};
 use hamesh_raft::command::{Command, Leadership, NodeId, Outcome, Sid};
@@ -158,17 +160,6 @@ impl Raft {
         }
     }
 
-    /// Who answered this leader since `since`, itself included.
-    pub fn replicating(&self, since: Time) -> BTreeSet<NodeId> {
-        match &self.role {
-            Role::Leader { heard, .. } => {
-                let fresh = heard.iter().filter(|(_, at)| **at >= since).map(|(node, _)| *node);
-                fresh.chain([self.me]).collect()
-            }
-            Role::Follower | Role::Candidate(_) => BTreeSet::new(),
-        }
-    }
-
     /// The membership in force: the last in the log.
     pub fn effective(&self) -> Arc<Membership> {
         self.effective.clone()
@@ -322,20 +313,6 @@ impl Raft {
         (self.vote, self.leader, self.role, self.election_at) = (vote, leader, Role::Follower, election_at);
     }
 
-    fn count(&mut self, t: Time) {
-        let effective = self.effective();
-        if let Role::Candidate(votes) = &self.role
-            && effective.is_quorum(votes)
-        {
-            let next = effective.members().into_iter().map(|node| (node, self.last().1 + 1)).collect();
-            let blank = self.last().1 + 1;
-            self.role = Role::Leader { blank, next, matched: BTreeMap::new(), heard: BTreeMap::new() };
-            self.leader = Some(self.me);
-            self.out.push(Out::Elected);
-            self.propose(t, self.vote, What::Blank);
-        }
-    }
-
     #[expect(clippy::too_many_arguments, reason = "the fields of one message, and the two times of its receipt")]
     fn accept(
         &mut self,
@@ -416,38 +393,6 @@ impl Raft {
         }
     }
 
-    fn matched(&mut self, t: Time, from: NodeId, by: Leadership, index: u64) {
-        if by != self.vote {
-            return;
-        }
-        let Role::Leader { next, matched, heard, .. } = &mut self.role else { return };
-        heard.insert(from, t);
-        let known = matched.entry(from).or_default();
-        *known = index.max(*known);
-        let next = next.entry(from).or_insert(1);
-        *next = (*next).max(index + 1);
-        self.advance(t);
-    }
-
-    fn advance(&mut self, t: Time) {
-        let effective = self.effective();
-        let Role::Leader { matched, .. } = &self.role else { return };
-        let (durable, me) = (self.durable, self.me);
-        let reached = |index: u64| -> BTreeSet<NodeId> {
-            let others = matched.iter().filter(|(_, at)| **at >= index).map(|(node, _)| *node);
-            others.chain((durable >= index).then_some(me)).collect()
-        };
-        let candidates = (self.commit + 1..=self.last().1).rev();
-        let committed = candidates
-            .take_while(|index| self.by_at(*index) == Some(self.vote))
-            .find(|index| effective.is_quorum(&reached(*index)));
-        if let Some(index) = committed {
-            self.commit = index;
-            self.apply();
-            self.replicate(t);
-        }
-    }
-
     fn apply(&mut self) {
         if self.applied >= self.commit {
             return;
@@ -469,35 +414,6 @@ impl Raft {
             self.applied = index;
         }
         self.out.push(Out::Applied);
-    }
-
-    fn replicate(&mut self, t: Time) {
-        self.beat_at = t + HEARTBEAT;
-        for node in self.effective().members() {
-            if node != self.me {
-                self.send_to(node);
-            }
-        }
-        self.advance_alone();
-    }
-
-    /// A cluster of one commits by its own disk.
-    fn advance_alone(&mut self) {
-        if self.durable > self.commit && self.effective().voters().len() == 1 {
-            self.advance(self.beat_at - HEARTBEAT);
-        }
-    }
-
-    fn send_to(&mut self, node: NodeId) {
-        let Role::Leader { next, .. } = &self.role else { return };
-        let first = next.get(&node).copied().unwrap_or(1).min(self.last().1 + 1);
-        let by = self.vote;
-        if first <= self.base.1 {
-            return self.out.push(Out::Send(node, Rpc::Install { by, snapshot: self.snapshot() }));
-        }
-        let entries = (first..=self.last().1.min(first + BATCH)).map(|index| self.log[self.offset(index)].clone());
-        let (entries, prev) = (entries.collect(), (self.by_at(first - 1).unwrap_or_default(), first - 1));
-        self.out.push(Out::Send(node, Rpc::Append { by, prev, entries, commit: self.commit }));
     }
 
     fn offset(&self, index: u64) -> usize {

@@ -9,6 +9,7 @@ use crate::net::{Due, Net, What};
 use crate::node::Node;
 use crate::voters;
 use hamesh_fencing::clock::Moment;
+use hamesh_fencing::grantor::Hearing;
 use hamesh_raft::command::{
     Applicant, ClusterId, Command, Definition, Family, GateId, GroupName, InvitationId, Leadership, Lineage, NodeId,
     Role,
@@ -79,6 +80,13 @@ impl World {
         net.at(begin, Due::Fault);
         let ends = begin + net.leases(150..500);
         let heals = net.rng.u8(0..12) == 0;
+        // In some, everybody hears the holders from the start: only then a better candidate may ask for a group.
+        if net.rng.bool() {
+            for node in &mut nodes {
+                let heard = || ids.iter().map(|id| (*id, Hearing::Holder)).collect();
+                node.hears = groups.iter().map(|group| (group.clone(), heard())).collect();
+            }
+        }
         let mut world = Self { net, nodes, groups, checks: Checks::default(), kind, ends, heals };
         world.want_everything();
         world
