@@ -7,6 +7,8 @@ use std::time::Duration;
 pub type Time = Duration;
 
 pub const MILLION: u32 = 1_000_000;
+/// Far enough from the beginning of the wall clock to be set back by decades.
+const PRESENT: Duration = Duration::from_secs(56 * 365 * 24 * 3600);
 /// The most that NTP slews, forward or back.
 const SLEW: u32 = 80_000;
 
@@ -18,6 +20,10 @@ pub struct Clocks {
     slewed: u32,
     /// Since the machine had been awake for so long, when the kernel's timers had counted this.
     slewed_since: (Duration, Duration),
+    /// What the wall clock says when the timers and the sleep say nothing.
+    wall0: Duration,
+    /// How often somebody has set the wall clock back.
+    set_back: u32,
     boot0: Duration,
     raw0: Duration,
     slept: Duration,
@@ -37,6 +43,8 @@ impl Clocks {
             crystal,
             slewed: crystal + any_slew(rng) - SLEW,
             slewed_since: (Duration::ZERO, Duration::ZERO),
+            wall0: PRESENT,
+            set_back: 0,
             boot0: Duration::from_millis(rng.u64(0..1_000_000)),
             raw0: Duration::from_millis(rng.u64(0..1_000_000)),
             slept: Duration::ZERO,
@@ -57,7 +65,17 @@ impl Clocks {
 
     /// The wall clock, as far as `meta time` is concerned: slewed, and it counts suspend.
     pub fn wall(&self, t: Time) -> Duration {
-        self.jiffies(t) + self.asleep(t)
+        self.wall0 + self.jiffies(t) + self.asleep(t)
+    }
+
+    /// Somebody sets the wall clock, by as much forward or back.
+    pub fn set_wall(&mut self, forward: bool, by: Duration) {
+        self.set_back += u32::from(!forward);
+        self.wall0 = if forward { self.wall0 + by } else { self.wall0.saturating_sub(by) };
+    }
+
+    pub fn set_back(&self) -> u32 {
+        self.set_back
     }
 
     /// NTP slews otherwise from now on.
@@ -88,7 +106,7 @@ impl Clocks {
         self.asleep_since.is_some()
     }
 
-    fn asleep(&self, t: Time) -> Duration {
+    pub fn asleep(&self, t: Time) -> Duration {
         self.slept + self.asleep_since.map_or(Duration::ZERO, |since| t.saturating_sub(since))
     }
 

@@ -4,6 +4,7 @@ mod links;
 mod time;
 
 pub use links::{cut, isolate};
+pub use time::set_wall_clock;
 
 use crate::clocks::Clocks;
 use crate::hands::Failing;
@@ -20,7 +21,7 @@ use hamesh_raft::command::{Command, GateId, GroupName, NodeId, Role, Sid};
 use links::{cuts_one_link, cuts_one_way, splits, splits_the_lan};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use time::{dozes, freezes, slews, suspends};
+use time::{dozes, freezes, sets_the_clock, slews, suspends};
 
 /// What can go wrong.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,7 @@ enum Fault {
     Dozes,
     RecordIsStuck,
     Slews,
+    SetsTheClock,
 }
 
 use Fault::*;
@@ -69,7 +71,7 @@ const ALL: &[Fault] = &[
     Killed, DiesBetweenSteps, LosesPower, Freezes, Suspends, Splits, Splits, CutOneWay, CutOneWay, CutOffTheLeader, Weather,
     SlowDisk, Campaigns, GivesUpAGroup, GivesUpAGroup, OperatorMoves, Priority, Definition, Voters, Voters, ReplacesAVoter, SplitsAChange, Stops, Namespace,
     DeafLan, FencesTheLiving, Ambush, Ambush, Ambush, Ambush, Isolated, Isolated, Isolated, MovedByOrder, Drains,
-    SplitsTheLan, LegacySpeaks, LegacySpeaks, ForgesPackets, ForgesLeases, SomethingFails, SomethingFails, Dozes, RecordIsStuck, Slews,
+    SplitsTheLan, LegacySpeaks, LegacySpeaks, ForgesPackets, ForgesLeases, SomethingFails, SomethingFails, Dozes, RecordIsStuck, Slews, SetsTheClock,
 ];
 
 /// Half of the schedules have most of their faults of one family: what takes several of a kind in a row is rare among all.
@@ -85,7 +87,7 @@ const FAMILIES: &[&[Fault]] = &[
     &[Voters, Voters, Voters, ReplacesAVoter, ReplacesAVoter, SplitsAChange, SplitsAChange, Campaigns, Campaigns, FencesTheLiving, Ambush,
       Killed, Isolated, CutOffTheLeader, CutOneWay],
     // Time stands still for somebody.
-    &[Freezes, Freezes, Suspends, Dozes, Dozes, Dozes, Slews, Slews, FencesTheLiving, Isolated, Weather],
+    &[Freezes, Freezes, Suspends, Dozes, Dozes, Dozes, Slews, Slews, SetsTheClock, SetsTheClock, SetsTheClock, FencesTheLiving, Isolated, Weather],
     // Groups go to and fro.
     &[MovedByOrder, Drains, OperatorMoves, GivesUpAGroup, SomethingFails, SomethingFails, Definition, Priority, DeafLan, Campaigns, CutOneWay],
 ];
@@ -164,6 +166,7 @@ pub fn strike(world: &mut World) {
         Dozes => dozes(world, victim),
         RecordIsStuck => record_is_stuck(world, victim),
         Slews => slews(world, victim),
+        SetsTheClock => sets_the_clock(world, victim),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The hands of a holder: they perform its orders one by one, may fail at each, and a kill may fall between any two.
 
+use crate::clocks::Time;
 use crate::kernel::{Arming, Gate};
 use crate::net::{Due, Net};
 use crate::node::Node;
@@ -53,6 +54,18 @@ impl Hands {
         self.orders.extend(orders.into_iter().map(|step| (list, step)));
     }
 
+    /// Before the orders, and after the step that is under way.
+    fn take_first(&mut self, action: Action) {
+        let under_way =
+            matches!(self.orders.front(), Some((_, Step::Arm(_) | Step::Check(_) | Step::Hold(..) | Step::Tell(_))));
+        self.orders.insert(usize::from(under_way), (0, Step::Ordered(action)));
+    }
+
+    /// Whether an end that was computed is not in the kernel yet.
+    fn has_computed(&self) -> bool {
+        matches!(self.orders.front(), Some((_, Step::Arm(_))))
+    }
+
     /// Whether a step must be scheduled.
     pub fn begin(&mut self) -> bool {
         let begins = !self.busy && !self.orders.is_empty();
@@ -62,6 +75,22 @@ impl Hands {
 }
 
 impl Node {
+    /// The absolute end is wrong since the wall clock was set.
+    pub fn arm_again(&mut self, net: &mut Net, now: Moment) {
+        let Some(process) = &mut self.process else { return };
+        if let Some(deadline) = self.gates[process.gate].deadline().filter(|deadline| !now.reached(*deadline)) {
+            process.hands.take_first(Action::Arm(deadline));
+            self.hurry(net);
+        }
+    }
+
+    /// Whether only the element's timeout would be in force, and could be late, if the wall clock were set back now: it is asleep
+    /// or has slept since the arming, or an end was computed and the kernel does not have it yet.
+    pub fn relies_on_the_wall_clock(&self, t: Time) -> bool {
+        let computed = self.process.as_ref().is_some_and(|process| process.hands.has_computed());
+        computed || self.clocks.is_suspended() || self.gates.iter().any(|gate| gate.has_slept(&self.clocks, t))
+    }
+
     /// The next step of the hands.
     pub fn step(&mut self, net: &mut Net, now: Moment) {
         if let Some(left) = self.dies_in {

@@ -35,6 +35,10 @@ struct Until {
     deadline: Moment,
     jiffies: Duration,
     wall: Duration,
+    /// How long the machine had slept until then.
+    asleep: Duration,
+    /// How often its wall clock had been set back.
+    set_back: u32,
 }
 
 /// An arming between the computation of the remainder and the kernel's having it.
@@ -61,7 +65,23 @@ impl Gate {
     /// The kernel has it.
     pub fn arm(&mut self, clocks: &Clocks, t: Time, arming: Arming) {
         let Arming { deadline, remainder, wall, .. } = arming;
-        self.until = Some(Until { deadline, jiffies: clocks.jiffies(t) + remainder, wall });
+        let (jiffies, asleep) = (clocks.jiffies(t) + remainder, clocks.asleep(t));
+        self.until = Some(Until { deadline, jiffies, wall, asleep, set_back: clocks.set_back() });
+    }
+
+    /// For when it was armed last, if it is: what a process arms again once the wall clock was set.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.until.map(|until| until.deadline)
+    }
+
+    /// Whether the machine has slept since the arming: the element's timeout has not counted that.
+    pub fn has_slept(&self, clocks: &Clocks, t: Time) -> bool {
+        self.until.is_some_and(|until| until.asleep != clocks.asleep(t))
+    }
+
+    /// Whether the wall clock was set back since the arming: the absolute end is later than it should be.
+    pub fn was_set_back(&self, clocks: &Clocks) -> bool {
+        self.until.is_some_and(|until| until.set_back != clocks.set_back())
     }
 
     pub fn disarm(&mut self) {

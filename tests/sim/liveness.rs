@@ -15,6 +15,8 @@ const RECOVERY: Duration = Duration::from_secs(8);
 const STEADY: Duration = Duration::from_millis(150);
 /// A planned move keeps a group dark for no longer: two commits, and the steps of two pairs of hands.
 const MOVE: Duration = Duration::from_millis(40);
+/// A wall clock that is set keeps a group dark for no longer: the steps of one pair of hands.
+const REARM: Duration = Duration::from_millis(5);
 /// An election may be split; the cluster has a leader again within this all the same.
 const ELECTIONS: Duration = Duration::from_secs(4);
 /// From the end of the promises, or a leader that leads, until the VIP answers.
@@ -37,6 +39,7 @@ impl World {
         // Who is frozen or asleep wakes by itself: what it has in its hand is as old as it is.
         let awake = self.nodes.iter().map(|node| node.frozen).max().unwrap_or_default();
         self.run_until(awake);
+        self.net.healed = Some(self.net.now);
         let patience = RECOVERY + self.net.lan.patience();
         if !self.becomes_well(patience) {
             let dark = self.groups.iter().find(|group| self.owner(group).is_none());
@@ -46,13 +49,14 @@ impl World {
                 None => format!("L1: the cluster does not come to rest after the faults; leaders {leaders:?}"),
             });
         }
-        let mut trials: [fn(&mut Self); 6] = [
+        let mut trials: [fn(&mut Self); 7] = [
             Self::loses_the_leader,
             Self::restarts,
             Self::moves,
             Self::fails_to_claim,
             Self::hears_nothing,
             Self::grantee_is_cut_off,
+            Self::sets_the_wall_clock,
         ];
         self.net.rng.shuffle(&mut trials);
         for trial in trials.into_iter().take(TRIALS) {
@@ -296,6 +300,20 @@ impl World {
             self.fails(format!("L1: vip.{group} was granted to {to}, which cannot know, and is dark for {span:?}"));
         }
         self.net.cuts.clear();
+    }
+
+    /// L2: the wall clock of a holder is set, and it arms again at once.
+    fn sets_the_wall_clock(&mut self) {
+        let Some((_, holder, _)) = self.any_move() else { return };
+        self.net.note(holder, || "TRIAL: the wall clock is set".to_owned());
+        self.net.count("trial: wall clock set");
+        let forward = self.net.rng.bool();
+        faults::set_wall_clock(self, holder, forward, Duration::from_secs(365 * 86_400));
+        let seen = self.watch(Duration::from_secs(1), |_| false);
+        let longest = seen.dark.iter().max_by_key(|(_, gap)| **gap).filter(|(_, gap)| **gap > REARM);
+        if let Some((group, gap)) = longest {
+            self.fails(format!("L2: vip.{group} was dark for {gap:?} after the wall clock of {holder} was set"));
+        }
     }
 
     /// L and Lg of a node's session.

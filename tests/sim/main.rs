@@ -96,9 +96,13 @@ const MUST_HAPPEN: &[&str] = &[
     "trial: leader lost",
     "trial: move",
     "trial: restart",
+    "trial: wall clock set",
     "truncated",
     "unflushed tail lost",
     "voters changed",
+    "wall clock set back",
+    "wall clock set forward",
+    "wall clock set while frozen",
 ];
 
 /// Fewer schedules than this do not show every fault.

@@ -40,6 +40,8 @@ pub enum What {
     /// The disk has written up to an index; of which generation of the log.
     Flush(u64, u64),
     Hands,
+    /// Somebody has set the wall clock.
+    ClockSet,
     Heard(NodeId, Box<Msg>),
 }
 
@@ -98,7 +100,7 @@ pub struct Net {
     pub rng: fastrand::Rng,
     /// Whether faults happen.
     pub hostile: bool,
-    /// When they ended.
+    /// When they had ended, and everybody was awake.
     pub healed: Option<Time>,
     /// Directed links that pass nothing, by the cut that made them.
     pub cuts: BTreeMap<u64, BTreeSet<(NodeId, NodeId)>>,
@@ -280,7 +282,6 @@ impl Net {
     /// Renew of somebody who is dead by then would have the voters wait for Lg from its arrival.
     pub fn heals(&mut self) {
         self.hostile = false;
-        self.healed = Some(self.now);
         let late = nanos(self.now + LATE);
         self.queue.retain(|Reverse(item)| match &item.due {
             Due::Process { what: What::Heard(_, msg), .. } => {

@@ -195,6 +195,7 @@ impl Node {
             What::Tick => self.tick(net, now),
             What::Flush(generation, index) => self.flushed(net, now, generation, index),
             What::Hands => self.step(net, now),
+            What::ClockSet => self.arm_again(net, now),
             What::Heard(from, msg) => self.heard(net, now, from, *msg),
         }
     }
