@@ -7,11 +7,13 @@ use crate::clocks::Time;
 use crate::kernel::Gate;
 use crate::net::Net;
 use crate::node::Node;
+use hamesh::config::profile::PROFILES;
 use hamesh_raft::command::{GroupName, NodeId, Sid, Token};
 use hamesh_raft::state::State;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the checks remember of one schedule.
 #[derive(Default)]
@@ -68,8 +70,11 @@ impl Checks {
     /// before may be: the Fence may have waited for a disk or a link.
     fn no_newborn_is_fenced(&mut self, net: &mut Net, state: &State) {
         for (sid, session) in &state.sessions {
-            if !self.born.contains_key(sid) && state.sessions.values().any(|other| other.ttl != session.ttl) {
-                net.count("sessions of different L");
+            if !self.born.contains_key(sid) {
+                net.count(named(session.ttl));
+                if state.sessions.values().any(|other| other.ttl != session.ttl) {
+                    net.count("sessions of different L");
+                }
             }
             let born = *self.born.entry(*sid).or_insert(net.now);
             let fresh = session.fenced.is_some() && self.truth.sessions.get(sid).is_none_or(|s| s.fenced.is_none());
@@ -187,4 +192,15 @@ fn preempted(net: &mut Net, state: &State) {
         holder.is_some_and(|holder| holder.token == *token)
     });
     net.preempting = asked;
+}
+
+/// A session by its profile.
+fn named(ttl: Duration) -> &'static str {
+    match PROFILES.into_iter().find(|(_, profile)| profile.ttl == ttl) {
+        Some(("fast", _)) => "session of fast",
+        Some(("default", _)) => "session of default",
+        Some(("vm", _)) => "session of vm",
+        Some(("wan", _)) => "session of wan",
+        Some(_) | None => "session of 300 ms",
+    }
 }

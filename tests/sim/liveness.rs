@@ -191,20 +191,25 @@ impl World {
             let pause = self.net.millis(50..600);
             self.kill(leader, "killed", pause);
         }
-        let seen = self.watch(Duration::from_millis(700), |_| false);
+        // As long as any lease lasts, or an election.
+        let running = self.nodes.iter().filter_map(|node| Some((node.process.as_ref()?.ttl, node.profile.raft)));
+        let span = running.map(|(ttl, timing)| ttl.max(timing.election_max * 2)).max().unwrap_or_default();
+        let seen = self.watch(span + Duration::from_millis(400), |_| false);
         if let Some(group) = seen.dark.keys().next().or(seen.elsewhere.first()) {
             self.fails(format!("L2: the loss of the leader, {leader}, was seen at vip.{group}"));
         }
     }
 
-    /// L2: a restart within L drops no packet. That of a leader takes an election, too.
+    /// L2: a restart within L drops no packet. That of a leader takes an election, too; and a leader of another profile may
+    /// say too seldom what is committed.
     fn restarts(&mut self) {
+        let leaders = self.nodes.iter().filter(|node| node.leads());
+        let Some(every) = leaders.map(|node| node.profile.raft.heartbeat).max() else { return };
         let holders = self.nodes.iter().filter(|node| !node.leads());
         let owners = self.owners();
         let holders = holders.filter(|node| owners.values().any(|owner| *owner == Some(node.id)));
-        let Some((id, ttl)) = holders.filter_map(|node| Some((node.id, node.process.as_ref()?.ttl))).next() else {
-            return;
-        };
+        let terms = holders.filter_map(|node| Some((node.id, node.process.as_ref()?.ttl)));
+        let Some((id, ttl)) = terms.into_iter().find(|(_, ttl)| every * 4 <= *ttl) else { return };
         self.net.note(id, || "TRIAL: a restart within L".to_owned());
         self.net.count("trial: restart");
         let pause = ttl.mul_f64(self.net.rng.f64() / 4.0);

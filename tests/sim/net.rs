@@ -4,6 +4,7 @@ use crate::clocks::Time;
 use crate::faults;
 use crate::lan::{Lan, Packet};
 use crate::raft::Rpc;
+use hamesh::config::profile::{LeaseProfile, PROFILES};
 use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
 use hamesh_fencing::holder::Terms;
 use hamesh_fencing::message::Message;
@@ -142,7 +143,7 @@ pub struct Net {
     arrives: [[u64; PLACES]; PLACES],
     seq: u64,
     epochs: u64,
-    terms: [Duration; 2],
+    profiles: [LeaseProfile; 2],
     /// What the mesh adds to every message: nothing, or what a wide area does.
     pub base: Duration,
     /// How late this schedule's gates may be; it goes into Lg.
@@ -156,11 +157,9 @@ pub struct Net {
 impl Net {
     pub fn new(seed: u64, told: bool, drift: u32) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        // Mostly short ones: what goes wrong in terms of L goes wrong sooner.
-        let any = |rng: &mut fastrand::Rng| Duration::from_millis([300, 300, 300, 300, 1000, 2000][rng.usize(0..6)]);
-        let ttl = any(&mut rng);
-        let terms = [ttl, if rng.bool() { ttl } else { any(&mut rng) }];
-        let wide = terms.iter().all(|ttl| *ttl >= Duration::from_secs(1)) && rng.bool();
+        let profile = any_profile(&mut rng);
+        let profiles = [profile, if rng.bool() { profile } else { any_profile(&mut rng) }];
+        let wide = profiles.iter().all(|profile| profile.ttl >= Duration::from_secs(1)) && rng.bool();
         let base = if wide { Duration::from_millis(20) } else { Duration::ZERO };
         let calm = [15, 40, 100, 250][rng.usize(0..4)];
         // That of nf_tables, and that of address lifetimes where there is no better gate.
@@ -196,7 +195,7 @@ impl Net {
             arrives: [[0; PLACES]; PLACES],
             seq: 0,
             epochs: 0,
-            terms,
+            profiles,
             base,
             lateness,
             drift,
@@ -204,10 +203,15 @@ impl Net {
         }
     }
 
-    /// The terms of one of the schedule's two profiles.
-    pub fn any_terms(&mut self) -> Terms {
-        let ttl = self.terms[self.rng.usize(0..2)];
-        Terms { ttl, promise: promise_for(ttl, self.lateness), renew: ttl / 5 }
+    /// One of the schedule's two profiles.
+    pub fn any_profile(&mut self) -> LeaseProfile {
+        self.profiles[self.rng.usize(0..2)]
+    }
+
+    /// A session's terms under a profile.
+    pub fn terms(&self, profile: LeaseProfile) -> Terms {
+        let LeaseProfile { ttl, renew, .. } = profile;
+        Terms { ttl, promise: promise_for(ttl, self.lateness), renew }
     }
 
     pub fn next_epoch(&mut self) -> u64 {
@@ -222,7 +226,8 @@ impl Net {
 
     /// So many hundredths of the schedule's longer L.
     pub fn leases(&mut self, range: std::ops::Range<u64>) -> Duration {
-        let hundredth = u64::try_from(self.terms[0].max(self.terms[1]).as_micros()).unwrap_or(u64::MAX) / 100;
+        let hundredth =
+            u64::try_from(self.profiles[0].ttl.max(self.profiles[1].ttl).as_micros()).unwrap_or(u64::MAX) / 100;
         Duration::from_micros(self.rng.u64(range.start * hundredth..range.end * hundredth))
     }
 
@@ -365,6 +370,13 @@ impl Net {
         let what = What::Heard(from, Box::new(msg));
         self.at(at, Due::Process { node: to, epoch: None, what, now: None });
     }
+}
+
+/// Mostly a short one: what goes wrong in terms of L goes wrong sooner.
+fn any_profile(rng: &mut fastrand::Rng) -> LeaseProfile {
+    PROFILES
+        .get(rng.usize(0..10))
+        .map_or_else(|| LeaseProfile::with_ttl(Duration::from_millis(300)).unwrap_or_default(), |(_, profile)| *profile)
 }
 
 /// A schedule takes seconds.

@@ -8,10 +8,11 @@ use crate::kernel::{Gate, Kind};
 use crate::log::{self, Disk};
 use crate::net::{Msg, Net, What};
 use crate::raft::Raft;
+use hamesh::config::profile::{LeaseProfile, RaftTiming};
 use hamesh::vrrp::router::Router;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Grantor, Hearing};
-use hamesh_fencing::holder::{self, Holder, Identity, Terms};
+use hamesh_fencing::holder::{self, Holder, Identity};
 use hamesh_fencing::message::Message;
 use hamesh_fencing::record::MayAct;
 use hamesh_fencing::voter::{self, Voter};
@@ -38,7 +39,7 @@ pub struct Node {
     pub role: Role,
     pub clocks: Clocks,
     pub kind: Kind,
-    pub terms: Terms,
+    pub profile: LeaseProfile,
     pub disk: Disk,
     pub incarnation: u64,
     /// What lies in /run.
@@ -116,8 +117,13 @@ impl Node {
             Role::Witness => None,
             Role::Director => Some(self.begin(net, now, me)),
         };
-        let raft = Raft::start(self.id, &self.disk, t + election_timeout(&mut net.rng));
-        let (routers, ttl) = (self.routers(net), self.run.as_ref().map_or(self.terms.ttl, |record| record.ttl));
+        let raft = Raft::start(
+            self.id,
+            &self.disk,
+            self.profile.raft.heartbeat,
+            t + election_timeout(&mut net.rng, self.profile.raft),
+        );
+        let (routers, ttl) = (self.routers(net), self.run.as_ref().map_or(self.profile.ttl, |record| record.ttl));
         self.process = Some(Process {
             epoch,
             gate,
@@ -159,11 +165,11 @@ impl Node {
             self.gates[gate].id = me.gate;
         }
         if net.chance(150) {
-            self.terms = net.any_terms();
+            self.profile = net.any_profile();
             net.count("profile changed");
         }
         net.note(self.id, || format!("begins anew, gate {}", me.gate));
-        Holder::new(me, self.terms)
+        Holder::new(me, net.terms(self.profile))
     }
 
     /// Ends the process where it stands: kill -9.
@@ -202,7 +208,7 @@ impl Node {
 
     fn tick(&mut self, net: &mut Net, now: Moment) {
         let Some(process) = &mut self.process else { return };
-        process.raft.tick(net.now, election_timeout(&mut net.rng));
+        process.raft.tick(net.now, election_timeout(&mut net.rng, self.profile.raft));
         self.perform_raft(net, now);
         self.register(net);
         self.change_voters(net);
@@ -216,7 +222,7 @@ impl Node {
     fn look_around(&mut self, net: &mut Net, now: Moment) {
         let Some(process) = self.process.as_mut().filter(|process| process.raft.is_leader()) else { return };
         let own = process.voter.sessions().filter_map(|sid| Some((sid, process.voter.known(now, sid)?))).collect();
-        let replicating = process.raft.replicating(net.now.saturating_sub(Duration::from_millis(400)));
+        let replicating = process.raft.replicating(net.now.saturating_sub(self.profile.raft.heartbeat * 4));
         if process.heard != self.hears {
             process.heard.clone_from(&self.hears);
             process.grantor.handle(now, grantor::Event::Hears(self.hears.clone()));
@@ -292,7 +298,7 @@ impl Node {
         let Some(process) = &mut self.process else { return };
         match msg {
             Msg::Raft(rpc) => {
-                process.raft.heard(t, from, rpc, election_timeout(&mut net.rng));
+                process.raft.heard(t, from, rpc, election_timeout(&mut net.rng, self.profile.raft));
                 self.perform_raft(net, now);
             }
             Msg::Lease(message) => self.lease(net, now, from, message),
@@ -382,6 +388,7 @@ impl Node {
     }
 }
 
-fn election_timeout(rng: &mut fastrand::Rng) -> Duration {
-    Duration::from_millis(rng.u64(150..300))
+fn election_timeout(rng: &mut fastrand::Rng, timing: RaftTiming) -> Duration {
+    let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(rng.u64(micros(timing.election_min)..micros(timing.election_max)))
 }

@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-const HEARTBEAT: Duration = Duration::from_millis(50);
 const SNAPSHOT_EVERY: u64 = 25;
 const BATCH: u64 = 20;
 
@@ -70,13 +69,15 @@ pub struct Raft {
     effective: Arc<Membership>,
     pub leader: Option<NodeId>,
     pub election_at: Time,
+    /// Between two heartbeats of this node as a leader.
+    heartbeat: Duration,
     beat_at: Time,
     out: Vec<Out>,
 }
 
 impl Raft {
     /// Starts from what the disk has; announces it like the real store.
-    pub fn start(me: NodeId, disk: &Disk, election_at: Time) -> Self {
+    pub fn start(me: NodeId, disk: &Disk, heartbeat: Duration, election_at: Time) -> Self {
         let Snapshot { index, by, state, membership } = disk.snapshot.clone();
         let mut raft = Self {
             me,
@@ -93,6 +94,7 @@ impl Raft {
             membership: Arc::new(membership),
             leader: None,
             election_at,
+            heartbeat,
             beat_at: Time::ZERO,
             out: vec![Out::Applied],
         };

@@ -54,7 +54,7 @@ impl World {
                 role,
                 clocks,
                 kind,
-                terms: net.any_terms(),
+                profile: net.any_profile(),
                 disk,
                 incarnation: 0,
                 run: None,

@@ -1,6 +1,6 @@
 //! The leader's part of Raft: who it is, and what it brings to the others.
 
-use super::{BATCH, HEARTBEAT, Out, Raft, Role, Rpc};
+use super::{BATCH, Out, Raft, Role, Rpc};
 use crate::clocks::Time;
 use crate::log::What;
 use hamesh_raft::command::{Leadership, NodeId};
@@ -65,7 +65,7 @@ impl Raft {
     }
 
     pub(super) fn replicate(&mut self, t: Time) {
-        self.beat_at = t + HEARTBEAT;
+        self.beat_at = t + self.heartbeat;
         for node in self.effective().members() {
             if node != self.me {
                 self.send_to(node);
@@ -77,7 +77,7 @@ impl Raft {
     /// A cluster of one commits by its own disk.
     fn advance_alone(&mut self) {
         if self.durable > self.commit && self.effective().voters().len() == 1 {
-            self.advance(self.beat_at - HEARTBEAT);
+            self.advance(self.beat_at - self.heartbeat);
         }
     }
 
