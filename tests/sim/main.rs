@@ -1,8 +1,9 @@
 //! The leases under fire: the real minds, a model of Raft, of the kernel's gate and of everything that goes wrong.
 //!
 //! `sim` runs about 20 s of schedules; `--minutes M` and `--runs N` run longer, `--from S` begins at another seed, and
-//! `--seed N` replays one schedule and tells its story; `--drift PPM` has clocks that drift otherwise than they may. A schedule is one seed on one thread, so a replay is the same bit
-//! for bit; the first few of every run are run again to see that. Every core runs schedules of its own.
+//! `--seed N` replays one schedule and tells its story; `--drift PPM` has clocks that drift otherwise than they may. A schedule is one
+//! seed on one thread, so a replay is the same bit for bit; the first few of every run are run again to see that. Every core runs
+//! schedules of its own. The end of the first story that went wrong is told by itself.
 
 mod checks;
 mod clocks;
@@ -113,6 +114,9 @@ const MUST_HAPPEN: &[&str] = &[
 /// Fewer schedules than this do not show every fault.
 const FEWEST: u64 = 40;
 
+/// So many lines of a story are told without being asked for.
+const TOLD: usize = 200;
+
 /// So many are run again, to see that they are the same bit for bit.
 const REPLAYED: u64 = 8;
 
@@ -194,6 +198,20 @@ fn replay(seed: u64, drift: u32) -> ExitCode {
     }
 }
 
+/// The end of a story, and how to see all of it.
+fn tell(seed: u64, drift: u32) {
+    let world = run(seed, drift, true);
+    let story = world.net.story.unwrap_or_default();
+    let from = story.len().saturating_sub(TOLD);
+    println!("the story of seed {seed}, without its first {from} lines:");
+    for line in &story[from..] {
+        println!("{line}");
+    }
+    println!("  {}", world.checks.violation.unwrap_or_default());
+    let drift = if drift == DRIFT_PPM { String::new() } else { format!(" --drift {drift}") };
+    println!("all of it: tests/run sim --seed {seed}{drift}");
+}
+
 fn run(seed: u64, drift: u32, told: bool) -> World {
     let mut world = World::new(seed, told, drift);
     world.run();
@@ -213,6 +231,8 @@ struct Sum {
     runs: u64,
     events: u64,
     failed: u64,
+    /// The lowest seed that failed.
+    first: Option<u64>,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -249,11 +269,14 @@ fn explore(from: u64, drift: u32, goes_on: impl Fn(u64, Instant, u64) -> bool + 
     if !never.is_empty() {
         println!("never happened while a lease was live, so nothing is shown about it: {never:?}");
     }
-    let Sum { runs, events, failed, .. } = sum;
+    let Sum { runs, events, failed, first, .. } = sum;
+    if let Some(seed) = first {
+        tell(seed, drift);
+    }
     let seconds = begin.elapsed().as_secs_f64();
     println!(
         "{runs} schedules from seed {from} on {cores} cores, {events} events, {failed} violations in {seconds:.0} s, \
-         {:.0} schedules/s (replay: --seed N)",
+         {:.0} schedules/s",
         runs as f64 / seconds
     );
     println!("{} passed, {failed} failed", runs - failed);
@@ -270,6 +293,7 @@ impl Sum {
         let differs = || "the replay differs: the simulation itself is not deterministic".to_owned();
         if let Some(violation) = world.checks.violation.or_else(|| (!same).then(differs)) {
             self.failed += 1;
+            self.first = Some(self.first.map_or(seed, |first| first.min(seed)));
             println!("seed {seed}: {violation}, gate {:?}", world.kind);
         }
     }
