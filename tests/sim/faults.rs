@@ -13,6 +13,7 @@ use crate::lan;
 use crate::log::What;
 use crate::net::{Due, Msg};
 use crate::node::Node;
+use crate::program;
 use crate::voters;
 use crate::world::{World, definition};
 use hamesh_fencing::grantor::Hearing;
@@ -61,6 +62,8 @@ enum Fault {
     RecordIsStuck,
     Slews,
     SetsTheClock,
+    Upgrades,
+    NewCommand,
 }
 
 use Fault::*;
@@ -72,6 +75,7 @@ const ALL: &[Fault] = &[
     SlowDisk, Campaigns, GivesUpAGroup, GivesUpAGroup, OperatorMoves, Priority, Definition, Voters, Voters, ReplacesAVoter, SplitsAChange, Stops, Namespace,
     DeafLan, FencesTheLiving, Ambush, Ambush, Ambush, Ambush, Isolated, Isolated, Isolated, MovedByOrder, Drains,
     SplitsTheLan, LegacySpeaks, LegacySpeaks, ForgesPackets, ForgesLeases, SomethingFails, SomethingFails, Dozes, RecordIsStuck, Slews, SetsTheClock,
+    Upgrades, NewCommand,
 ];
 
 /// Half of the schedules have most of their faults of one family: what takes several of a kind in a row is rare among all.
@@ -80,6 +84,7 @@ const FAMILIES: &[&[Fault]] = &[
     ALL, ALL, ALL, ALL, ALL,
     // Restarts: what a killed process has promised, released or opened is on its way still.
     &[Killed, Killed, DiesBetweenSteps, DiesBetweenSteps, OperatorMoves, GivesUpAGroup, SomethingFails, Namespace, Weather, Campaigns, Stops,
+      Upgrades, NewCommand,
       RecordIsStuck, RecordIsStuck],
     // Fences that not every voter has, or has on its disk.
     &[Ambush, Ambush, FencesTheLiving, SlowDisk, SlowDisk, Killed, Campaigns, CutOffTheLeader, Isolated, Weather],
@@ -166,6 +171,8 @@ pub fn strike(world: &mut World) {
         Dozes => dozes(world, victim),
         RecordIsStuck => record_is_stuck(world, victim),
         Slews => slews(world, victim),
+        Upgrades => program::changes(world, victim),
+        NewCommand => program::asks_for_what_is_new(world),
         SetsTheClock => sets_the_clock(world, victim),
     }
 }

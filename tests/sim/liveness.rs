@@ -4,6 +4,7 @@ use crate::clocks::{Clocks, Time};
 use crate::faults;
 use crate::kernel::Gate;
 use crate::node::Node;
+use crate::program;
 use crate::world::World;
 use hamesh_fencing::clock::LATENESS;
 use hamesh_raft::command::{Command, GateId, GroupName, NodeId, Sid};
@@ -395,6 +396,7 @@ impl World {
             }
             self.start(*id);
         }
+        program::upgrade_all(self);
         self.want_everything();
         for id in ids {
             for group in self.groups.clone() {

@@ -15,6 +15,7 @@ mod liveness;
 mod log;
 mod net;
 mod node;
+mod program;
 mod raft;
 mod voters;
 mod world;
@@ -32,9 +33,14 @@ use world::World;
 /// Every one of these must have happened while a lease was live, or the run proves nothing about it.
 const MUST_HAPPEN: &[&str] = &[
     "a change of voters split",
+    "a new command",
+    "a program does not start on this disk",
     "a voter replaced and taken back",
     "advert lost",
     "ambush",
+    "an older program cannot read it",
+    "an older program leads",
+    "another program started",
     "applied before the flush",
     "armed by a clock that drifts",
     "armed by a clock that is slewed",

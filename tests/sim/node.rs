@@ -7,6 +7,7 @@ use crate::hands::{Failing, Hands, Step};
 use crate::kernel::{Gate, Kind};
 use crate::log::{self, Disk};
 use crate::net::{Msg, Net, What};
+use crate::program::Program;
 use crate::raft::Raft;
 use hamesh::config::profile::{LeaseProfile, RaftTiming};
 use hamesh::vrrp::router::Router;
@@ -40,6 +41,7 @@ pub struct Node {
     pub clocks: Clocks,
     pub kind: Kind,
     pub profile: LeaseProfile,
+    pub program: Program,
     pub disk: Disk,
     pub incarnation: u64,
     /// What lies in /run.
@@ -295,6 +297,9 @@ impl Node {
 
     fn heard(&mut self, net: &mut Net, now: Moment, from: NodeId, msg: Msg) {
         let (id, t) = (self.id, net.now);
+        if !self.program.reads(&msg) {
+            return net.count("an older program cannot read it");
+        }
         let Some(process) = &mut self.process else { return };
         match msg {
             Msg::Raft(rpc) => {
@@ -306,7 +311,7 @@ impl Node {
             Msg::Packet(packet) => self.packet(net, now, &packet),
             Msg::Propose(command, hops) => match (process.raft.leading(), process.raft.leader) {
                 (Some(leadership), _) => {
-                    let command = process.grantor.complete(command);
+                    let command = self.program.prefers(&process.raft.state, process.grantor.complete(command));
                     net.count_command(&command);
                     net.note(id, || format!("proposes {command:?}"));
                     process.raft.propose(t, leadership, log::What::Command(command));

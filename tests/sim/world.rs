@@ -7,6 +7,7 @@ use crate::kernel::{Gate, Kind};
 use crate::log::{Disk, Snapshot};
 use crate::net::{Due, Net, What};
 use crate::node::Node;
+use crate::program::Program;
 use crate::voters;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::Hearing;
@@ -44,6 +45,7 @@ impl World {
             ["web", "api", "dns"].iter().take(net.rng.usize(1..=3)).map(|name| (*name).to_owned()).collect();
         let snapshot = founded(&ids, witness, voters);
         let kind = if net.rng.bool() { Kind::Nftables } else { Kind::Latest(net.lateness) };
+        let mixed = net.rng.u8(0..4) == 0;
         let mut nodes = Vec::new();
         for id in &ids {
             let role = if Some(*id) == witness { Role::Witness } else { Role::Director };
@@ -55,6 +57,7 @@ impl World {
                 clocks,
                 kind,
                 profile: net.any_profile(),
+                program: if mixed && net.rng.bool() { Program::Older } else { Program::Newer },
                 disk,
                 incarnation: 0,
                 run: None,

@@ -3,6 +3,7 @@
 use super::{Hears, Node};
 use crate::log::{self, membership_of};
 use crate::net::{Msg, Net, What};
+use crate::program::Program;
 use crate::raft::Out;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::{self, Hearing};
@@ -87,6 +88,9 @@ impl Node {
             }
             Out::Elected => {
                 net.count("elected");
+                if self.program == Program::Older {
+                    net.count("an older program leads");
+                }
                 net.note(id, || "is elected".to_owned());
             }
             Out::Expired(sid, node) => net.expired.push((sid, node)),
@@ -116,6 +120,7 @@ impl Node {
             let Some(process) = &mut self.process else { return };
             match action {
                 grantor::Action::Propose(leadership, command) => {
+                    let command = self.program.prefers(&process.raft.state, command);
                     net.count_command(&command);
                     net.note(id, || format!("grantor proposes {command:?}"));
                     process.raft.propose(t, leadership, log::What::Command(command));
