@@ -6,7 +6,7 @@
 use crate::clocks::Time;
 use crate::kernel::Gate;
 use crate::net::Net;
-use crate::node::Node;
+use crate::node::{Node, UNFENCED};
 use hamesh::config::profile::PROFILES;
 use hamesh_raft::command::{GroupName, NodeId, Sid, Token};
 use hamesh_raft::state::State;
@@ -63,6 +63,7 @@ impl Checks {
         if turned {
             self.at_most_one(net.now, nodes);
             self.only_with_a_lease(net.now, nodes);
+            self.unfenced_beside_none_of_its_own(net, nodes);
         }
     }
 
@@ -95,7 +96,7 @@ impl Checks {
         let mut twice = None;
         for node in nodes {
             for gate in &node.gates {
-                for (group, (_, of_group)) in gate.open(&node.clocks, now) {
+                for (group, (_, of_group)) in fenced(gate.open(&node.clocks, now)) {
                     let here = node.id;
                     if let Some(other) = groups.insert(group, here) {
                         twice.get_or_insert(format!("S1: vip.{group} is open on {other} and on {here}"));
@@ -121,7 +122,7 @@ impl Checks {
     fn only_with_a_lease(&mut self, now: Time, nodes: &[Node]) {
         for node in nodes {
             for gate in &node.gates {
-                for (group, (token, _)) in gate.open(&node.clocks, now) {
+                for (group, (token, _)) in fenced(gate.open(&node.clocks, now)) {
                     let holder = self.truth.holder(group).filter(|holder| holder.token == *token);
                     if holder.is_none() || self.truth.holder_node(group) != Some(node.id) {
                         let (id, truth) = (node.id, self.truth.holder(group).map(|holder| holder.token));
@@ -130,6 +131,27 @@ impl Checks {
                             format!("S3: vip.{group} is open on {id} under token {token}, and the lease is {truth:?}"),
                         );
                     }
+                }
+            }
+        }
+    }
+
+    /// S1 with `quorum_loss = "vrrp"`: two nodes that do not hear each other may both serve, but not under a lease that one of them
+    /// has promised. A node that serves so says nothing in the mesh either: that is looked at where messages are sent.
+    fn unfenced_beside_none_of_its_own(&mut self, net: &Net, nodes: &[Node]) {
+        for node in nodes.iter().filter(|node| net.unfenced.contains(&node.id)) {
+            let Some(process) = &node.process else { continue };
+            let now = node.clocks.read(net.now);
+            for (group, _) in node.gates[process.gate].open(&node.clocks, net.now).filter(|(_, (t, _))| *t == UNFENCED)
+            {
+                let Some(holder) = self.truth.holder(group) else { continue };
+                let Some(session) = self.truth.sessions.get(&holder.sid) else { continue };
+                let known = process.voter.known(now, holder.sid);
+                if known.and_then(|known| known.renewed).is_some_and(|age| age < session.promise) {
+                    let (id, sid) = (node.id, holder.sid);
+                    let what =
+                        format!("S1: vip.{group} is open on {id} without a lease, which has promised it to {sid}");
+                    return self.violated(net.now, what);
                 }
             }
         }
@@ -203,4 +225,11 @@ fn named(ttl: Duration) -> &'static str {
         Some(("wan", _)) => "session of wan",
         Some(_) | None => "session of 300 ms",
     }
+}
+
+/// What a lease stands behind.
+fn fenced<'a, T: 'a>(
+    open: impl Iterator<Item = (&'a GroupName, &'a (Token, T))>,
+) -> impl Iterator<Item = (&'a GroupName, &'a (Token, T))> {
+    open.filter(|(_, (token, _))| *token != UNFENCED)
 }

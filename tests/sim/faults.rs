@@ -19,7 +19,7 @@ use crate::world::{World, definition};
 use hamesh_fencing::grantor::Hearing;
 use hamesh_fencing::holder::Event;
 use hamesh_raft::command::{Command, GateId, GroupName, NodeId, Role, Sid};
-use links::{cuts_one_link, cuts_one_way, splits, splits_the_lan};
+use links::{cuts_one_link, cuts_one_way, leaves_alone, splits, splits_the_lan};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use time::{dozes, freezes, sets_the_clock, slews, suspends};
@@ -64,6 +64,7 @@ enum Fault {
     SetsTheClock,
     Upgrades,
     NewCommand,
+    Alone,
 }
 
 use Fault::*;
@@ -75,7 +76,7 @@ const ALL: &[Fault] = &[
     SlowDisk, Campaigns, GivesUpAGroup, GivesUpAGroup, OperatorMoves, Priority, Definition, Voters, Voters, ReplacesAVoter, SplitsAChange, Stops, Namespace,
     DeafLan, FencesTheLiving, Ambush, Ambush, Ambush, Ambush, Isolated, Isolated, Isolated, MovedByOrder, Drains,
     SplitsTheLan, LegacySpeaks, LegacySpeaks, ForgesPackets, ForgesLeases, SomethingFails, SomethingFails, Dozes, RecordIsStuck, Slews, SetsTheClock,
-    Upgrades, NewCommand,
+    Upgrades, NewCommand, Alone,
 ];
 
 /// Half of the schedules have most of their faults of one family: what takes several of a kind in a row is rare among all.
@@ -95,11 +96,16 @@ const FAMILIES: &[&[Fault]] = &[
     &[Freezes, Freezes, Suspends, Dozes, Dozes, Dozes, Slews, Slews, SetsTheClock, SetsTheClock, SetsTheClock, FencesTheLiving, Isolated, Weather],
     // Groups go to and fro.
     &[MovedByOrder, Drains, OperatorMoves, GivesUpAGroup, SomethingFails, SomethingFails, Definition, Priority, DeafLan, Campaigns, CutOneWay],
+    // Somebody hears nobody for long (`quorum_loss`).
+    &[Alone, Alone, Alone, SplitsTheLan, LegacySpeaks, LosesPower, Freezes, Priority, SomethingFails, GivesUpAGroup],
 ];
+
+/// The place of the last family, which only some schedules have.
+pub const ALONE: usize = FAMILIES.len() - 1;
 
 /// The family of a schedule.
 pub fn any_family(rng: &mut fastrand::Rng) -> usize {
-    rng.usize(0..FAMILIES.len())
+    rng.usize(0..ALONE)
 }
 
 /// One fault, and the time of the next.
@@ -172,6 +178,7 @@ pub fn strike(world: &mut World) {
         RecordIsStuck => record_is_stuck(world, victim),
         Slews => slews(world, victim),
         Upgrades => program::changes(world, victim),
+        Alone => leaves_alone(world, victim),
         NewCommand => program::asks_for_what_is_new(world),
         SetsTheClock => sets_the_clock(world, victim),
     }
@@ -321,6 +328,7 @@ fn loses_power(world: &mut World, victim: NodeId) {
         node.clocks = Clocks::any(&mut net.rng, net.drift);
         node.run = None;
         node.gates = vec![Gate::new(GateId(net.rng.u128(..)), node.kind)];
+        net.unfenced.remove(&victim);
         node.frozen = Duration::ZERO;
     }
 }
@@ -398,6 +406,10 @@ fn stops(world: &mut World, victim: NodeId) {
 
 /// A container starts again on the same host: its old namespace lives on, its /run perhaps too.
 fn new_namespace(world: &mut World, victim: NodeId) {
+    // What is served without a lease outlives its namespace by three adverts, and no new process there knows of it.
+    if world.net.unfenced.contains(&victim) {
+        return;
+    }
     let pause = short_or_long(world);
     world.kill(victim, "namespace replaced", pause);
     let World { net, nodes, .. } = world;

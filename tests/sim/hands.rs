@@ -55,10 +55,15 @@ impl Hands {
     }
 
     /// Before the orders, and after the step that is under way.
-    fn take_first(&mut self, action: Action) {
+    pub fn take_first(&mut self, action: Action) {
         let under_way =
             matches!(self.orders.front(), Some((_, Step::Arm(_) | Step::Check(_) | Step::Hold(..) | Step::Tell(_))));
         self.orders.insert(usize::from(under_way), (0, Step::Ordered(action)));
+    }
+
+    /// Nothing is armed any more of what was asked for.
+    pub fn forget_arming(&mut self) {
+        self.orders.retain(|(_, step)| !matches!(step, Step::Ordered(Action::Arm(_)) | Step::Arm(_) | Step::Check(_)));
     }
 
     /// Whether an end that was computed is not in the kernel yet.

@@ -131,7 +131,11 @@ impl Node {
             net.note(self.id, || format!("VRRP of {group}: {action:?}"));
             match action {
                 Action::Want => self.want(net, now, group),
-                Action::Refuse | Action::Yield => self.hold(net, now, holder::Event::Refuse(group.to_owned())),
+                Action::Refuse => self.hold(net, now, holder::Event::Refuse(group.to_owned())),
+                Action::Yield => {
+                    self.hold(net, now, holder::Event::Refuse(group.to_owned()));
+                    self.give_up(net, now, group);
+                }
                 Action::SendAdvert => self.advert(net, group, self.wishes.get(group).map_or(1, |(_, c)| c.priority)),
                 Action::Resign => self.advert(net, group, 0),
                 Action::Announce(_) => {}
@@ -180,8 +184,11 @@ impl Node {
         let Some(router) = self.process.as_ref().and_then(|process| process.routers.get(&packet.group)) else { return };
         let before = (router.status().state, router.next_deadline());
         let header = Header { source: packet.source, destination: everybody(Family::V4), ttl: packet.ttl };
+        // One that serves without a lease leaves the addresses to strangers too.
+        let mut weighed = false;
         match net.lan.format(&packet.group).decode(&packet.payload, &header) {
             Ok(advert) => {
+                weighed = self.process.as_ref().is_some_and(|process| process.solitude.is_silent());
                 let member = ![LEGACY, STRANGER].contains(&packet.source);
                 let event = Event::Heard { advert, source: packet.source, member };
                 self.route(net, now, &packet.group, event);
@@ -190,7 +197,7 @@ impl Node {
         }
         let router = self.process.as_ref().and_then(|process| process.routers.get(&packet.group));
         let after = router.map(|router| (router.status().state, router.next_deadline()));
-        if packet.void && after != Some(before) {
+        if packet.void && !weighed && after != Some(before) {
             net.violations.push(format!("S5: {packet:?} moved {} from {before:?} to {after:?}", self.id));
         }
     }

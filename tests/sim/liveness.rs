@@ -359,6 +359,7 @@ impl World {
         if let Some(node) = nodes.iter_mut().find(|node| node.id == victim) {
             node.clocks = Clocks::any(&mut net.rng, net.drift);
             node.gates = vec![Gate::new(GateId(net.rng.u128(..)), node.kind)];
+            net.unfenced.remove(&victim);
         }
         let elections = self.nodes.iter().map(|node| node.profile.raft.election_max * 2).max().unwrap_or_default();
         let answers = |world: &Self| lost.iter().all(|group| world.owner(group).is_some());

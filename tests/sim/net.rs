@@ -24,6 +24,10 @@ const PLACES: usize = 7;
 #[derive(Clone, Debug)]
 pub enum Msg {
     Raft(Rpc),
+    /// A connection is tried, or answered: all that one says who is silent.
+    Hello {
+        answered: bool,
+    },
     Lease(Message),
     /// A command for the leader, and how often it was passed on.
     Propose(Command, u8),
@@ -110,6 +114,10 @@ pub struct Net {
     pub lan: Lan,
     /// Everybody with a place on the LAN.
     pub directors: Vec<NodeId>,
+    /// After how long without a member `quorum_loss = "vrrp"` serves, in schedules that have it.
+    pub quorum_loss: Option<Duration>,
+    /// Nodes that may have a gate open without a lease.
+    pub unfenced: BTreeSet<NodeId>,
     /// The longest time between two faults, in hundredths of L: some mistakes show in a storm, some between two blows.
     pub calm: u64,
     /// What goes wrong most.
@@ -166,7 +174,8 @@ impl Net {
         let lateness = [LATENESS, LATENESS * 20][rng.usize(0..2)];
         let late = [15, 15, 100, 400][rng.usize(0..4)];
         let lan = Lan::any(&mut rng);
-        let family = faults::any_family(&mut rng);
+        let quorum_loss = (rng.u8(0..12) == 0).then(|| profiles[0].ttl.max(profiles[1].ttl) * 3);
+        let family = if quorum_loss.is_some() { faults::ALONE } else { faults::any_family(&mut rng) };
         Self {
             now: Time::ZERO,
             rng,
@@ -176,6 +185,8 @@ impl Net {
             lan_cuts: BTreeMap::new(),
             lan,
             directors: Vec::new(),
+            quorum_loss,
+            unfenced: BTreeSet::new(),
             calm,
             family,
             loss: 10,
@@ -331,6 +342,9 @@ impl Net {
             let span = Duration::from_micros(self.rng.u64(5..50));
             return self.deliver(span, from, to, msg);
         }
+        if self.unfenced.contains(&from) && !matches!(msg, Msg::Forged(_) | Msg::Hello { .. }) {
+            self.violations.push(format!("S1: {from} serves without a lease and says {msg:?} to {to}"));
+        }
         if self.is_cut(from, to) {
             return self.count("message cut");
         }
@@ -342,7 +356,7 @@ impl Net {
             // A proposal may wait out an election or sit in a retry anywhere.
             Msg::Propose(..) => 60,
             Msg::Lease(_) => self.late,
-            Msg::Raft(_) | Msg::Move(..) | Msg::Packet(_) | Msg::Forged(_) => 15,
+            Msg::Raft(_) | Msg::Hello { .. } | Msg::Move(..) | Msg::Packet(_) | Msg::Forged(_) => 15,
         };
         if self.chance(late) {
             let most = [10, 50, 250][self.rng.usize(0..3)];

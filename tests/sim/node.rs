@@ -1,6 +1,9 @@
 //! One machine and the process on it: the minds wired to the models, the way the daemon wires them to the world.
 
+mod alone;
 mod replica;
+
+pub use alone::UNFENCED;
 
 use crate::clocks::{Clocks, Time};
 use crate::hands::{Failing, Hands, Step};
@@ -9,6 +12,7 @@ use crate::log::{self, Disk};
 use crate::net::{Msg, Net, What};
 use crate::program::Program;
 use crate::raft::Raft;
+use alone::Solitude;
 use hamesh::config::profile::{LeaseProfile, RaftTiming};
 use hamesh::vrrp::router::Router;
 use hamesh_fencing::clock::Moment;
@@ -78,6 +82,7 @@ pub struct Process {
     pub holder: Option<Holder>,
     pub hands: Hands,
     pub routers: BTreeMap<GroupName, Router>,
+    pub solitude: Solitude,
     /// The present session's L, as this process has it.
     pub ttl: Duration,
     flushing: bool,
@@ -135,6 +140,7 @@ impl Node {
             holder,
             hands: Hands::default(),
             routers,
+            solitude: Solitude::default(),
             ttl,
             flushing: false,
             generation: 0,
@@ -161,6 +167,7 @@ impl Node {
         }
         self.run = None;
         self.gates[gate].shut();
+        net.unfenced.remove(&self.id);
         if net.chance(200) {
             // Somebody removed the table: a new gate in its place.
             me.gate = GateId(net.rng.u128(..));
@@ -191,9 +198,11 @@ impl Node {
     }
 
     /// The process executes something.
-    pub fn runs(&mut self, t: Time, drift: u32) {
+    pub fn runs(&mut self, net: &Net) {
+        let t = net.now;
+        let unfenced = self.serves_unfenced(net).unwrap_or_default();
         if let Some(process) = &self.process {
-            self.gates[process.gate].served(t, process.ttl, drift);
+            self.gates[process.gate].served(t, process.ttl.max(unfenced), net.drift);
         }
     }
 
@@ -217,6 +226,7 @@ impl Node {
         self.look_around(net, now);
         self.tick_routers(net, now);
         self.hold(net, now, holder::Event::Tick);
+        self.look_alone(net, now);
         self.sleep(net, now);
     }
 
@@ -241,6 +251,9 @@ impl Node {
         let holder = process.holder.as_ref().and_then(|holder| holder.next_deadline(now));
         let mut pause = process.raft.next().saturating_sub(net.now).min(Duration::from_millis(100));
         pause = routers.chain(holder).map(|deadline| now.until(deadline)).fold(pause, Duration::min);
+        if process.solitude.is_silent() {
+            pause = pause.min(Duration::from_millis(10));
+        }
         if process.raft.is_leader() {
             let quiet = process.is_quiet(now);
             pause = pause.min(Duration::from_millis(if quiet { 50 } else { 8 }));
@@ -300,8 +313,14 @@ impl Node {
         if !self.program.reads(&msg) {
             return net.count("an older program cannot read it");
         }
+        let in_the_mesh = !matches!(msg, Msg::Packet(_));
+        if in_the_mesh && !self.listens(net, now, from, &msg) {
+            return;
+        }
         let Some(process) = &mut self.process else { return };
         match msg {
+            Msg::Hello { answered: false } => net.send(id, from, Msg::Hello { answered: true }),
+            Msg::Hello { answered: true } => {}
             Msg::Raft(rpc) => {
                 process.raft.heard(t, from, rpc, election_timeout(&mut net.rng, self.profile.raft));
                 self.perform_raft(net, now);
@@ -318,7 +337,7 @@ impl Node {
                     self.perform_raft(net, now);
                 }
                 (None, Some(leader)) if leader != id && hops < 2 => {
-                    net.send(id, leader, Msg::Propose(command, hops + 1));
+                    self.say(net, leader, Msg::Propose(command, hops + 1));
                 }
                 (None, Some(_) | None) => {}
             },
@@ -347,7 +366,7 @@ impl Node {
                     net.count("asked before the flush");
                 }
                 for voter::Action::Answer(answer) in process.voter.handle(now, voter::Event::Heard(from, &message)) {
-                    net.send(self.id, from, Msg::Lease(answer));
+                    self.say(net, from, Msg::Lease(answer));
                 }
             }
         }
@@ -356,6 +375,10 @@ impl Node {
     /// Tells the holder, and passes on what it orders. Renews go at once, the rest through the hands in order.
     pub fn hold(&mut self, net: &mut Net, now: Moment, event: holder::Event) {
         let id = self.id;
+        if matches!(event, holder::Event::Applied(..) | holder::Event::Stop) {
+            // A lease begins beside nothing.
+            self.rejoin(net, now);
+        }
         let Some(process) = &mut self.process else { return };
         let Some(holder) = &mut process.holder else { return };
         let mut orders = Vec::new();
@@ -388,7 +411,14 @@ impl Node {
     pub fn propose(&mut self, net: &mut Net, command: Command) {
         let Some(process) = &self.process else { return };
         if let Some(leader) = process.raft.leader {
-            net.send(self.id, leader, Msg::Propose(command, 0));
+            self.say(net, leader, Msg::Propose(command, 0));
+        }
+    }
+
+    /// Says something in the mesh, unless it is silent there.
+    fn say(&self, net: &mut Net, to: NodeId, msg: Msg) {
+        if to == self.id || self.process.as_ref().is_none_or(|process| !process.solitude.is_silent()) {
+            net.send(self.id, to, msg);
         }
     }
 }

@@ -33,6 +33,7 @@ impl Program {
                 | Rpc::Mismatch { .. }
                 | Rpc::Install { .. },
             )
+            | Msg::Hello { .. }
             | Msg::Lease(_)
             | Msg::Propose(..)
             | Msg::Move(..)

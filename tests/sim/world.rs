@@ -81,7 +81,7 @@ impl World {
         }
         let begin = net.millis(250..600);
         net.at(begin, Due::Fault);
-        let ends = begin + net.leases(150..500);
+        let ends = begin + net.leases(if net.quorum_loss.is_some() { 900..1500 } else { 150..500 });
         let heals = net.rng.u8(0..12) == 0;
         // In some, everybody hears the holders from the start: only then a better candidate may ask for a group.
         if net.rng.bool() {
@@ -183,7 +183,7 @@ impl World {
             let epoch = node.process.as_ref().map(|process| process.epoch);
             return net.at(node.frozen, Due::Process { node: id, epoch, what, now: Some(Box::new(read)) });
         }
-        node.runs(t, net.drift);
+        node.runs(net);
         node.happens(net, read, what);
         self.checks.look(&mut self.net, &self.nodes);
     }

@@ -61,3 +61,19 @@ pub(super) fn cuts_one_link(world: &mut World, victim: NodeId) {
     world.net.count("link to the leader cut");
     cut(world, BTreeSet::from([(leader, victim), (victim, leader)]));
 }
+
+/// A node hears nobody for as long as `quorum_loss` waits and longer, and may hear nobody on the LAN either.
+pub(super) fn leaves_alone(world: &mut World, victim: NodeId) {
+    let Some(after) = world.net.quorum_loss else { return isolate(world, victim) };
+    let lasts = after + world.net.leases(350..900);
+    let others: Vec<NodeId> = world.nodes.iter().map(|node| node.id).filter(|id| *id != victim).collect();
+    let links: BTreeSet<_> = others.into_iter().flat_map(|other| [(victim, other), (other, victim)]).collect();
+    let (id, until) = (world.net.next_epoch(), world.net.now + lasts);
+    world.net.count("left alone");
+    world.net.note(victim, || format!("is alone for {lasts:?}"));
+    if world.net.rng.bool() {
+        world.net.lan_cuts.insert(id, links.clone());
+    }
+    world.net.cuts.insert(id, links);
+    world.net.at(until, Due::Uncut(id));
+}

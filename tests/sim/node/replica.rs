@@ -56,7 +56,7 @@ impl Node {
         let id = self.id;
         let Some(process) = &mut self.process else { return };
         match out {
-            Out::Send(to, rpc) => net.send(id, to, Msg::Raft(rpc)),
+            Out::Send(to, rpc) => self.say(net, to, Msg::Raft(rpc)),
             Out::Appended(index, entry) => {
                 if let log::What::Command(command) = &entry.what {
                     process.voter.handle(now, voter::Event::Appended(index, command));
@@ -127,7 +127,7 @@ impl Node {
                 }
                 grantor::Action::Ask(voters, ask) => {
                     for voter in voters {
-                        net.send(id, voter, Msg::Lease(Message::Ask(ask.clone())));
+                        self.say(net, voter, Msg::Lease(Message::Ask(ask.clone())));
                     }
                 }
                 grantor::Action::Move(node, group, token, to) => {
@@ -135,7 +135,7 @@ impl Node {
                     if is_better(&process.raft.state, &self.hears, &group, to) {
                         net.preempting.push((group.clone(), token));
                     }
-                    net.send(id, node, Msg::Move(group, token, to));
+                    self.say(net, node, Msg::Move(group, token, to));
                 }
             }
         }
