@@ -168,6 +168,10 @@ impl Node {
         process.solitude.held.insert(group.clone());
         process.solitude.armed = None;
         net.unfenced.insert(self.id);
+        if net.chance(150) {
+            // The next time it is asked to shut.
+            self.failing = Some(Failing::Unclaim);
+        }
         net.opened = true;
         net.count("served without a lease");
         net.note(self.id, || format!("serves {group} without a lease"));
