@@ -119,8 +119,9 @@ impl Node {
                 next = Gate::compute(&self.clocks, net.now, deadline).map(Step::Arm);
             }
             Step::Arm(arming) => {
+                // One that is open already opens nothing more.
+                net.opened |= !gate.is_alive(&self.clocks, net.now);
                 gate.arm(&self.clocks, net.now, arming);
-                net.opened = true;
                 if self.clocks.drift() * 2 >= net.drift {
                     net.count("armed by a clock that drifts");
                 }

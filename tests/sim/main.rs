@@ -16,6 +16,7 @@ mod log;
 mod net;
 mod node;
 mod program;
+mod queue;
 mod raft;
 mod voters;
 mod world;
@@ -263,8 +264,7 @@ fn explore(from: u64, drift: u32, goes_on: impl Fn(u64, Instant, u64) -> bool + 
                     let seed = from + number;
                     let world = run(seed, drift, false);
                     let same = number >= REPLAYED || is_the_same(seed, drift);
-                    let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-                    sum.take(seed, world, same);
+                    sum.lock().unwrap_or_else(PoisonError::into_inner).take(seed, &world, same);
                 }
             });
         }
@@ -293,14 +293,14 @@ fn explore(from: u64, drift: u32, goes_on: impl Fn(u64, Instant, u64) -> bool + 
 }
 
 impl Sum {
-    fn take(&mut self, seed: u64, world: World, same: bool) {
+    fn take(&mut self, seed: u64, world: &World, same: bool) {
         self.runs += 1;
         self.events += world.net.events;
-        for (what, times) in world.net.counts {
+        for (what, times) in world.net.counts.all() {
             *self.counts.entry(what).or_default() += times;
         }
         let differs = || "the replay differs: the simulation itself is not deterministic".to_owned();
-        if let Some(violation) = world.checks.violation.or_else(|| (!same).then(differs)) {
+        if let Some(violation) = world.checks.violation.clone().or_else(|| (!same).then(differs)) {
             self.failed += 1;
             self.first = Some(self.first.map_or(seed, |first| first.min(seed)));
             println!("seed {seed}: {violation}, gate {:?}", world.kind);

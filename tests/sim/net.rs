@@ -3,6 +3,7 @@
 use crate::clocks::Time;
 use crate::faults;
 use crate::lan::{Lan, Packet};
+use crate::queue::{Counts, Queue};
 use crate::raft::Rpc;
 use hamesh::config::profile::{LeaseProfile, PROFILES};
 use hamesh_fencing::clock::{LATENESS, Moment, promise_for};
@@ -10,8 +11,7 @@ use hamesh_fencing::holder::Terms;
 use hamesh_fencing::message::Message;
 use hamesh_raft::command::{Command, GroupName, NodeId, Sid, Token};
 use hamesh_raft::state::State;
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,30 +75,6 @@ pub enum Due {
     Fault,
 }
 
-struct Item {
-    /// In nanoseconds.
-    at: u64,
-    seq: u64,
-    due: Due,
-}
-
-impl PartialEq for Item {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Item {}
-impl PartialOrd for Item {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Item {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.seq).cmp(&(other.at, other.seq))
-    }
-}
-
 /// The shared part of a schedule.
 pub struct Net {
     pub now: Time,
@@ -141,15 +117,14 @@ pub struct Net {
     /// States applied since the last check.
     pub applied: Vec<(NodeId, u64, Arc<State>)>,
     /// How often each fault happened while a lease was live.
-    pub counts: BTreeMap<&'static str, u64>,
+    pub counts: Counts,
     /// A compact trace, when it is wanted.
     pub story: Option<Vec<String>>,
     pub events: u64,
     pub hash: u64,
-    queue: BinaryHeap<Reverse<Item>>,
+    queue: Queue<Due>,
     /// When the latest of what each node has sent to each arrives, in nanoseconds.
     arrives: [[u64; PLACES]; PLACES],
-    seq: u64,
     epochs: u64,
     profiles: [LeaseProfile; 2],
     /// What the mesh adds to every message: nothing, or what a wide area does.
@@ -198,13 +173,12 @@ impl Net {
             voters_changed: Time::ZERO,
             preempting: Vec::new(),
             applied: Vec::new(),
-            counts: BTreeMap::new(),
+            counts: Counts::default(),
             story: told.then(Vec::new),
             events: 0,
             hash: 0xcbf2_9ce4_8422_2325,
-            queue: BinaryHeap::new(),
+            queue: Queue::new(),
             arrives: [[0; PLACES]; PLACES],
-            seq: 0,
             epochs: 0,
             profiles,
             base,
@@ -247,7 +221,9 @@ impl Net {
     }
 
     pub fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += u64::from(self.live);
+        if self.live {
+            self.counts.add(what);
+        }
     }
 
     pub fn count_command(&mut self, command: &Command) {
@@ -272,8 +248,7 @@ impl Net {
     }
 
     pub fn at(&mut self, at: Time, due: Due) {
-        self.seq += 1;
-        self.queue.push(Reverse(Item { at: nanos(at), seq: self.seq, due }));
+        self.queue.push(nanos(at), due);
     }
 
     pub fn after(&mut self, span: Duration, node: NodeId, epoch: u64, what: What) {
@@ -282,10 +257,7 @@ impl Net {
 
     /// The next thing that is due before `end`.
     pub fn next(&mut self, end: Time) -> Option<Due> {
-        if self.queue.peek().is_none_or(|Reverse(item)| item.at > nanos(end)) {
-            return None;
-        }
-        let Reverse(Item { at, seq, due }) = self.queue.pop()?;
+        let (at, seq, due) = self.queue.pop(nanos(end))?;
         self.now = self.now.max(Time::from_nanos(at));
         self.events += 1;
         for word in [at, seq, self.rng.get_seed()] {
@@ -299,11 +271,11 @@ impl Net {
     pub fn heals(&mut self) {
         self.hostile = false;
         let late = nanos(self.now + LATE);
-        self.queue.retain(|Reverse(item)| match &item.due {
+        self.queue.retain(|at, due| match due {
             Due::Process { what: What::Heard(_, msg), .. } => {
                 let order =
                     matches!(**msg, Msg::Move(..) | Msg::Propose(Command::Pin { .. } | Command::Drain { .. }, _));
-                !order && item.at < late
+                !order && at < late
             }
             Due::Process { .. }
             | Due::Start(_)

@@ -256,7 +256,7 @@ impl Node {
         }
         if process.raft.is_leader() {
             let quiet = process.is_quiet(now);
-            pause = pause.min(Duration::from_millis(if quiet { 50 } else { 8 }));
+            pause = pause.min(Duration::from_millis(if quiet { 50 } else { 10 }));
             let own = process.voter.sessions().filter_map(|sid| Some((sid, process.voter.known(now, sid)?))).collect();
             pause = process.grantor.pause(now, &own).map_or(pause, |looks| looks.min(pause));
         }

@@ -8,6 +8,7 @@ use crate::log::{Disk, Snapshot};
 use crate::net::{Due, Net, What};
 use crate::node::Node;
 use crate::program::Program;
+use crate::raft::Raft;
 use crate::voters;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::grantor::Hearing;
@@ -103,8 +104,8 @@ impl World {
         }
         let Self { net, nodes, .. } = self;
         for node in nodes {
-            let summary = node.process.as_ref().map(|process| process.raft.summary());
-            net.note(node.id, || summary.unwrap_or_else(|| "does not run".to_owned()));
+            let raft = node.process.as_ref().map(|process| &process.raft);
+            net.note(node.id, || raft.map_or_else(|| "does not run".to_owned(), Raft::summary));
         }
     }
 
