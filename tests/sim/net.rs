@@ -149,7 +149,7 @@ impl Net {
         let lateness = [LATENESS, LATENESS * 20][rng.usize(0..2)];
         let late = [15, 15, 100, 400][rng.usize(0..4)];
         let lan = Lan::any(&mut rng);
-        let quorum_loss = (rng.u8(0..12) == 0).then(|| profiles[0].ttl.max(profiles[1].ttl) * 3);
+        let quorum_loss = (rng.u8(0..16) == 0).then(|| profiles[0].ttl.max(profiles[1].ttl) * 3);
         let family = if quorum_loss.is_some() { faults::ALONE } else { faults::any_family(&mut rng) };
         Self {
             now: Time::ZERO,

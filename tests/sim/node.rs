@@ -32,6 +32,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Who has answered the leader for so long may be made a voter, as with the daemon's.
 pub const READY: Duration = Duration::from_secs(1);
+/// Between two looks of whoever has something to look at.
+const LOOK: Duration = Duration::from_millis(10);
 /// The longest pause of a director that loses a group again and again; short, as everything is quick here.
 const DAMPING: Duration = Duration::from_secs(4);
 
@@ -244,7 +246,8 @@ impl Node {
         self.grant(net, actions);
     }
 
-    /// Until the next thing that is due by the clock; the daemon looks around every 10 ms, most times for nothing.
+    /// Until the next thing that is due by the clock; the daemon looks around every 10 ms, most times for nothing, and with a long
+    /// lease for nothing much more often.
     fn sleep(&mut self, net: &mut Net, now: Moment) {
         let Some(process) = &self.process else { return };
         let routers = process.routers.values().filter_map(Router::next_deadline);
@@ -252,11 +255,12 @@ impl Node {
         let mut pause = process.raft.next().saturating_sub(net.now).min(Duration::from_millis(100));
         pause = routers.chain(holder).map(|deadline| now.until(deadline)).fold(pause, Duration::min);
         if process.solitude.is_silent() {
-            pause = pause.min(Duration::from_millis(10));
+            pause = pause.min(LOOK);
         }
         if process.raft.is_leader() {
             let quiet = process.is_quiet(now);
-            pause = pause.min(Duration::from_millis(if quiet { 50 } else { 10 }));
+            let look = if quiet { LOOK * 5 } else { LOOK.max(process.ttl / 30) };
+            pause = pause.min(look);
             let own = process.voter.sessions().filter_map(|sid| Some((sid, process.voter.known(now, sid)?))).collect();
             pause = process.grantor.pause(now, &own).map_or(pause, |looks| looks.min(pause));
         }

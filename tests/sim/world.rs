@@ -82,7 +82,7 @@ impl World {
         }
         let begin = net.millis(250..600);
         net.at(begin, Due::Fault);
-        let ends = begin + net.leases(if net.quorum_loss.is_some() { 900..1500 } else { 150..500 });
+        let ends = begin + net.leases(if net.quorum_loss.is_some() { 700..1200 } else { 150..500 });
         let heals = net.rng.u8(0..12) == 0;
         // In some, everybody hears the holders from the start: only then a better candidate may ask for a group.
         if net.rng.bool() {
