@@ -3,7 +3,7 @@
 mod alone;
 mod replica;
 
-pub use alone::UNFENCED;
+pub use alone::{IDLE, UNFENCED};
 
 use crate::clocks::{Clocks, Time};
 use crate::hands::{Failing, Hands, Step};

@@ -1,6 +1,7 @@
 //! Links that pass nothing, on the mesh and on the LAN.
 
 use crate::net::Due;
+use crate::node::IDLE;
 use crate::world::World;
 use hamesh_raft::command::NodeId;
 use std::collections::BTreeSet;
@@ -65,7 +66,7 @@ pub(super) fn cuts_one_link(world: &mut World, victim: NodeId) {
 /// A node hears nobody for as long as `quorum_loss` waits and longer, and may hear nobody on the LAN either.
 pub(super) fn leaves_alone(world: &mut World, victim: NodeId) {
     let Some(after) = world.net.quorum_loss else { return isolate(world, victim) };
-    let lasts = after + world.net.leases(350..900);
+    let lasts = after + IDLE + world.net.leases(30..250);
     let others: Vec<NodeId> = world.nodes.iter().map(|node| node.id).filter(|id| *id != victim).collect();
     let links: BTreeSet<_> = others.into_iter().flat_map(|other| [(victim, other), (other, victim)]).collect();
     let (id, until) = (world.net.next_epoch(), world.net.now + lasts);

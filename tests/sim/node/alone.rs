@@ -14,7 +14,7 @@ use std::time::Duration;
 /// The token of what no lease stands behind.
 pub const UNFENCED: Token = Token { lineage: 0, index: 0 };
 /// A connection of the mesh that has heard nothing for so long is lost.
-const IDLE: Duration = Duration::from_millis(700);
+pub const IDLE: Duration = Duration::from_millis(700);
 /// So often one is tried.
 const DIAL: Duration = Duration::from_millis(100);
 /// Less than this cannot be armed in time.
@@ -117,8 +117,10 @@ impl Node {
         }
         let Some(process) = &mut self.process else { return };
         let over = process.solitude.armed.is_none_or(|until| now.reached(until));
-        if self.failing.take_if(|failing| *failing == Failing::Unclaim).is_some() {
+        if self.failing == Some(Failing::Unclaim) {
             net.count("gate stuck");
+            // Again and again, before it can be shut.
+            self.failing = self.failing.filter(|_| net.chance(800));
             if !over {
                 return;
             }
@@ -168,7 +170,7 @@ impl Node {
         process.solitude.held.insert(group.clone());
         process.solitude.armed = None;
         net.unfenced.insert(self.id);
-        if net.chance(150) {
+        if net.chance(400) {
             // The next time it is asked to shut.
             self.failing = Some(Failing::Unclaim);
         }
