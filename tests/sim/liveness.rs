@@ -17,6 +17,8 @@ const RECOVERY: Duration = Duration::from_secs(8);
 const STEADY: Duration = Duration::from_millis(150);
 /// A planned move keeps a group dark for no longer: two commits, and the steps of two pairs of hands.
 const MOVE: Duration = Duration::from_millis(40);
+/// A few messages, and the steps that follow them.
+const MESSAGES: Duration = Duration::from_millis(6);
 /// A wall clock that is set keeps a group dark for no longer: the steps of one pair of hands.
 const REARM: Duration = Duration::from_millis(5);
 /// From the end of the lease, or of two elections, until the VIP answers.
@@ -212,7 +214,10 @@ impl World {
         let Some((id, ttl)) = terms.into_iter().find(|(_, ttl)| every * 4 <= *ttl) else { return };
         self.net.note(id, || "TRIAL: a restart within L".to_owned());
         self.net.count("trial: restart");
-        let pause = ttl.mul_f64(self.net.rng.f64() / 4.0);
+        // The gate was armed for 0.89 L - 20 ms, up to R ago, on timers that may be slewed; and the new process waits for a heartbeat.
+        let armed = (ttl * 89 / 100).saturating_sub(Duration::from_millis(20)) * 92 / 100;
+        let leaves = armed.saturating_sub(ttl / 5 + every + MESSAGES);
+        let pause = leaves.min(ttl / 4).mul_f64(self.net.rng.f64());
         self.kill(id, "killed", pause);
         let seen = self.watch(ttl * 2, |_| false);
         if let Some(group) = seen.dark.keys().next().or(seen.elsewhere.first()) {
