@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::status::{table, yes};
 use super::{Exit, Failure};
-use crate::health::{ServerStatus, ServiceStatus};
+use crate::health::{Observed, ServerStatus, ServiceStatus};
 use crate::ipvs::{Connections, Traffic};
 
 /// Prints every service in a line.
@@ -47,30 +47,52 @@ pub(super) fn show(client: &Client, name: &str, json: bool) -> Result<Exit, Fail
 }
 
 fn print(service: &ServiceStatus) {
-    let ServiceStatus { name, vip, listen, protocol, scheduler, quorum, traffic, servers } = service;
+    let ServiceStatus { name, vip, listen, protocol, scheduler, quorum, traffic, sorry, servers } = service;
     let serves = if *quorum { "has its quorum" } else { "HAS LOST ITS QUORUM" };
     println!("service {name}   {protocol} {listen}   vip {vip}   {scheduler}   {serves}");
     match traffic {
         Some(traffic) => println!("served here, so far {}\n", counted(traffic)),
         None => println!("not served here\n"),
     }
+    if let Some(weight) = sorry {
+        println!("its sorry server is balanced to, with weight {weight}\n");
+    }
     let mut lines = table(&["SERVER", "WEIGHT", "STATE", "ACTIVE", "INACTIVE", "ANSWERS IN", "SEEN", "WHY"]);
     for server in servers {
-        let ServerStatus { address, weight, state, why, order, connections, response_ms, observers, .. } = server;
+        let ServerStatus { address, weight, order, connections, response_ms, observations, .. } = server;
         let now = |count: fn(&Connections) -> u32| connections.as_ref().map(|all| count(all).to_string());
-        let seen: Vec<String> = observers.iter().map(|(node, seen)| format!("{node} {seen}")).collect();
         lines.add_row([
             address.to_string(),
             weight.to_string(),
-            order.as_ref().map_or_else(|| state.clone(), |order| format!("{state}, {order}")),
+            order.as_ref().map_or_else(|| server.state.clone(), |order| format!("{}, {order}", server.state)),
             now(|connections| connections.active).unwrap_or_default(),
             now(|connections| connections.inactive).unwrap_or_default(),
             response_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default(),
-            seen.join(", "),
-            why.clone().unwrap_or_default(),
+            observations.iter().map(|one| seen(one, *weight)).collect::<Vec<_>>().join(", "),
+            why(server),
         ]);
     }
     println!("{lines}");
+}
+
+/// What one director sees, with its reason, or with the weight that it finds where that is another one.
+fn seen(Observed { director, seen, weight, why }: &Observed, agreed: u32) -> String {
+    let detail = match (why, weight) {
+        (Some(why), _) => format!(" ({why})"),
+        (None, Some(weight)) if *weight != agreed => format!(" (weight {weight})"),
+        (None, _) => String::new(),
+    };
+    format!("{director} {seen}{detail}")
+}
+
+/// By whose word a server is what it is, and what this director finds wrong; nothing where all see it up.
+fn why(server: &ServerStatus) -> String {
+    let well = server.state == "up" && server.observations.iter().all(|one| one.seen == "up");
+    match &server.why {
+        why if well => why.clone().unwrap_or_default(),
+        Some(why) => format!("{}: {why}", server.verdict),
+        None => server.verdict.clone(),
+    }
 }
 
 /// In words: with direct and tunnel the answers do not come by, and there is nothing to say of them.

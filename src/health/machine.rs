@@ -1,18 +1,22 @@
 //! The mind of the health mesh: what to ask when, what to tell the others, and what IPVS is to have.
 
+mod peers;
+mod status;
+
 use super::policy::{Conclusion, Look, Policy};
-use super::verdict::{Tally, Verdict, verdict};
+use super::verdict::{Opinions, Verdict, verdict};
 use super::watch::{Target, Watch};
-use super::{Answer, Names, Said, ServerStatus, ServiceStatus, Share, word};
+use super::{Answer, Said, Share};
 use crate::config::check::Probe;
 use crate::config::service::Server;
 use crate::config::{HealthMesh, Service};
-use crate::ipvs::{MAX_WEIGHT, ServiceKey, Table};
+use crate::ipvs::{MAX_WEIGHT, Table};
 use crate::notify::Change;
 use hamesh_fencing::clock::Moment;
 use hamesh_gossip::assignment::observers;
-use hamesh_gossip::observation::{self, Seen, TargetId};
+use hamesh_gossip::observation::{self, Observation, Seen, TargetId, Weight};
 use hamesh_raft::command::{GroupName, NodeId, ServerOrder};
+use peers::Peer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,8 +26,6 @@ use std::time::Duration;
 const BEAT: &str = "health";
 /// Between two beats.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
-/// Observations of a director whose beat has not changed for this long count no more.
-const EXPIRY: Duration = Duration::from_secs(16);
 /// What answers and observations change follows no sooner than this after the last time: many change at once.
 const PACE: Duration = Duration::from_millis(100);
 /// First questions are spread over the interval in so many steps, so that a thousand checks do not begin at once.
@@ -119,17 +121,8 @@ struct Watched {
     suspends: bool,
     /// While it is this director's to watch.
     watch: Option<Watch>,
-    /// What the other directors see.
-    others: Tally,
-}
-
-/// Another director.
-#[derive(Debug)]
-struct Peer {
-    /// As they were heard last.
-    facts: Arc<BTreeMap<String, String>>,
-    beaten: Duration,
-    seen: BTreeMap<TargetId, Seen>,
+    /// What the other directors find.
+    others: Opinions,
 }
 
 impl Health {
@@ -177,7 +170,7 @@ impl Health {
                 let watched = self.targets.entry(id).or_insert_with(|| {
                     let (watch, others) = match before.remove(&id) {
                         Some(Watched { watch, others, .. }) => (watch, others),
-                        None => (None, seen_by(&self.peers, id)),
+                        None => (None, peers::opinions(&self.peers, id)),
                     };
                     Watched { target: Arc::new(target), groups: BTreeSet::new(), suspends: true, watch, others }
                 });
@@ -242,95 +235,6 @@ impl Health {
         let turn = self.next_turn.map(|turn| turn.max(self.concluded + PACE));
         let due = [Some(ask), Some(self.next_beat), turn, settles];
         self.started + due.into_iter().flatten().min().unwrap_or(ask)
-    }
-
-    /// For people.
-    pub fn status(&self, names: &Names) -> Vec<ServiceStatus> {
-        let name = |node: NodeId| names.get(&node).cloned().unwrap_or_else(|| node.to_string());
-        let server = |service: &str, policy: &Policy, (server, ids): (&Server, &Vec<TargetId>)| {
-            let own: Vec<&Watch> = ids.iter().filter_map(|id| self.targets.get(id)?.watch.as_ref()).collect();
-            let mut observers: BTreeMap<NodeId, Vec<Option<Seen>>> = BTreeMap::new();
-            for (node, seen) in ids.iter().flat_map(|id| self.others(*id)) {
-                observers.entry(node).or_default().push(Some(seen));
-            }
-            observers.extend((!own.is_empty()).then(|| (self.me, own.iter().map(|watch| watch.seen()).collect())));
-            let look = self.look(service, server, ids);
-            ServerStatus {
-                address: server.address,
-                weight: look.weight,
-                order: look.order.map(|order| match order {
-                    ServerOrder::Weight(weight) => format!("weight {weight} by order"),
-                    ServerOrder::Drain => "drained by order".to_owned(),
-                    ServerOrder::Disable => "disabled by order".to_owned(),
-                }),
-                state: word(look.seen.or(policy.is_out(server).then_some(Seen::Down))),
-                why: own.iter().find_map(|watch| watch.why()).map(str::to_owned),
-                connections: None,
-                traffic: None,
-                response_ms: own.iter().filter_map(|watch| watch.took()).max().map(|took| took.as_secs_f64() * 1000.0),
-                observers: observers.into_iter().map(|(node, seen)| (name(node), word(together(seen)))).collect(),
-            }
-        };
-        let service = |(name, Served { service, policy, targets }): (&String, &Served)| ServiceStatus {
-            name: name.clone(),
-            vip: service.vip.clone(),
-            listen: service.listen.iter().map(entrance).collect::<Vec<_>>().join(", "),
-            protocol: service.protocol.to_string().to_lowercase(),
-            scheduler: service.scheduler.to_owned(),
-            quorum: policy.has_quorum(),
-            traffic: None,
-            servers: service.servers.iter().zip(targets).map(|one| server(name, policy, one)).collect(),
-        };
-        self.services.iter().map(service).collect()
-    }
-
-    fn hear(&mut self, now: Duration, facts: &BTreeMap<NodeId, Arc<BTreeMap<String, String>>>) -> bool {
-        let gone = |node: &NodeId| !facts.get(node).is_some_and(|facts| facts.contains_key(BEAT));
-        let left: Vec<NodeId> = self.peers.keys().copied().filter(gone).collect();
-        let mut changed = !left.is_empty();
-        for peer in left.iter().filter_map(|node| self.peers.remove(node)).collect::<Vec<_>>() {
-            self.tally(&peer.seen, false);
-        }
-        let me = self.me;
-        for (node, facts) in facts.iter().filter(|(node, _)| **node != me) {
-            let Some(beat) = facts.get(BEAT) else { continue };
-            if self.peers.get(node).is_some_and(|peer| peer.facts == *facts) {
-                continue;
-            }
-            let before = self.peers.remove(node);
-            let (same, beaten, old) = match before {
-                Some(peer) => (peer.facts.get(BEAT) == Some(beat), peer.beaten, Some(peer.seen)),
-                None => (false, now, None),
-            };
-            // One that had expired counts again only with a new beat.
-            let expired = same && now >= beaten + EXPIRY;
-            let seen = if expired { BTreeMap::new() } else { observation::decode(facts) };
-            if old.as_ref() != Some(&seen) {
-                self.tally(&old.unwrap_or_default(), false);
-                self.tally(&seen, true);
-                changed = true;
-            }
-            let beaten = if same { beaten } else { now };
-            self.peers.insert(*node, Peer { facts: facts.clone(), beaten, seen });
-        }
-        changed
-    }
-
-    /// Counts what another director sees, or takes it out of the count.
-    fn tally(&mut self, seen: &BTreeMap<TargetId, Seen>, more: bool) {
-        for (id, seen) in seen {
-            if let Some(watched) = self.targets.get_mut(id) {
-                watched.others.count(*seen, more);
-            }
-        }
-    }
-
-    /// Takes out the observations that have expired.
-    fn forget(&mut self, now: Duration) -> bool {
-        let expired = self.peers.values_mut().filter(|peer| now >= peer.beaten + EXPIRY && !peer.seen.is_empty());
-        let expired: Vec<_> = expired.map(|peer| std::mem::take(&mut peer.seen)).collect();
-        expired.iter().for_each(|seen| self.tally(seen, false));
-        !expired.is_empty()
     }
 
     /// Begins to watch what has become this director's to watch, and ends what is no more. What servers answer changes
@@ -409,8 +313,14 @@ impl Health {
             self.next_beat = now + BEAT_EVERY;
         }
         let shared = self.targets.iter().filter(|(_, watched)| !watched.target.is_local());
-        let seen = shared.filter_map(|(id, watched)| Some((*id, watched.watch.as_ref()?.seen()?)));
-        let mut facts = observation::encode(&seen.collect());
+        let watches: Vec<(TargetId, &Watch)> =
+            shared.filter_map(|(id, watched)| Some((*id, watched.watch.as_ref()?))).collect();
+        let found = watches
+            .iter()
+            .filter_map(|(id, watch)| Some((*id, Observation { seen: watch.seen()?, weight: watch.weight() })));
+        let mut facts = observation::encode(&found.collect());
+        let reasons = watches.iter().filter_map(|(id, watch)| Some((*id, watch.reason()?)));
+        facts.append(&mut observation::encode_reasons(reasons));
         facts.insert(BEAT.to_owned(), self.beat.to_string());
         for key in self.said.keys().filter(|key| !facts.contains_key(*key)) {
             actions.push(Action::Say(key.clone(), None));
@@ -464,47 +374,46 @@ impl Health {
 
     /// What follows from all that is asked of a server.
     fn look(&self, service: &str, server: &Server, ids: &[TargetId]) -> Look {
-        let shares = || ids.iter().filter_map(|id| Some(self.targets.get(id)?.watch.as_ref()?.share()));
-        let exactly = shares().filter_map(|share| if let Share::Exactly(weight) = share { Some(weight) } else { None });
-        let more: i64 = shares().map(|share| if let Share::More(more) = share { more } else { 0 }).sum();
-        let weight = i64::from(exactly.reduce(|_, later| later).unwrap_or(server.weight)) + more;
-        let weight = u32::try_from(weight.max(0)).unwrap_or(u32::MAX).min(MAX_WEIGHT);
-        let percent = ids.iter().filter_map(|id| Some(self.targets.get(id)?.watch.as_ref()?.percent())).min();
-        let weight = slowed(weight, percent.unwrap_or(100));
+        let weights: Vec<Weight> = ids.iter().map(|id| self.weigh(*id, server.weight)).collect();
         let order = self.orders.get(&(service.to_owned(), server.address)).copied();
+        let weight = weighed(server.weight, &weights);
         Look { seen: together(ids.iter().map(|id| self.judge(*id).seen)), weight, order }
     }
 
     fn judge(&self, id: TargetId) -> Verdict {
-        let Some(watched) = self.targets.get(&id) else { return verdict(None, Tally::default(), self.mesh.agree) };
-        verdict(watched.watch.as_ref().and_then(Watch::seen), watched.others, self.mesh.agree)
+        let Some(watched) = self.targets.get(&id) else { return verdict(None, &Opinions::default(), self.mesh.agree) };
+        verdict(watched.watch.as_ref().and_then(Watch::seen), &watched.others, self.mesh.agree)
     }
 
-    /// What other directors see. Nobody says what is true for itself alone.
-    fn others(&self, id: TargetId) -> BTreeMap<NodeId, Seen> {
-        self.peers.iter().filter_map(|(node, peer)| Some((*node, *peer.seen.get(&id)?))).collect()
+    /// What a server of this weight weighs by one of its targets: as this director finds it, or else as the others agree.
+    fn weigh(&self, id: TargetId, configured: u32) -> Weight {
+        let Some(watched) = self.targets.get(&id) else { return Weight::default() };
+        let own = watched.watch.as_ref().filter(|watch| watch.seen().is_some()).map(Watch::weight);
+        let makes = |weight: &Weight| weighed(configured, &[*weight]);
+        own.unwrap_or_else(|| watched.others.weight(self.mesh.agree, makes))
     }
 }
 
-/// What other directors see of a target, counted.
-fn seen_by(peers: &BTreeMap<NodeId, Peer>, id: TargetId) -> Tally {
-    let mut tally = Tally::default();
-    peers.values().filter_map(|peer| peer.seen.get(&id)).for_each(|seen| tally.count(*seen, true));
-    tally
+/// What is left of a configured weight by all that is asked of a server.
+fn weighed(configured: u32, weights: &[Weight]) -> u32 {
+    let mut exactly = weights.iter().filter_map(|weight| match weight.share {
+        Share::Exactly(weight) => Some(weight),
+        Share::Configured | Share::More(_) => None,
+    });
+    let more = weights.iter().map(|weight| match weight.share {
+        Share::More(more) => more,
+        Share::Configured | Share::Exactly(_) => 0,
+    });
+    // Others may say what they like.
+    let weight = more.fold(i64::from(exactly.next_back().unwrap_or(configured)), i64::saturating_add);
+    let weight = u32::try_from(weight.max(0)).unwrap_or(u32::MAX).min(MAX_WEIGHT);
+    slowed(weight, weights.iter().map(|weight| weight.percent).min().unwrap_or(100))
 }
 
 /// What slow answers leave of a weight; at least 1, unless it was 0.
 fn slowed(weight: u32, percent: u8) -> u32 {
     let part = u64::from(weight) * u64::from(percent) / 100;
     u32::try_from(part).unwrap_or(weight).max(1).min(weight)
-}
-
-/// What a service takes, for people who know its protocol.
-fn entrance(key: &ServiceKey) -> String {
-    match key {
-        ServiceKey::Address(_, at) => at.to_string(),
-        ServiceKey::Mark(mark, _) => format!("fwmark {mark}"),
-    }
 }
 
 /// Down when one is, and up when all are.

@@ -9,6 +9,7 @@ mod policy;
 mod verdict;
 mod watch;
 
+pub use hamesh_gossip::observation::Share;
 pub use machine::{Action, Event, Health, Holdings, Orders, Wanted};
 pub use watch::Target;
 
@@ -40,18 +41,6 @@ pub enum Said {
     Unasked(String),
 }
 
-/// The weight that an answer gives a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Share {
-    /// As configured.
-    #[default]
-    Configured,
-    /// This instead.
-    Exactly(u32),
-    /// So much more, or less.
-    More(i64),
-}
-
 /// A service, for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -69,6 +58,9 @@ pub struct ServiceStatus {
     pub quorum: bool,
     /// What the kernel has counted since it was put in here; none where it is not served.
     pub traffic: Option<Traffic>,
+    /// The weight of its sorry server, while that is one to be balanced to.
+    #[serde(default)]
+    pub sorry: Option<u32>,
     /// Its servers.
     pub servers: Vec<ServerStatus>,
 }
@@ -82,8 +74,14 @@ pub struct ServerStatus {
     pub weight: u32,
     /// `up`, `down`, or `unknown`: not asked yet, or not checked at all. It is served then.
     pub state: String,
+    /// The weight that it has where the service is served; none: it is not among those that are balanced to.
+    #[serde(default)]
+    pub balanced: Option<u32>,
     /// What people have ordered of it.
     pub order: Option<String>,
+    /// By whose word it is what it is.
+    #[serde(default)]
+    pub verdict: String,
     /// Why this director sees it down.
     pub why: Option<String>,
     /// How long its last good answer took; of several checks the slowest.
@@ -94,6 +92,22 @@ pub struct ServerStatus {
     pub traffic: Option<Traffic>,
     /// What each director that watches it sees, by its name.
     pub observers: BTreeMap<String, String>,
+    /// The same with the weight that each finds, and why it sees it down.
+    #[serde(default)]
+    pub observations: Vec<Observed>,
+}
+
+/// What one director sees of a server, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Who, by name.
+    pub director: String,
+    /// `up`, `down` or `unknown`.
+    pub seen: String,
+    /// What the server is to weigh by what it has answered; none while it is not up.
+    pub weight: Option<u32>,
+    /// What was wrong when it was seen to go down.
+    pub why: Option<String>,
 }
 
 impl ServiceStatus {

@@ -5,23 +5,45 @@
 //! each other's view is for people, and for [`Verdict::only_here`]: a director that alone cannot reach a server has a bad path,
 //! not a bad server.
 
-use hamesh_gossip::observation::Seen;
+use hamesh_gossip::observation::{Observation, Seen, Weight};
+use hamesh_raft::command::NodeId;
+use std::collections::BTreeMap;
 
-/// How many other directors see a target, and how many of them see it down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+/// How many other directors see a target, how many of them see it down, and what it is to weigh by those that see it up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Opinions {
     known: usize,
     down: usize,
+    /// The weights that are not as configured: mostly none.
+    weights: BTreeMap<NodeId, Weight>,
 }
 
-impl Tally {
-    /// Counts what one sees, or takes it out again.
-    pub(super) fn count(&mut self, seen: Seen, more: bool) {
+impl Opinions {
+    /// Counts what one finds, or takes it out again.
+    pub(super) fn count(&mut self, node: NodeId, found: Observation, more: bool) {
         let step = |count: &mut usize| *count = if more { *count + 1 } else { count.saturating_sub(1) };
         step(&mut self.known);
-        if seen == Seen::Down {
+        if found.seen == Seen::Down {
             step(&mut self.down);
         }
+        if more && found.weight != Weight::default() {
+            self.weights.insert(node, found.weight);
+        } else {
+            self.weights.remove(&node);
+        }
+    }
+
+    /// The weight of which `agree` of them, or all if there are fewer, say that it is as little, or less. `makes` says what
+    /// each makes of the configured weight.
+    pub(super) fn weight(&self, agree: usize, makes: impl Fn(&Weight) -> u32) -> Weight {
+        let as_configured = self.known.saturating_sub(self.down + self.weights.len());
+        let mut weights: Vec<Weight> = self.weights.values().copied().collect();
+        if weights.is_empty() {
+            return Weight::default();
+        }
+        weights.extend(std::iter::repeat_n(Weight::default(), as_configured));
+        weights.sort_by_key(makes);
+        weights.get(agree.min(weights.len()).saturating_sub(1)).copied().unwrap_or_default()
     }
 }
 
@@ -35,7 +57,7 @@ pub(super) struct Verdict {
 }
 
 /// Of one target. `others` are the fresh observations; `agree` of them are needed to call it down, or all if there are fewer.
-pub(super) fn verdict(own: Option<Seen>, others: Tally, agree: usize) -> Verdict {
+pub(super) fn verdict(own: Option<Seen>, others: &Opinions, agree: usize) -> Verdict {
     let theirs = match others.known {
         0 => None,
         known if others.down >= agree.min(known) => Some(Seen::Down),
@@ -47,14 +69,17 @@ pub(super) fn verdict(own: Option<Seen>, others: Tally, agree: usize) -> Verdict
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hamesh_gossip::observation::Share;
 
     /// `u` and `d` are what others see; of the result `!` is "only here".
     fn of(own: &str, others: &str) -> String {
         let seen = |c: char| if c == 'u' { Seen::Up } else { Seen::Down };
-        let mut tally = Tally::default();
-        // Whoever is counted twice and taken out once is counted once.
-        others.chars().for_each(|other| [true, true, false].iter().for_each(|more| tally.count(seen(other), *more)));
-        let Verdict { seen, only_here } = verdict(own.chars().next().map(seen), tally, 2);
+        let mut opinions = Opinions::default();
+        for (node, other) in (1..).map(NodeId).zip(others.chars()) {
+            // Whoever is counted, taken out and counted again is counted once.
+            [true, false, true].iter().for_each(|more| opinions.count(node, seen(other).into(), *more));
+        }
+        let Verdict { seen, only_here } = verdict(own.chars().next().map(seen), &opinions, 2);
         let seen = match seen {
             None => "?",
             Some(Seen::Up) => "u",
@@ -75,5 +100,31 @@ mod tests {
         assert_eq!(of("d", "du"), "d!");
         assert_eq!(of("d", "dd"), "d");
         assert_eq!(of("d", ""), "d");
+    }
+
+    #[test]
+    fn a_weight_is_what_enough_of_them_agree_on() {
+        let agreed = |weights: &[Option<u32>]| {
+            let mut opinions = Opinions::default();
+            for (node, weight) in (1..).map(NodeId).zip(weights) {
+                let share = weight.map_or(Share::Configured, Share::Exactly);
+                opinions.count(node, Observation { seen: Seen::Up, weight: Weight { share, percent: 100 } }, true);
+            }
+            opinions.count(NodeId(9), Seen::Down.into(), true);
+            let makes = |weight: &Weight| if let Share::Exactly(weight) = weight.share { weight } else { 10 };
+            makes(&opinions.weight(2, makes))
+        };
+        assert_eq!(agreed(&[]), 10);
+        assert_eq!(agreed(&[Some(3)]), 3, "one is all there is");
+        assert_eq!(agreed(&[Some(3), Some(5)]), 5);
+        assert_eq!(agreed(&[Some(0), Some(5), Some(90)]), 5, "one that says less does not starve it");
+        assert_eq!(agreed(&[Some(3), None, None]), 10);
+        assert_eq!(agreed(&[Some(90), Some(80), None]), 80);
+        let mut opinions = Opinions::default();
+        let weight = Weight { share: Share::Exactly(3), percent: 100 };
+        for more in [true, false] {
+            opinions.count(NodeId(1), Observation { seen: Seen::Up, weight }, more);
+        }
+        assert_eq!(opinions, Opinions::default(), "what was said is taken back");
     }
 }

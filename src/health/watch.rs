@@ -3,7 +3,7 @@
 use super::{Answer, Said, Share};
 use crate::config::check::{Check, Loss, Probe, Slow};
 use crate::config::service::Server;
-use hamesh_gossip::observation::{Seen, TargetId};
+use hamesh_gossip::observation::{Seen, TargetId, Weight};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub(super) struct Watch {
     asked: Option<Duration>,
     next: Duration,
     why: Option<String>,
+    /// What was wrong when it was seen to go down.
+    reason: Option<String>,
     share: Share,
     took: Option<Duration>,
     slow: Option<Slow>,
@@ -92,6 +94,7 @@ impl Watch {
             asked: None,
             next: first,
             why: None,
+            reason: None,
             share: Share::Configured,
             took: None,
             slow,
@@ -120,14 +123,15 @@ impl Watch {
         self.why.as_deref()
     }
 
-    /// The weight that the last good answer gave it.
-    pub(super) fn share(&self) -> Share {
-        self.share
+    /// Why it is down: what was wrong when it went. What is told to others is to stay the same while nothing changes.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref().filter(|_| self.seen() == Some(Seen::Down))
     }
 
-    /// What its answers leave of its weight, in percent: less than all while they are slow.
-    pub(super) fn percent(&self) -> u8 {
-        self.slow.filter(|_| self.is_slow).map_or(100, |slow| slow.percent)
+    /// What the last good answer made of its weight, and what is left of that while its answers are slow.
+    pub(super) fn weight(&self) -> Weight {
+        let percent = self.slow.filter(|_| self.is_slow).map_or(100, |slow| slow.percent);
+        Weight { share: self.share, percent }
     }
 
     /// How long the last good answer took.
@@ -147,7 +151,7 @@ impl Watch {
 
     /// It has answered, or not as it should. Whether what is seen has changed.
     pub(super) fn answered(&mut self, now: Duration, answer: Answer) -> bool {
-        let (share, seen, percent) = (self.share, self.seen(), self.percent());
+        let (seen, weight) = (self.seen(), self.weight());
         let slow = self.slow.filter(|slow| answer.took > slow.after);
         let said = match (answer.said, slow) {
             (Said::Up(_), Some(Slow { after, percent: 0 })) => {
@@ -184,7 +188,10 @@ impl Watch {
             (self.seen, self.against) = (Some(says), 0);
         }
         self.again_after(now, if self.against > 0 { self.again } else { self.interval });
-        seen != self.seen() || share != self.share || percent != self.percent()
+        if seen != self.seen() {
+            self.reason.clone_from(&self.why);
+        }
+        seen != self.seen() || weight != self.weight()
     }
 
     /// A good answer was slow, or not.
@@ -288,7 +295,7 @@ mod tests {
         let mut watch = Watch { slow: Some(Slow { after: at(800), percent: 40 }), ..watch() };
         let mut took = |millis| {
             let changed = watch.answered(at(0), Answer { took: at(millis), ..good() });
-            (watch.percent(), changed)
+            (watch.weight().percent, changed)
         };
         assert_eq!([900, 900, 100].map(&mut took), [(100, true), (100, false), (100, false)], "seen, and not yet slow");
         assert_eq!([900, 900, 900].map(&mut took), [(100, false), (100, false), (40, true)]);
@@ -316,6 +323,6 @@ mod tests {
         let changes =
             [Share::Exactly(7), Share::Exactly(7), Share::More(-1)].map(|share| watch.answered(at(0), weighs(share)));
         assert_eq!(changes, [true, false, true]);
-        assert_eq!((watch.share(), watch.took()), (Share::More(-1), Some(at(3))));
+        assert_eq!((watch.weight().share, watch.took()), (Share::More(-1), Some(at(3))));
     }
 }

@@ -31,6 +31,9 @@ pub struct Options {
     /// Servers that fail, one after the other
     #[arg(long, default_value_t = 10)]
     failures: u32,
+    /// Every answer gives the server a weight of its own, as a script's exit status may
+    #[arg(long)]
+    weights: bool,
 }
 
 /// From the word of the observer that makes it true to the last director's table.
@@ -51,6 +54,7 @@ struct Stage {
     /// When who has said that something changed.
     said: Mutex<Vec<Instant>>,
     bytes: AtomicU64,
+    weights: bool,
 }
 
 struct End {
@@ -85,7 +89,9 @@ async fn direct(me: NodeId, mut mind: Health, gossip: Arc<Gossip>, stage: Arc<St
                 match action {
                     Action::Ask(id, target) => {
                         let fails = number(target.address) == stage.failing.load(Ordering::Relaxed);
-                        let said = if fails { Said::Down("no".to_owned()) } else { Said::Up(Share::Configured) };
+                        let own = u32::try_from(number(target.address) % 253).map_or(Share::Configured, Share::Exactly);
+                        let share = if stage.weights { own } else { Share::Configured };
+                        let said = if fails { Said::Down("no".to_owned()) } else { Said::Up(share) };
                         events.push(Event::Answered(id, Answer { said, took: Duration::ZERO }));
                     }
                     Action::Say(key, value) => {
@@ -137,6 +143,7 @@ async fn measure(options: &Options) -> Result<bool> {
         failing: AtomicU64::new(u64::MAX),
         said: Mutex::default(),
         bytes: AtomicU64::new(0),
+        weights: options.weights,
     });
     let services = super::checks::services(options.targets);
     let nodes: BTreeSet<NodeId> = (1..=directors).map(NodeId).collect();

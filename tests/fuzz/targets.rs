@@ -128,14 +128,27 @@ pub fn all() -> Vec<Target> {
             })
         },
         target("observations", vec![b"0000000000000001u0000000000000002d".to_vec()], |text| {
+            // Everything lies in the first bucket; weights are of what is up.
             let fact = String::from_utf8_lossy(text).into_owned();
-            let keys: Vec<_> =
-                observation::encode(&BTreeMap::from([(observation::TargetId::of("x"), observation::Seen::Up)]))
-                    .into_keys()
-                    .collect();
-            let facts = keys.into_iter().map(|key| (key, fact.clone())).collect();
-            vec![format!("{} seen", "x".repeat(observation::decode(&facts).len()))]
+            let seen = "0000000000000001u".to_owned();
+            let facts = [("seen/00", fact.clone()), ("seen/01", seen), ("weight/00", fact.clone()), ("why/00", fact)];
+            let facts = facts.map(|(key, fact)| (key.to_owned(), fact)).into();
+            let (seen, why) = (observation::decode(&facts), observation::decode_reasons(&facts));
+            let again = observation::decode(&observation::encode(&seen));
+            assert_eq!(again, seen, "what is passed on is what was heard");
+            vec![format!("{} seen, {} reasons", "x".repeat(seen.len()), "x".repeat(why.len()))]
         }),
+        Target {
+            words: &["0000000000000001", "=7", "+5", "-6", "%40;", "%100;"],
+            ..target("weights", vec![b"0000000000000001=7%100;0000000000000001-6%40;".to_vec()], |text| {
+                let fact = String::from_utf8_lossy(text).into_owned();
+                let facts = [("seen/00", "0000000000000001u".to_owned()), ("weight/00", fact)];
+                let facts = facts.map(|(key, fact)| (key.to_owned(), fact)).into();
+                let weights = observation::decode(&facts);
+                assert_eq!(observation::decode(&observation::encode(&weights)), weights);
+                weights.values().map(|observation| format!("{:?}", observation.weight)).take(1).collect()
+            })
+        },
         Target {
             words: WORDS,
             ..target(

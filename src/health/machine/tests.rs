@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::check::{Check, Slow, Way};
-use crate::ipvs::{Forwarding, Protocol, SchedulerFlags};
+use crate::health::{Names, Observed, ServerStatus};
+use crate::ipvs::{Forwarding, Protocol, SchedulerFlags, ServiceKey};
 
 const STEP: Duration = Duration::from_millis(50);
 
@@ -65,6 +66,8 @@ struct Mesh {
     asked: BTreeMap<NodeId, usize>,
     /// How long each answer takes.
     took: Duration,
+    /// What a director finds that a server weighs.
+    weighs: fn(NodeId, u8) -> Share,
 }
 
 impl Mesh {
@@ -84,6 +87,7 @@ impl Mesh {
             short: BTreeSet::new(),
             asked: BTreeMap::new(),
             took: Duration::from_millis(1),
+            weighs: |_, _| Share::Configured,
         };
         mesh.event(NodeId(1), Event::Holds(["web".to_owned()].into()), &|_, _| true);
         mesh
@@ -97,8 +101,10 @@ impl Mesh {
                     Action::Ask(id, target) => {
                         *self.asked.entry(node).or_default() += 1;
                         let IpAddr::V4(ip) = target.address.ip() else { panic!() };
-                        let up = answers(node, ip.octets()[3]);
-                        let said = if up { Said::Up(Share::Configured) } else { Said::Down("refused".to_owned()) };
+                        let server = ip.octets()[3];
+                        let up = answers(node, server);
+                        let said =
+                            if up { Said::Up((self.weighs)(node, server)) } else { Said::Down("refused".to_owned()) };
                         events.push(Event::Answered(id, Answer { said, took: self.took }));
                     }
                     Action::Say(key, Some(value)) => drop(self.facts.entry(node).or_default().insert(key, value)),
@@ -129,6 +135,20 @@ impl Mesh {
     /// How many servers web has in the table of a director.
     fn serves(&self, node: u64) -> usize {
         self.wanted[&NodeId(node)]["web"].values().map(|service| service.servers.len()).sum()
+    }
+}
+
+impl Mesh {
+    /// The weight of a server in the table of a director.
+    fn weight(&self, node: u64, server: u8) -> Option<u32> {
+        let table = self.wanted[&NodeId(node)]["web"].values().next().unwrap();
+        table.servers.iter().find(|(at, _)| at.ip == IpAddr::from([10, 0, 5, server])).map(|(_, server)| server.weight)
+    }
+
+    /// What a director shows of a server, the first being 1.
+    fn shows(&self, node: u64, server: usize) -> ServerStatus {
+        let names = (1..=9).map(|id| (NodeId(id), format!("lb{id}"))).collect();
+        self.minds[&NodeId(node)].status(&names)[0].servers[server - 1].clone()
     }
 }
 
@@ -277,6 +297,64 @@ fn a_new_holder_goes_by_the_others_until_it_has_looked() {
 }
 
 #[test]
+fn what_a_check_makes_of_a_weight_is_known_to_directors_that_do_not_ask() {
+    let mut weighted = services(16, 0);
+    let service = weighted.get_mut("web").unwrap();
+    service.servers.iter_mut().for_each(|server| server.weight = 40);
+    service.servers[2].checks[0].slow = Some(Slow { after: Duration::ZERO, percent: 25 });
+    let mut mesh = Mesh::of(8, &weighted);
+    mesh.weighs = |node, server| match (server, node.0) {
+        (1, _) => Share::Exactly(7),
+        (2, _) => Share::More(-30),
+        // The only one that is asked for all says less than the rest.
+        (4, 1) => Share::Exactly(0),
+        (4, _) => Share::Exactly(9),
+        _ => Share::Configured,
+    };
+    mesh.pass(12 * SECOND, |_, _| true);
+    let tables = |server| [1, 2, 3, 4, 5, 6, 7, 8].map(|node| mesh.weight(node, server).unwrap());
+    assert_eq!([tables(1), tables(2), tables(3), tables(5)], [[7; 8], [10; 8], [10; 8], [40; 8]]);
+    assert_eq!(tables(4), [0, 9, 9, 9, 9, 9, 9, 9], "the holder goes by itself, and two of three others say 9");
+    let asks = |node: u64| mesh.shows(node, 1).observers.contains_key(&format!("lb{node}"));
+    assert!((2..=8).filter(|node| !asks(*node)).count() >= 4, "most of them have not asked");
+    assert!(mesh.shows(8, 4).observations.iter().any(|one| one.director == "lb1" && one.weight == Some(0)));
+    // Another weight, and none: each is another observation.
+    mesh.weighs = |_, _| Share::Exactly(3);
+    mesh.pass(2 * SECOND, |_, _| true);
+    assert_eq!([2, 3, 4, 5, 6, 7, 8].map(|node| mesh.weight(node, 1)), [Some(3); 7]);
+    mesh.weighs = |_, _| Share::Configured;
+    mesh.pass(2 * SECOND, |_, _| true);
+    assert_eq!([2, 3, 4, 5, 6, 7, 8].map(|node| mesh.weight(node, 1)), [Some(40); 7]);
+}
+
+#[test]
+fn a_verdict_says_whose_word_it_is_and_everybody_knows_why() {
+    let mut mesh = Mesh::new(8, 16, 0);
+    mesh.pass(10 * SECOND, |node, server| server != 1 && (server != 2 || node != NodeId(1)));
+    let far = (2..=8).find(|node| !mesh.shows(*node, 1).observers.contains_key(&format!("lb{node}"))).unwrap();
+    let shown = mesh.shows(far, 1);
+    let lb1 =
+        Observed { director: "lb1".to_owned(), seen: "down".to_owned(), weight: None, why: Some("refused".to_owned()) };
+    assert_eq!((shown.state.as_str(), &shown.why, shown.balanced), ("down", &None, None));
+    assert!(shown.observations.contains(&lb1), "{shown:?}");
+    let known = shown.observations.len();
+    let words = format!("this director has not looked; {known} of {known} others see it down, and 2 must");
+    assert_eq!(shown.verdict, words);
+    let alone = mesh.shows(1, 2);
+    assert!(alone.verdict.ends_with("see it up: the path is bad, not the server"), "{}", alone.verdict);
+    assert_eq!(mesh.shows(1, 1).verdict, "this director sees so itself");
+    assert_eq!(mesh.shows(1, 3).balanced, Some(1));
+    let looks = |node: &u64| mesh.shows(*node, 2).observers.contains_key(&format!("lb{node}"));
+    let other = (2..=8).find(looks).unwrap();
+    let words = mesh.shows(other, 2).verdict;
+    assert!(words.starts_with("this director sees it up, though 1 of "), "{words}");
+    let fresh = Mesh::new(1, 1, 0);
+    assert_eq!(fresh.shows(1, 1).state, "up", "the holder asks at once");
+    mesh.pass(5 * SECOND, |_, _| true);
+    assert!(mesh.facts.values().all(|facts| facts.keys().all(|key| !key.starts_with("why"))), "all is well");
+}
+
+#[test]
 fn observations_of_a_director_that_is_gone_or_hung_count_no_more() {
     let mut mesh = Mesh::new(4, 16, 0);
     mesh.pass(10 * SECOND, |_, server| server > 4);
@@ -288,7 +366,7 @@ fn observations_of_a_director_that_is_gone_or_hung_count_no_more() {
     let mut hung = mesh.facts.clone();
     hung.insert(NodeId(4), last);
     mesh.event(NodeId(4), Event::Facts(shared(&hung)), &|_, _| true);
-    let known = |mesh: &Mesh| mesh.minds[&NodeId(4)].peers.values().filter(|peer| !peer.seen.is_empty()).count();
+    let known = |mesh: &Mesh| mesh.minds[&NodeId(4)].peers.values().filter(|peer| !peer.is_silent()).count();
     assert_eq!(known(&mesh), 3);
     mesh.now = mesh.now + 17 * SECOND;
     mesh.event(NodeId(4), Event::Tick, &|_, _| true);
@@ -301,19 +379,15 @@ fn an_order_holds_everywhere_and_its_time_runs_out_by_itself() {
     mesh.pass(5 * SECOND, |_, _| true);
     let drain = Orders::from([(("web".to_owned(), ([10, 0, 5, 2], 80).into()), ServerOrder::Drain)]);
     mesh.event(NodeId(1), Event::Orders(drain), &|_, _| true);
-    let weight = |mesh: &Mesh| {
-        let table = mesh.wanted[&NodeId(1)]["web"].values().next().unwrap().servers.clone();
-        table.iter().find(|(at, _)| at.ip == IpAddr::from([10, 0, 5, 2])).map(|(_, server)| server.weight)
-    };
-    assert_eq!(weight(&mesh), Some(0));
+    assert_eq!(mesh.weight(1, 2), Some(0));
     mesh.pass(9 * SECOND, |_, _| true);
-    assert_eq!(weight(&mesh), Some(0));
+    assert_eq!(mesh.weight(1, 2), Some(0));
     mesh.pass(2 * SECOND, |_, _| true);
-    assert_eq!(weight(&mesh), None, "its connections had their time");
+    assert_eq!(mesh.weight(1, 2), None, "its connections had their time");
     let status = mesh.minds[&NodeId(1)].status(&Names::new());
     assert_eq!(status[0].servers[1].order.as_deref(), Some("drained by order"));
     mesh.event(NodeId(1), Event::Orders(Orders::new()), &|_, _| true);
-    assert_eq!(weight(&mesh), Some(1));
+    assert_eq!(mesh.weight(1, 2), Some(1));
 }
 
 /// What a director serves after other words came, before and after `answers` could be heard.
