@@ -16,6 +16,12 @@ use tokio::task::spawn_blocking;
 
 /// The longest file that holds a number.
 const NUMBER: u64 = 64;
+/// What is read of a command line: one argument may be 128 KiB, and all of them megabytes (execve(2)).
+const COMMAND: u64 = 128 * 1024;
+/// Of a name: the kernel keeps 15 bytes (proc(5)).
+const NAME: u64 = 64;
+/// The processes that are looked at: a machine that has more is in another kind of trouble, and a look must end.
+const PROCESSES: usize = 100_000;
 
 /// 0 is up; where it is `dynamic`, 2 to 255 is up with a weight of so much less 2.
 pub(super) async fn script(
@@ -75,8 +81,13 @@ fn number(path: &Path) -> io::Result<i64> {
 /// A process of this name: that of its program's file, or what it calls itself.
 pub(super) async fn process(name: &str) -> Result<(), Trouble> {
     let wanted = name.to_owned();
-    let found = spawn_blocking(move || runs(&wanted)).await;
-    match found {
+    // A process that hangs in the kernel may hold up whoever reads its files: the next look waits, and not on a thread.
+    let turn = turn(format!("/proc/{name}").as_ref()).lock_owned().await;
+    let found = spawn_blocking(move || {
+        let _turn = turn;
+        runs(&wanted)
+    });
+    match found.await {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => Err(format!("no process {name} runs").into()),
         Ok(Err(error)) => Err(Trouble::Here(format!("processes cannot be listed: {error}"))),
@@ -90,7 +101,9 @@ pub(super) async fn process(name: &str) -> Result<(), Trouble> {
 /// In words: they cannot be listed.
 pub(crate) async fn count(process: &Process) -> Result<u32, String> {
     let process = process.clone();
+    let turn = turn(format!("/proc/{}", process.command[0]).as_ref()).lock_owned().await;
     let counted = spawn_blocking(move || -> io::Result<u32> {
+        let _turn = turn;
         let mut count = 0;
         for command in commands(&process.command[0])? {
             count += u32::from(has_arguments(&process, &command?));
@@ -121,27 +134,38 @@ fn runs(name: &str) -> io::Result<bool> {
 }
 
 /// The command lines of the processes of this name: that of their program's file, with its path or without, or what they
-/// call themselves.
+/// call themselves. Of a long one the beginning.
 fn commands(name: &str) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>>> {
-    let of = move |entry: io::Result<fs::DirEntry>| {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return Some(Err(error)),
-        };
-        if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        // One that has ended meanwhile has no files any more.
-        let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
-        let command = read("cmdline");
-        let path = command.split(|byte| *byte == 0).next().unwrap_or_default();
-        let program = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        // A zombie has no command line, and its own name only.
-        let is_it = !command.is_empty()
-            && ([path, program].contains(&name.as_bytes()) || read("comm").trim_ascii_end() == name.as_bytes());
-        is_it.then_some(Ok(command))
+    let numbered = |entry: &io::Result<fs::DirEntry>| {
+        let number = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        entry.as_ref().map_or(true, number)
     };
-    Ok(fs::read_dir("/proc")?.filter_map(of))
+    let all = fs::read_dir("/proc")?.filter(numbered).enumerate();
+    Ok(all.filter_map(move |(number, entry)| {
+        if number >= PROCESSES {
+            let why = format!("there are more than {PROCESSES}");
+            return (number == PROCESSES).then(|| Err(io::Error::other(why)));
+        }
+        entry.map(|entry| command_of(&entry.path(), name)).transpose()
+    }))
+}
+
+/// The command line of a process, if it has this name.
+fn command_of(process: &Path, name: &str) -> Option<Vec<u8>> {
+    // One that has ended meanwhile has no files any more.
+    let read = |file: &str, most: u64| {
+        let mut bytes = Vec::new();
+        let opened = File::open(process.join(file));
+        let read = opened.and_then(|file| file.take(most).read_to_end(&mut bytes));
+        if read.is_ok() { bytes } else { Vec::new() }
+    };
+    let command = read("cmdline", COMMAND);
+    let path = command.split(|byte| *byte == 0).next().unwrap_or_default();
+    let program = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    // A zombie has no command line, and its own name only.
+    let is_it = !command.is_empty()
+        && ([path, program].contains(&name.as_bytes()) || read("comm", NAME).trim_ascii_end() == name.as_bytes());
+    is_it.then_some(command)
 }
 
 #[cfg(test)]
@@ -237,5 +261,36 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(process("no-such-program-anywhere").await.is_err());
+    }
+
+    /// A tree like that of /proc, with files that have no end.
+    #[test]
+    fn no_more_of_a_process_is_read_than_there_is_use_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let endless = process("1");
+        for file in ["cmdline", "comm"] {
+            std::os::unix::fs::symlink("/dev/zero", endless.join(file)).unwrap();
+        }
+        assert_eq!(command_of(&endless, "sleep"), None);
+        let long = process("2");
+        let line = |length: u64| ["/bin/sleep".to_owned(), "x".repeat(usize::try_from(length).unwrap())].join("\0");
+        fs::write(long.join("cmdline"), line(COMMAND * 2)).unwrap();
+        let read = command_of(&long, "sleep").map(|command| command.len() as u64);
+        assert_eq!(read, Some(COMMAND));
+        assert_eq!(command_of(&process("3"), "sleep"), None, "it has ended meanwhile");
+    }
+
+    #[tokio::test]
+    async fn one_look_at_processes_waits_for_the_last() {
+        let last = turn(Path::new("/proc/sleep")).lock_owned().await;
+        let patience = Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, process("sleep")).await.is_err());
+        drop(last);
+        assert!(tokio::time::timeout(Duration::from_secs(60), process("no-such-program")).await.is_ok());
     }
 }
