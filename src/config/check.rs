@@ -121,6 +121,8 @@ pub struct Way {
     pub interface: Option<String>,
     /// The firewall mark of its packets.
     pub mark: Option<NonZeroU32>,
+    /// A connection that does not stand after this is a failure; `None`: it has the whole [`Check::timeout`].
+    pub connect: Option<Duration>,
 }
 
 /// How a server is watched.
@@ -134,7 +136,7 @@ pub struct Check {
     pub interval: Duration,
     /// The same, while the answers contradict what is seen. Not above `interval`.
     pub again: Duration,
-    /// No answer after this is a failure; not above `interval`.
+    /// No answer after this is a failure. Where it is above `interval` the next question waits for it.
     pub timeout: Duration,
     /// First questions are spread over this time, unless the VIP is held.
     pub warmup: Duration,
@@ -218,9 +220,8 @@ fn read_one(section: Section<'_>, sessions: &Sessions, log: &Log) -> Option<Chec
     let warmup = time("warmup").unwrap_or(interval);
     let times = |key, default| section.get(key).and_then(|v| v.integer(1..=100)).map_or(default, |v| v.value);
     let (fall, rise) = (times("fall", falls), times("rise", rises));
-    if timeout.is_zero() || timeout > interval {
-        let error = Diagnostic::error(section.place(), "a check's timeout must be above 0 and not above its interval");
-        log.add(error);
+    if timeout.is_zero() || interval.is_zero() {
+        log.add(Diagnostic::error(section.place(), "a check's `interval` and `timeout` must be above 0"));
     }
     if again.is_zero() || again > interval {
         let message = "a check's `again` must be above 0 and not above its interval";
@@ -234,6 +235,10 @@ fn read_one(section: Section<'_>, sessions: &Sessions, log: &Log) -> Option<Chec
         }
     };
     let way = read_way(&section);
+    if way.connect.is_some_and(|connect| connect.is_zero() || connect > timeout) {
+        let message = "a check's `connect_timeout` must be above 0 and not above its `timeout`";
+        log.add(Diagnostic::error(section.place(), message));
+    }
     let slow = section.get("slow").and_then(read_slow);
     let loss = section.get("loss").and_then(Value::table).and_then(|loss| read_loss(loss, log));
     section.close();
@@ -276,6 +281,7 @@ fn read_way(section: &Section<'_>) -> Way {
         source_port: section.get("source_port").and_then(|v| v.integer(1..=65_535)).map_or(0, |v| v.value),
         interface: section.get("interface").and_then(Value::string).map(|name| name.value),
         mark: section.get("mark").and_then(|v| v.integer(1..=u32::MAX)).and_then(|mark| NonZeroU32::new(mark.value)),
+        connect: section.get("connect_timeout").and_then(Value::duration).map(|value| value.value),
     }
 }
 

@@ -348,7 +348,7 @@ fn show_http(Http { path, host, version, status, digest, regex, no_regex, tls }:
     text + " }"
 }
 
-fn show_way(Way { address, port, source, source_port, interface, mark }: &Way) -> String {
+fn show_way(Way { address, port, source, source_port, interface, mark, connect }: &Way) -> String {
     let mut text = String::new();
     let mut part = |key: &str, value: Option<String>| {
         text += &value.map(|value| format!(", {key} = {value}")).unwrap_or_default();
@@ -359,5 +359,6 @@ fn show_way(Way { address, port, source, source_port, interface, mark }: &Way) -
     part("source_port", (*source_port > 0).then(|| source_port.to_string()));
     part("interface", interface.as_ref().map(quoted));
     part("mark", mark.map(|mark| mark.to_string()));
+    part("connect_timeout", connect.map(seconds));
     text
 }

@@ -31,10 +31,11 @@ impl Target {
     /// of one director that differ in nothing else each has its place, in the order of the configuration, which they share.
     pub(super) fn id(&self, place: usize) -> TargetId {
         let Check { probe, way, interval, again, timeout, warmup: _, fall, rise, slow, loss } = &self.check;
+        let connect = way.connect.map_or_else(String::new, |connect| format!(" {connect:?}"));
         let way = (&way.interface, &way.mark);
         let times = (interval, again, timeout, fall, rise, slow, loss);
         let place = if place == 0 { String::new() } else { format!(" {place}") };
-        TargetId::of(&format!("{} {probe:?} {way:?} {times:?}{place}", self.address))
+        TargetId::of(&format!("{} {probe:?} {way:?} {times:?}{connect}{place}", self.address))
     }
 
     /// Wherefrom it is asked.
@@ -265,6 +266,7 @@ mod tests {
         watch.answered(at(2_200), bad());
         assert_eq!((watch.next(), watch.why()), (Some(at(2_600)), Some("refused")), "doubt asks again sooner");
         watch.ask(at(2_600));
+        assert_eq!(watch.next(), None, "one that takes longer than its interval is waited for");
         watch.answered(at(9_000), good());
         assert_eq!((watch.next(), watch.why()), (Some(at(9_000)), None));
     }

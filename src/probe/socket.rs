@@ -6,6 +6,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::time::timeout;
 
 /// A connection that is closed by a reset: a check leaves no TIME_WAIT behind, here or at the server.
 pub(super) async fn connect(address: SocketAddr, way: &Way) -> Result<TcpStream, Trouble> {
@@ -21,7 +22,14 @@ pub(super) async fn connect(address: SocketAddr, way: &Way) -> Result<TcpStream,
         Ok(())
     };
     prepare().map_err(here)?;
-    socket.connect(address).await.map_err(failed)
+    let connected = socket.connect(address);
+    match way.connect {
+        None => connected.await.map_err(failed),
+        Some(patience) => match timeout(patience, connected).await {
+            Ok(connected) => connected.map_err(failed),
+            Err(_) => Err(Trouble::There(format!("no connection within {patience:?}"))),
+        },
+    }
 }
 
 /// A socket that hears `address` only.

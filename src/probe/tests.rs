@@ -34,6 +34,28 @@ async fn ask_by(address: SocketAddr, probe: &Probe, way: &Way, timeout: Duration
     }
 }
 
+/// A server whose queue is full drops what comes, as a machine does that is gone.
+#[tokio::test]
+async fn a_connection_may_have_less_time_than_the_answer() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut full = Vec::new();
+    while let Ok(Ok(stream)) = timeout(PATIENCE, tokio::net::TcpStream::connect(address)).await {
+        full.push(stream);
+    }
+    let way = Way { connect: Some(Duration::from_millis(100)), ..Way::default() };
+    let (began, patience) = (Instant::now(), Duration::from_secs(60));
+    assert_eq!(ask_by(address, &http(), &way, patience).await, Err("no connection within 100ms".to_owned()));
+    assert!(began.elapsed() < patience / 2, "{:?}", began.elapsed());
+    // One that is there takes its time to answer.
+    let slow = server(b"", b"x").await;
+    assert_eq!(ask_by(slow, &Probe::Tcp, &way, patience).await, Ok(()));
+    let why = ask_by(slow, &http(), &way, PATIENCE).await;
+    assert_ne!(why, Err("no connection within 100ms".to_owned()));
+}
+
 /// A server that answers every connection with `said`, then `more` again and again until the other end has enough.
 async fn server(said: &'static [u8], more: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

@@ -3,7 +3,8 @@
 //! A check that fails is repeated `retry` times, `delay_before_retry` apart, and one that succeeds makes a server up:
 //! `fall` is `retry` + 1, `rise` is 1. Each `url` is a check of its own. Some things differ: keepalived counts the time between two
 //! checks from the end of the first, asks one `url` at a time, and takes a server out at the first failure after its own start. And
-//! an answer is not waited for beyond the next check.
+//! `connect_timeout` is, with keepalived, of the connection and of each step after it: here of the connection, and all steps
+//! together have the sum.
 
 mod http;
 
@@ -12,8 +13,8 @@ use super::entrances::Entrances;
 use super::lvs::{choice, count, number, positive, seconds};
 use super::notify::Mails;
 use super::syntax::{Statement, Word};
-use super::{argument, bfd, block, check_leaf, duration, track, unknown};
-use crate::config::diagnostic::{Diagnostic, Log, Place};
+use super::{argument, bfd, block, check_leaf, track, unknown};
+use crate::config::diagnostic::{Diagnostic, Log};
 use http::http_get;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -120,19 +121,28 @@ impl Asking {
         true
     }
 
-    fn check(&self, probe: Probe, before_retry: Duration, place: &Place, log: &Log) -> Check {
-        if self.connect > self.delay_loop {
-            let (asked, used) = (duration::show(self.connect), duration::show(self.delay_loop));
-            let message = format!("a check every {used} does not wait {asked} for an answer: {used} is its timeout");
-            log.add(Diagnostic::warning(place, message));
-        }
+    fn check(&self, probe: Probe, before_retry: Duration) -> Check {
+        // TLS and the answer; a greeting, HELO and QUIT.
+        let steps = match &probe {
+            Probe::Http(http) => 1 + u32::from(http.tls.is_some()),
+            Probe::Smtp { .. } => 3,
+            Probe::Tcp
+            | Probe::Udp { .. }
+            | Probe::Dns { .. }
+            | Probe::Ping
+            | Probe::Script { .. }
+            | Probe::File { .. }
+            | Probe::Process(_)
+            | Probe::Bfd(_) => 0,
+        };
+        let connect = (steps > 0).then_some(self.connect);
         let again = self.before_retry.unwrap_or(before_retry).min(self.delay_loop);
         Check {
             probe,
-            way: self.way.clone(),
+            way: Way { connect, ..self.way.clone() },
             interval: self.delay_loop,
             again: if again.is_zero() { Duration::from_millis(10).min(self.delay_loop) } else { again },
-            timeout: self.connect.min(self.delay_loop),
+            timeout: self.connect * (1 + steps),
             warmup: self.warmup.unwrap_or(self.delay_loop),
             fall: self.retry.unwrap_or(1) + 1,
             rise: 1,
@@ -162,7 +172,7 @@ pub(super) fn read(
             // The session says at once what it sees: nothing is repeated.
             let asking = Asking { retry: Some(0), connect: asking.delay_loop, way: Way::default(), ..asking };
             let name = bfd::check(statement, &elsewhere.bfd, log);
-            one(name.map(|name| asking.check(Probe::Bfd(name), Duration::from_secs(1), &statement.keyword.place, log)))
+            one(name.map(|name| asking.check(Probe::Bfd(name), Duration::from_secs(1))))
         }
         "FILE_CHECK" => one(file_check(statement, asking, elsewhere, log)),
         _ => http_get(statement, asking, host, elsewhere, log),
@@ -186,7 +196,7 @@ fn lines<'a>(
 
 fn plain(statement: &Statement, probe: Probe, mut asking: Asking, log: &Log) -> Option<Check> {
     lines(statement, &[], &mut asking, log, |_| false);
-    Some(asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log))
+    Some(asking.check(probe, Duration::from_secs(1)))
 }
 
 /// The old `host` blocks are a check each.
@@ -210,7 +220,7 @@ fn smtp_check(statement: &Statement, mut asking: Asking, log: &Log) -> Vec<Check
     let ways: Vec<Asking> = if hosts.is_empty() { vec![asking] } else { hosts.into_iter().map(each).collect() };
     let check = |asking: &Asking| {
         let probe = Probe::Smtp { helo: helo.clone() };
-        asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log)
+        asking.check(probe, Duration::from_secs(1))
     };
     ways.iter().map(check).collect()
 }
@@ -227,7 +237,7 @@ fn dns_check(statement: &Statement, mut asking: Asking, log: &Log) -> Option<Che
         true
     });
     asking.retry = asking.retry.or(Some(3));
-    Some(asking.check(Probe::Dns { name: name?, record }, asking.delay_loop, &statement.keyword.place, log))
+    Some(asking.check(Probe::Dns { name: name?, record }, asking.delay_loop))
 }
 
 fn udp_check(statement: &Statement, mut asking: Asking, log: &Log) -> Option<Check> {
@@ -246,7 +256,7 @@ fn udp_check(statement: &Statement, mut asking: Asking, log: &Log) -> Option<Che
         true
     });
     let probe = Probe::Udp { payload: payload?, reply: begins?.map(|begins| Reply { begins, length: least..=most }) };
-    Some(asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log))
+    Some(asking.check(probe, Duration::from_secs(1)))
 }
 
 /// No retries, and the time that keepalived gives it.
@@ -270,7 +280,7 @@ fn misc_check(statement: &Statement, mut asking: Asking, user: Option<&str>, log
     asking.retry = asking.retry.or(Some(0));
     asking.connect = patience.unwrap_or(asking.delay_loop);
     let probe = Probe::Script { command: command?, user, dynamic };
-    Some(asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log))
+    Some(asking.check(probe, Duration::from_secs(1)))
 }
 
 /// keepalived hears of a change of the file; here it is read as often as servers are asked.
@@ -295,7 +305,7 @@ fn file_check(statement: &Statement, mut asking: Asking, elsewhere: &Elsewhere<'
     };
     asking.retry = asking.retry.or(Some(0));
     let probe = Probe::File { path: path.clone(), weight: weight.unwrap_or(*own) };
-    Some(asking.check(probe, Duration::from_secs(1), &statement.keyword.place, log))
+    Some(asking.check(probe, Duration::from_secs(1)))
 }
 
 /// `N [reverse|noreverse]`.

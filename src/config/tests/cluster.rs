@@ -434,7 +434,7 @@ forwarding = "route"
 scheduler = "wrrr"
 protocol = "icmp"
 server = [{ address = "10.0.0.1:80", weight = -1 }, { adress = "10.0.0.1:80" }]
-check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 }"#;
+check = { http = { path = "healthz", status = "600" }, timeout = "0s", fall = 0, connect_timeout = "2s" }"#;
     assert_eq!(
         service(wrong),
         "cluster.toml:6:7: there is no VIP group `wbe` / did you mean `web`?\n\
@@ -444,7 +444,8 @@ check = { http = { path = "healthz", status = "600" }, timeout = "3s", fall = 0 
          cluster.toml:11:47: `service.s.server[0].weight` must be between 0 and 65535\n\
          cluster.toml:11:53: `service.s.server[1]` needs `address`\n\
          cluster.toml:11:55: unknown key `service.s.server[1].adress` / did you mean `address`?\n\
-         cluster.toml:12:9: a check's timeout must be above 0 and not above its interval\n\
+         cluster.toml:12:9: a check's `interval` and `timeout` must be above 0\n\
+         cluster.toml:12:9: a check's `connect_timeout` must be above 0 and not above its `timeout`\n\
          cluster.toml:12:27: the path of an HTTP check begins with `/`\n\
          cluster.toml:12:47: `600` is no range of HTTP status codes / for example \"200-299\" or \"200, 204\"\n\
          cluster.toml:12:79: `service.s.check.fall` must be between 1 and 100\n"

@@ -427,10 +427,12 @@ fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
         no_regex: None,
         tls: None,
     });
-    let (interval, again, timeout) = (Duration::from_secs(6), Duration::from_secs(3), Duration::from_secs(3));
+    // The connection and the answer have 3 s each.
+    let (interval, again, timeout) = (Duration::from_secs(6), Duration::from_secs(3), Duration::from_secs(6));
     let (way, warmup) = (Way::default(), interval);
+    let connects = Way { connect: Some(Duration::from_secs(3)), ..Way::default() };
     let check =
-        Check { probe, way: way.clone(), interval, again, timeout, warmup, fall: 3, rise: 1, slow: None, loss: None };
+        Check { probe, way: connects, interval, again, timeout, warmup, fall: 3, rise: 1, slow: None, loss: None };
     assert_eq!(first.checks, [check]);
     let tunnel = Forwarding::Tunnel(Tunnel::Gue { port: 5555, checksum: Checksum::Full });
     assert_eq!((second.weight, second.forwarding), (1, tunnel));
@@ -440,6 +442,27 @@ fn a_virtual_server_is_a_service_behind_the_instance_with_its_address() {
     assert_eq!(second.checks, [check]);
     assert_eq!((third.weight, third.checks.len()), (0, 0), "not checked, as in keepalived");
     assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn an_answer_may_take_longer_than_the_time_between_two_checks_as_with_keepalived() {
+    let servers = "virtual_server 10.0.0.100 80 {
+    delay_loop 2
+    protocol TCP
+    real_server 10.0.5.11 80 { TCP_CHECK { connect_timeout 9 } }
+    real_server 10.0.5.12 80 { MISC_CHECK { misc_path /bin/true
+        misc_timeout 30 } }
+    real_server 10.0.5.13 80 { MISC_CHECK { misc_path /bin/true } }
+    real_server 10.0.5.14 80 { SSL_GET { url { path / } } }
+}
+";
+    let config = read(&format!("{servers}{INSTANCE}}}\n"));
+    let servers = &config.services["10.0.0.100:80/tcp"].servers;
+    let times = servers.iter().map(|server| {
+        let check = &server.checks[0];
+        (check.interval.as_secs(), check.timeout.as_secs(), check.way.connect.map(|connect| connect.as_secs()))
+    });
+    assert_eq!(times.collect::<Vec<_>>(), [(2, 9, None), (2, 30, None), (2, 2, None), (2, 15, Some(5))]);
 }
 
 #[test]
@@ -474,7 +497,9 @@ fn name_and_mail_servers_are_checked_with_keepaliveds_defaults() {
     };
     assert_eq!(servers[0].checks, [check]);
     let smtp = Probe::Smtp { helo: "lb.example.org".to_owned() };
-    let (again, timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    // The connection, the greeting and two answers have 2 s each.
+    let (again, timeout) = (Duration::from_secs(1), Duration::from_secs(8));
+    let way = Way { connect: Some(Duration::from_secs(2)), ..way };
     assert_eq!(
         servers[1].checks,
         [Check { probe: smtp, way, interval, again, timeout, warmup, fall: 2, rise: 1, slow: None, loss: None }]

@@ -54,7 +54,7 @@ pub(super) fn http_get(
                 Err(why) => log.add(Diagnostic::error(&url.keyword.place, why)),
             }
         }
-        Some(asking.check(Probe::Http(http), Duration::from_secs(3), &statement.keyword.place, log))
+        Some(asking.check(Probe::Http(http), Duration::from_secs(3)))
     };
     urls.into_iter().filter_map(check).collect()
 }
