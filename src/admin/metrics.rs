@@ -6,6 +6,7 @@ use axum::Router;
 use axum::routing::get;
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,15 @@ use tokio::time::interval;
 
 /// How often the picture is turned into numbers.
 const EVERY: Duration = Duration::from_secs(1);
+/// What was not said for so long, a service or a node that is no more, is not shown any more.
+const GONE: Duration = Duration::from_secs(10);
 
 /// Serves `GET /metrics` on `address`.
 ///
 /// # Errors
 /// The address is not to be had.
 pub(super) fn serve(core: Arc<Core>, address: SocketAddr) -> anyhow::Result<()> {
-    let recorder = PrometheusBuilder::new().build_recorder();
+    let recorder = PrometheusBuilder::new().idle_timeout(MetricKindMask::ALL, Some(GONE)).build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("metrics: {error}"))?;
     let listener = TcpListener::bind(address).with_context(|| format!("cannot serve metrics on {address}"))?;

@@ -4,15 +4,18 @@
 //! wire. Balancing itself is judged in the virtual machine (`tests/run vm`).
 
 mod checks;
+mod metrics;
+mod policy;
 
 use anyhow::{Context, Result, ensure};
-use hamesh::health::ServiceStatus;
+use hamesh::health::{Observed, ServiceStatus};
 use hamesh::lab::cluster::{Cluster, cluster_toml};
 use hamesh::lab::frame::Kind;
 use hamesh::lab::host::Host;
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::{PRIORITIES, Scene, tell};
 use socket2::{Domain, Socket, Type};
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
 /// The servers' machine. A listening socket that nobody reads accepts a check's connections all the same.
 struct Pool {
     host: Host,
-    servers: Vec<TcpListener>,
+    servers: BTreeMap<u16, TcpListener>,
 }
 
 impl Pool {
@@ -62,10 +65,15 @@ impl Pool {
             socket.bind(&address.into()).with_context(|| format!("port {port}"))?;
             // Nobody takes connections out of the queue, and the story is long.
             socket.listen(4096)?;
-            Ok(socket.into())
+            Ok((*port, socket.into()))
         };
         self.servers.extend(self.host.netns().run(|| ports.iter().map(bind).collect::<Result<Vec<_>>>())?);
         Ok(())
+    }
+
+    /// A server takes no connections any more.
+    fn fail(&mut self, port: u16) {
+        self.servers.remove(&port);
     }
 }
 
@@ -81,7 +89,11 @@ fn told(cluster: &Cluster, node: usize) -> Result<String> {
 }
 
 fn service(cluster: &Cluster, node: usize) -> Result<ServiceStatus> {
-    let shown = cluster.command(node, &["service", "show", "web", "--json"])?;
+    show(cluster, node, "web")
+}
+
+fn show(cluster: &Cluster, node: usize, name: &str) -> Result<ServiceStatus> {
+    let shown = cluster.command(node, &["service", "show", name, "--json"])?;
     serde_json::from_str(&shown).with_context(|| format!("what {} shows: {shown}", cluster.name(node)))
 }
 
@@ -95,6 +107,21 @@ fn until(cluster: &Cluster, node: usize, up: usize, patience: Duration) -> Resul
             return Ok(began.elapsed());
         }
         ensure!(began.elapsed() < patience, "{} after {patience:?}, {up} up wanted: {service:?}", cluster.name(node));
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// A director shows what each of them sees of the first server, which is down, and why.
+fn everybody_knows_why(cluster: &Cluster, node: usize) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let server = service(cluster, node)?.servers.swap_remove(0);
+        let refused = |seen: &&Observed| seen.seen == "down" && seen.why.as_deref() == Some("connection refused");
+        let says = server.observations.iter().filter(refused).count();
+        if says == DIRECTORS && server.verdict == "this director sees so itself" && server.balanced.is_none() {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < PATIENCE, "{} does not know why it is down: {server:?}", cluster.name(node));
         sleep(Duration::from_millis(20));
     }
 }
@@ -126,11 +153,11 @@ fn story(dir: &Path) -> Result<u32> {
     ensure!(std::env::var_os(NO_IPVS).is_some(), "set {NO_IPVS}=1, as `tests/run health` does");
     let checked = checks::against_real_servers(dir)?;
     let scene = Scene::set(dir, 1)?;
-    let mut pool = Pool { host: scene.legacy.clone(), servers: Vec::new() };
+    let mut pool = Pool { host: scene.legacy.clone(), servers: BTreeMap::new() };
     pool.serve(&PORTS)?;
     let text = cluster_toml(Dialect::V3, &PRIORITIES) + SERVICE;
     let program = PathBuf::from(env!("CARGO_BIN_EXE_hamesh"));
-    let cluster = Cluster::form(&scene, &program, &text, |command| println!("{command}"))?;
+    let mut cluster = Cluster::form(&scene, &program, &text, |command| println!("{command}"))?;
     let owner = scene.settled(Duration::from_secs(2), PATIENCE)?;
     ensure!(owner == "lb1", "{owner} has the VIP");
     for node in 0..DIRECTORS {
@@ -163,7 +190,7 @@ fn story(dir: &Path) -> Result<u32> {
     }
     println!("an order given at one director holds at all");
 
-    pool.servers.remove(0);
+    pool.fail(PORTS[0]);
     let mut slowest = Duration::ZERO;
     let began = Instant::now();
     for node in 0..DIRECTORS {
@@ -175,6 +202,9 @@ fn story(dir: &Path) -> Result<u32> {
     let shown = service(&cluster, 0)?;
     let failed = shown.servers.iter().find(|server| server.state == "down").context("none is down")?;
     ensure!(failed.why.as_deref() == Some("connection refused"), "why: {:?}", failed.why);
+    for node in 0..DIRECTORS {
+        everybody_knows_why(&cluster, node)?;
+    }
     for node in 0..2 {
         let told = told(&cluster, node)?;
         ensure!(told == "RS [10.77.0.15]:tcp:8001 [10.77.0.100]:tcp:80 DOWN\n", "{node} has told {told:?}");
@@ -214,12 +244,24 @@ fn story(dir: &Path) -> Result<u32> {
     let two = scene.observer.two_owners(began, Instant::now(), |_| true);
     ensure!(two.is_zero(), "two owners for {two:?}");
 
-    pool.servers.clear();
+    PORTS.iter().for_each(|port| pool.fail(*port));
     for node in 0..DIRECTORS {
         until(&cluster, node, 0, PATIENCE)?;
-        ensure!(service(&cluster, node)?.quorum, "below min_up all are served");
+        // What is balanced follows what is seen within a tenth of a second.
+        let began = Instant::now();
+        loop {
+            let shown = service(&cluster, node)?;
+            ensure!(shown.quorum, "below min_up there is a quorum: {shown:?}");
+            if shown.servers.iter().all(|server| server.balanced == Some(1)) {
+                break;
+            }
+            ensure!(began.elapsed() < OUT, "below min_up all are served, and not {shown:?}");
+            sleep(Duration::from_millis(20));
+        }
     }
     ensure!(scene.settled(Duration::from_secs(2), PATIENCE)? == "lb1", "the VIP has moved though all see the same");
     println!("a pool that fails as a whole moves no VIP, and is served all the same");
-    Ok(checked + 9)
+    pool.serve(&PORTS)?;
+    let seen = policy::story(&mut cluster, &scene.directors[0].host, &mut pool, &text)?;
+    Ok(checked + 9 + seen)
 }
