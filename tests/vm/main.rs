@@ -8,6 +8,7 @@ mod lifetimes;
 mod node;
 mod pair;
 mod rate;
+mod schedulers;
 mod stage;
 mod table;
 mod traffic;
@@ -41,6 +42,10 @@ const TRAFFIC: &[Case<Stage>] = &[
     ("nat", traffic::nat),
     ("weights", traffic::weights),
     ("persistence", traffic::persistence),
+    ("schedulers", schedulers::share_out),
+    ("granularity", schedulers::clients_that_count_as_one),
+    ("one-packet", schedulers::datagrams_each_by_itself),
+    ("sctp", schedulers::sctp),
     ("direct", traffic::direct),
     ("tunnels", traffic::tunnels),
 ];

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use hamesh::lab::host::Host;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -104,8 +105,6 @@ impl Stage {
 
     /// The director has the VIPs, as it has them when a lease is held, and an empty table.
     pub fn vips_on_the_director(&self) -> Result<()> {
-        // A server that comes again begins with what the kernel has summed up of it, and that is up to two seconds late.
-        thread::sleep(Duration::from_millis(2500));
         sh(
             &self.director,
             &format!(
@@ -116,11 +115,20 @@ impl Stage {
         Ok(())
     }
 
+    /// A server that comes again begins with what the kernel has summed up of it, and that is up to two seconds late.
+    pub fn counts_are_settled(&self) {
+        thread::sleep(Duration::from_millis(2500));
+    }
+
     /// The director has nothing of what a test by hand has given it.
     pub fn clear_the_director(&self) -> Result<()> {
         sh(
             &self.director,
-            &format!("ipvsadm -C; ip addr flush to {} dev eth0; ip addr flush to {} dev eth0", VIP[0], VIP[1]),
+            &format!(
+                "ipvsadm -C; ip addr flush to {}/28 dev eth0; ip addr flush to {} dev eth0; \
+                 nft 'add table ip scheduled; delete table ip scheduled'",
+                VIP[0], VIP[1]
+            ),
         )?;
         Ok(())
     }
@@ -213,12 +221,17 @@ impl Stage {
 
     /// Begins a connection of the client to an address.
     pub fn converse(&self, address: SocketAddr, timeout: Duration) -> Result<Conversation> {
+        self.client.netns().run(|| Conversation::begin(TcpStream::connect_timeout(&address, timeout)?, timeout))
+    }
+
+    /// The same from one of the client's addresses, and from a port of its own where that is not 0.
+    pub fn converse_from(&self, own: SocketAddr, address: SocketAddr, timeout: Duration) -> Result<Conversation> {
         self.client.netns().run(|| {
-            let stream = TcpStream::connect_timeout(&address, timeout)?;
-            stream.set_read_timeout(Some(timeout))?;
-            let mut conversation = Conversation { stream: BufReader::new(stream), with: String::new() };
-            conversation.with = conversation.hear()?;
-            Ok(conversation)
+            let socket = Socket::new(Domain::for_address(own), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&own.into())?;
+            socket.connect_timeout(&address.into(), timeout)?;
+            Conversation::begin(socket.into(), timeout)
         })
     }
 
@@ -237,6 +250,60 @@ impl Stage {
             socket.send(b"who")?;
             let mut buffer = [0; 64];
             let length = socket.recv(&mut buffer)?;
+            Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
+    }
+
+    /// Who answers so many datagrams of one socket of the client, wherefrom the answers may come.
+    pub fn datagrams(&self, address: SocketAddr, count: usize) -> Result<Vec<String>> {
+        self.client.netns().run(|| {
+            let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            let mut answers = Vec::new();
+            for _ in 0..count {
+                socket.send_to(b"who", address)?;
+                let mut buffer = [0; 64];
+                let (length, _) = socket.recv_from(&mut buffer)?;
+                answers.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            }
+            Ok(answers)
+        })
+    }
+
+    /// Greets every SCTP association to an address of a server with a name, for as long as the stage is there.
+    pub fn serve_sctp(&self, address: SocketAddr, name: &'static str) -> Result<()> {
+        let server = self.servers.iter().zip(NAMES).find(|(_, named)| *named == name).context("a server")?.0;
+        let listener = server.netns().run(|| {
+            let socket = sctp(address)?;
+            socket.bind(&address.into())?;
+            socket.listen(16)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        })?;
+        let running = self.running.clone();
+        thread::spawn(move || {
+            while running.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((association, _)) => drop(association.send(name.as_bytes())),
+                    Err(_) => thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Who greets an SCTP association of one of the client's addresses.
+    pub fn ask_by_sctp(&self, own: IpAddr, address: SocketAddr) -> Result<String> {
+        self.client.netns().run(|| {
+            let socket = sctp(address)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.set_write_timeout(Some(PATIENCE))?;
+            // Without the addresses that it may use beside this one, which are not translated.
+            socket.bind(&SocketAddr::new(own, 0).into())?;
+            socket.connect(&address.into())?;
+            let mut buffer = [0; 64];
+            let length = (&socket).read(&mut buffer)?;
             Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
         })
     }
@@ -269,6 +336,18 @@ impl Stage {
 }
 
 impl Conversation {
+    fn begin(stream: TcpStream, timeout: Duration) -> Result<Self> {
+        stream.set_read_timeout(Some(timeout))?;
+        let mut conversation = Self { stream: BufReader::new(stream), with: String::new() };
+        conversation.with = conversation.hear()?;
+        Ok(conversation)
+    }
+
+    /// Its end is not a farewell but a reset, which others forget sooner.
+    pub fn reset_when_it_ends(&self) -> Result<()> {
+        Ok(SockRef::from(self.stream.get_ref()).set_linger(Some(Duration::ZERO))?)
+    }
+
     /// The server still answers.
     pub fn goes_on(&mut self) -> Result<()> {
         self.stream.get_mut().set_read_timeout(Some(PATIENCE))?;
@@ -296,6 +375,13 @@ impl Drop for Stage {
     fn drop(&mut self) {
         self.running.store(false, Ordering::Relaxed);
     }
+}
+
+/// A socket of one association.
+fn sctp(of: SocketAddr) -> Result<Socket> {
+    /// RFC 9260.
+    const SCTP: i32 = 132;
+    Socket::new(Domain::for_address(of), Type::STREAM, Some(SCTP.into())).context("an SCTP socket")
 }
 
 fn way_out(host: &Host, [v4, v6]: [&str; 2]) -> Result<()> {

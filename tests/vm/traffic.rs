@@ -19,7 +19,7 @@ fn vip(family: usize) -> Result<SocketAddr> {
     Ok(SocketAddr::new(VIP[family].parse()?, 80))
 }
 
-fn scope() -> Scope {
+pub fn scope() -> Scope {
     Scope { addresses: VIP.map(|ip| ip.parse::<IpAddr>().expect("an address")).into(), ..Scope::default() }
 }
 
@@ -40,7 +40,7 @@ fn both(protocol: Protocol, scheduler: &str, forwarding: Forwarding, weights: [u
     Ok(table)
 }
 
-fn open(stage: &Stage) -> Result<Ipvs> {
+pub fn open(stage: &Stage) -> Result<Ipvs> {
     stage.director.netns().run(|| Ok(Ipvs::open()?))
 }
 
@@ -71,6 +71,7 @@ fn serves(stage: &Stage, ipvs: &mut Ipvs, families: &[usize]) -> Result<()> {
 }
 
 pub fn nat(stage: &mut Stage) -> Result<String> {
+    stage.counts_are_settled();
     stage.vips_on_the_director()?;
     stage.back_by_the_director()?;
     let mut ipvs = open(stage)?;
@@ -86,6 +87,7 @@ pub fn nat(stage: &mut Stage) -> Result<String> {
 }
 
 pub fn direct(stage: &mut Stage) -> Result<String> {
+    stage.counts_are_settled();
     stage.vips_on_the_director()?;
     stage.back_by_the_router()?;
     stage.vips_on_the_servers()?;
@@ -96,12 +98,13 @@ pub fn direct(stage: &mut Stage) -> Result<String> {
 }
 
 pub fn tunnels(stage: &mut Stage) -> Result<String> {
+    stage.counts_are_settled();
     stage.vips_on_the_director()?;
     for server in &stage.servers {
         // The devices that take whatever comes.
         sh(
             server,
-            "modprobe -a ipip ip6_tunnel ip_gre ip6_gre fou; ip fou add port 6080 gue; \
+            "modprobe -a ipip ip6_tunnel ip_gre ip6_gre fou fou6; ip fou add port 6080 gue; ip -6 fou add port 6080 gue; \
              for device in tunl0 ip6tnl0 gre0 ip6gre0; do ip link set $device up; \
              sysctl -qw net.ipv4.conf.$device.rp_filter=0; done",
         )?;
@@ -110,18 +113,45 @@ pub fn tunnels(stage: &mut Stage) -> Result<String> {
     stage.vips_on_the_servers()?;
     let mut ipvs = open(stage)?;
     let gue = |checksum| Tunnel::Gue { port: 6080, checksum };
-    let kinds: [(Tunnel, &[usize]); 5] = [
-        (Tunnel::Ipip, &[V4, V6]),
-        (Tunnel::Gre { checksum: Checksum::None }, &[V4, V6]),
-        (gue(Checksum::None), &[V4]),
-        (gue(Checksum::Full), &[V4]),
-        (gue(Checksum::Remote), &[V4]),
+    let gre = |checksum| Tunnel::Gre { checksum };
+    let kinds = [
+        Tunnel::Ipip,
+        gre(Checksum::None),
+        gre(Checksum::Full),
+        gue(Checksum::None),
+        gue(Checksum::Full),
+        gue(Checksum::Remote),
     ];
-    for (kind, families) in kinds {
+    for kind in kinds {
+        // What takes whatever comes takes no summed GRE.
+        let summed = kind == gre(Checksum::Full);
+        if summed {
+            summed_gre(stage, "add")?;
+        }
         make(&mut ipvs, &scope(), &both(Protocol::Tcp, "rr", Forwarding::Tunnel(kind), [1, 1])?)?;
-        serves(stage, &mut ipvs, families).with_context(|| format!("{kind:?}"))?;
+        serves(stage, &mut ipvs, &[V4, V6]).with_context(|| format!("{kind:?}"))?;
+        if summed {
+            summed_gre(stage, "del")?;
+        }
     }
-    Ok("ipip and gre over IPv4 and IPv6, gue over IPv4".to_owned())
+    Ok("ipip, gre and gue over IPv4 and IPv6".to_owned())
+}
+
+/// Devices of the servers that take GRE with a checksum, and none without.
+fn summed_gre(stage: &Stage, verb: &str) -> Result<()> {
+    for (server, [v4, v6]) in stage.servers.iter().zip(SERVERS) {
+        for (device, kind) in [("sum4", format!("gre local {v4}")), ("sum6", format!("ip6gre local {v6}"))] {
+            let script = match verb {
+                "add" => format!(
+                    "ip link add {device} type {kind} icsum; ip link set {device} up; \
+                     sysctl -qw net.ipv4.conf.{device}.rp_filter=0"
+                ),
+                _ => format!("ip link del {device}"),
+            };
+            sh(server, &script)?;
+        }
+    }
+    Ok(())
 }
 
 pub fn weights(stage: &mut Stage) -> Result<String> {
