@@ -1,6 +1,6 @@
 //! Where a `virtual_server` is reached: an address, marked packets, or a `virtual_server_group` of both.
 
-use super::super::service;
+use super::super::{service, sync};
 use super::checks::Elsewhere;
 use super::lvs::endpoint;
 use super::syntax::{Statement, Word};
@@ -19,30 +19,39 @@ pub(super) struct Entrances {
     pub mark: Vec<Located<service::Mark>>,
 }
 
-/// The VIP group with the addresses: hamesh balances only what it holds. Marked packets are for the one group there is.
+/// The VIP group with the addresses: hamesh balances only what it holds. Marked packets go with the one group there is, or with one
+/// of those that move together.
 pub(super) fn behind(
     entrances: &Entrances,
     place: &Place,
     groups: &[group::Draft],
+    syncs: &[sync::Draft],
     log: &Log,
 ) -> Option<Located<String>> {
     let with = |ip: IpAddr| groups.iter().find(|group| group.all().any(|address| address.value.0 == ip));
     let Some(first) = entrances.listen.first() else {
-        let [only] = groups else {
-            let message = "which vrrp_instance marked packets go with is not clear: there is not just one";
-            let help = "cluster.toml has `mark` and `vip` of a service";
+        let named =
+            |sync: &sync::Draft, group: &group::Draft| sync.vips.iter().any(|vip| vip.value == group.name.value);
+        let together = |sync: &sync::Draft| groups.iter().all(|group| named(sync, group));
+        let Some(one) = groups.first().filter(|_| groups.len() == 1 || syncs.iter().any(together)) else {
+            let names: Vec<_> = groups.iter().map(|group| format!("`{}`", group.name.value)).collect();
+            let message = match names.as_slice() {
+                [] => "there is no vrrp_instance that marked packets could go with".to_owned(),
+                names => format!("which vrrp_instance marked packets go with is not clear: {}", names.join(" or ")),
+            };
+            let help = "say it in cluster.toml, with `mark` and `vip` of a service; instances that are all in one \
+                        vrrp_sync_group move together, and then it does not matter";
             log.add(Diagnostic::error(place, message).help(help));
             return None;
         };
-        return Some(only.name.clone());
+        return Some(one.name.clone());
     };
     let group = with(first.value.ip());
     for at in &entrances.listen {
         match with(at.value.ip()) {
             None => {
                 let message = format!("`{}` is no virtual_ipaddress of a vrrp_instance", at.value.ip());
-                let help = "hamesh balances only behind an address that it holds: give it to a vrrp_instance";
-                log.add(Diagnostic::error(&at.place, message).help(help));
+                log.add(Diagnostic::error(&at.place, message).help(home_for(at.value.ip(), groups)));
             }
             Some(other) if group.is_some_and(|group| group.name.value != other.name.value) => {
                 let message = format!("`{}` and `{}` move apart", first.value.ip(), at.value.ip());
@@ -53,6 +62,19 @@ pub(super) fn behind(
         }
     }
     group.map(|group| group.name.clone())
+}
+
+/// keepalived serves such an address on every director, whoever has it.
+fn home_for(ip: IpAddr, groups: &[group::Draft]) -> String {
+    let alike = |group: &&group::Draft| group.all().any(|address| address.value.0.is_ipv4() == ip.is_ipv4());
+    let help = "hamesh balances only behind an address that it holds";
+    match groups.iter().find(alike).or(groups.first()) {
+        Some(group) => format!(
+            "{help}: add `{ip}` to `virtual_ipaddress_excluded` of `{}`, whose adverts stay the same",
+            group.name.value
+        ),
+        None => format!("{help}: give it to a vrrp_instance"),
+    }
 }
 
 /// `IP [PORT]`, `fwmark N` or `group NAME`, and what it is called.

@@ -8,7 +8,7 @@ use super::syntax::Statement;
 use super::{argument, block, check_leaf, flag, unknown};
 use crate::config::diagnostic::{Diagnostic, Located, Log, Place, nearest};
 use crate::config::duration;
-use crate::config::group;
+use crate::config::{group, sync};
 use crate::ipvs::{Checksum, Forwarding, Protocol, SCHEDULERS, SchedulerFlags, Tunnel};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -20,7 +20,7 @@ const PERSISTENCE: Duration = Duration::from_secs(360);
 /// Reads `virtual_server IP PORT { ... }`; `None` when it has no name.
 pub(super) fn virtual_server(
     statement: &Statement,
-    groups: &[group::Draft],
+    (groups, syncs): (&[group::Draft], &[sync::Draft]),
     elsewhere: &Elsewhere<'_>,
     log: &Log,
 ) -> Option<service::Draft> {
@@ -129,7 +129,7 @@ pub(super) fn virtual_server(
         log.add(Diagnostic::warning(place, "`ops` is for UDP: it is ignored, as by keepalived"));
         one_packet = None;
     }
-    let vip = behind(&entrances, &name.place, groups, log);
+    let vip = behind(&entrances, &name.place, groups, syncs, log);
     Some(service::Draft {
         name: Located {
             value: match entrances.mark.is_empty() {

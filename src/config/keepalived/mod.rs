@@ -141,7 +141,8 @@ pub(super) fn read(source: &Arc<Source>, setting: &Setting, log: &Log) -> Parts 
     let ranges = entrances::server_groups(named("virtual_server_group"), log);
     let track::Things { scripts, files, bfd, processes: _ } = things;
     let elsewhere = checks::Elsewhere { user, mail: globals.notify.mails(), own, files, ranges, bfd };
-    let services = services.filter_map(|statement| lvs::virtual_server(statement, &groups, &elsewhere, log)).collect();
+    let services =
+        services.filter_map(|statement| lvs::virtual_server(statement, (&groups, &syncs), &elsewhere, log)).collect();
     let delays = named("interface_up_down_delays").flat_map(|statement| track::delays(statement, log)).collect();
     let mut members = Vec::new();
     for statement in file.iter().filter(|statement| statement.keyword.text.starts_with("static_")) {

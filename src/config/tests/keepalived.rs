@@ -512,8 +512,24 @@ fn what_is_wrong_with_a_virtual_server() {
     assert_eq!(
         faults("virtual_server 10.0.0.101 80 {\n protocol TCP\n}\n"),
         "k.conf:8:16: `10.0.0.101` is no virtual_ipaddress of a vrrp_instance / \
-         hamesh balances only behind an address that it holds: give it to a vrrp_instance\n"
+         hamesh balances only behind an address that it holds: add `10.0.0.101` to `virtual_ipaddress_excluded` of `VI_1`, whose \
+         adverts stay the same\n"
     );
+    assert_eq!(
+        refused("virtual_server 10.0.0.101 80 {\n protocol TCP\n}\nvirtual_server fwmark 7 {\n protocol TCP\n}\n"),
+        "k.conf:1:16: `10.0.0.101` is no virtual_ipaddress of a vrrp_instance / \
+         hamesh balances only behind an address that it holds: give it to a vrrp_instance\n\
+         k.conf:4:23: there is no vrrp_instance that marked packets could go with / \
+         say it in cluster.toml, with `mark` and `vip` of a service; instances that are all in one vrrp_sync_group move together, and \
+         then it does not matter\n"
+    );
+    let other = INSTANCE.replace("VI_1", "VI_2").replace("virtual_router_id 51", "virtual_router_id 52");
+    let two = format!("{INSTANCE}}}\n{}}}\n", other.replace("10.0.0.100", "10.0.0.110"));
+    let marked = format!("{two}virtual_server fwmark 7 {{\n protocol TCP\n}}\n");
+    let said = refused(&marked);
+    assert!(said.contains("which vrrp_instance marked packets go with is not clear: `VI_1` or `VI_2`"), "{said}");
+    let synced = read(&format!("{marked}vrrp_sync_group all {{\n group {{\n VI_1\n VI_2\n }}\n}}\n"));
+    assert_eq!(synced.services["fwmark 7"].vip, "VI_1", "they move together");
     assert_eq!(
         faults(
             "virtual_server group x {\n}\nvirtual_server_group y {\n 10.0.0.9-3 80\n 10.0.0.9/29 80\n 10.0.0.0/19\n 10.0.0.0/33\n}\n"
