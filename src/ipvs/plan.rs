@@ -26,6 +26,18 @@ pub enum Change {
 }
 
 impl Change {
+    /// The service that it is about.
+    pub fn key(&self) -> &ServiceKey {
+        match self {
+            Self::AddService(key, _)
+            | Self::SetService(key, _)
+            | Self::RemoveService(key)
+            | Self::AddServer(key, ..)
+            | Self::SetServer(key, ..)
+            | Self::RemoveServer(key, _) => key,
+        }
+    }
+
     /// Does to a table what the kernel does to its own; what it would refuse changes nothing.
     pub fn make(&self, table: &mut Table) {
         match self {

@@ -2,10 +2,12 @@
 //! the others.
 //!
 //! It is apart from the lane because a large table takes the kernel longer than a renewal may wait. A claim waits for
-//! it, and not for long; an unclaim, which comes after the gate is shut, does not wait at all.
+//! its own part as long as that goes on getting in; an unclaim, which comes after the gate is shut, does not wait at all.
 
 mod beside;
+mod claims;
 mod owned;
+mod progress;
 
 use crate::config::{self, Config};
 use crate::health::Wanted;
@@ -13,8 +15,10 @@ use crate::ipvs::{Counts, Scope, ServiceKey, Table, plan};
 use crate::kernel::ipvs::{BATCH, Ipvs};
 use anyhow::Context;
 use beside::Beside;
+use claims::Claims;
 use hamesh_raft::command::GroupName;
 use owned::Owned;
+use progress::Progress;
 use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
@@ -25,8 +29,11 @@ use tokio::time::timeout;
 
 use super::core::lock;
 
-/// How long a claim waits for the table. Then the VIP is served all the same, and the rest of the table follows.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a claim waits while the kernel does not answer: one that hangs keeps no VIP dark for longer. 256 changes take some 10 ms,
+/// and on a slow and busy machine ten times that.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long it waits in all: some 100,000 servers of a slow machine. Then the VIP is served, and the rest of the table follows.
+const LONGEST: Duration = Duration::from_secs(5);
 /// How long a stop waits until nothing is left.
 const WITHDRAWAL: Duration = Duration::from_secs(2);
 /// The kernel tells nobody when somebody else changes the table: it is looked at so often.
@@ -40,7 +47,7 @@ const NO_IPVS: &str = "HAMESH_UNSAFE_NO_IPVS";
 
 /// What the table is to become.
 pub(crate) enum Order {
-    /// A group is about to be held. Answered when its services are in.
+    /// A group is about to be held. Answered when its services are in, or were tried.
     Serve(GroupName, oneshot::Sender<()>),
     /// A group is not held any more.
     Withdraw(GroupName),
@@ -75,6 +82,7 @@ pub(crate) struct Balance(Arc<Shared>);
 struct Shared {
     /// Once there is a thread.
     orders: OnceLock<Sender<Order>>,
+    progress: Arc<Progress>,
     status: Arc<Mutex<BalanceStatus>>,
 }
 
@@ -105,18 +113,38 @@ impl Balance {
             };
         }
         let (sender, orders) = channel();
-        follow(orders, self.0.status.clone(), scope(config), owned, held, config.ipvs.clone())?;
+        let shared = (self.0.status.clone(), self.0.progress.clone());
+        follow(orders, shared, scope(config), owned, held, config.ipvs.clone())?;
         // One start, or one reload, at a time.
         self.0.orders.set(sender).ok();
         Ok(())
     }
 
-    /// Has the services of a group put in, and waits for that, but not for long.
-    pub(crate) async fn serve(&self, group: &GroupName) {
-        let (done, served) = oneshot::channel();
-        self.order(Order::Serve(group.clone(), done));
-        if timeout(PATIENCE, served).await.is_err() {
-            tracing::warn!(%group, "the VIP is served before all of its services are in IPVS: the table is large");
+    /// Has the services of groups put in. The future waits for that, as long as the kernel takes it, but not for ever.
+    pub(crate) fn serve(&self, groups: Vec<GroupName>) -> impl Future<Output = ()> + Send + 'static {
+        let order = |group: &GroupName| {
+            let (done, served) = oneshot::channel();
+            self.order(Order::Serve(group.clone(), done));
+            served
+        };
+        let orders: Vec<_> = groups.iter().map(order).collect();
+        let (progress, began) = (self.0.progress.clone(), Instant::now());
+        async move {
+            let mut all = std::pin::pin!(async move {
+                for served in orders {
+                    served.await.ok();
+                }
+            });
+            let mut before = progress.now();
+            while timeout(PATIENCE, &mut all).await.is_err() {
+                let hangs = progress.hangs_since(before);
+                if hangs || began.elapsed() >= LONGEST {
+                    let why = if hangs { "IPVS does not answer" } else { "the table is very large" };
+                    tracing::warn!(?groups, "VIPs are served before all of their services are in: {why}");
+                    return;
+                }
+                before = progress.now();
+            }
         }
     }
 
@@ -155,7 +183,7 @@ pub(crate) fn scope(config: &Config) -> Scope {
 /// The thread, once it is ready.
 fn follow(
     orders: Receiver<Order>,
-    status: Arc<Mutex<BalanceStatus>>,
+    (status, progress): (Arc<Mutex<BalanceStatus>>, Arc<Progress>),
     scope: Scope,
     mut owned: Owned,
     held: BTreeSet<GroupName>,
@@ -175,9 +203,21 @@ fn follow(
         });
         match begun {
             Ok((present, beside, ipvs)) => {
-                let (pending, waiting, wanted) = (VecDeque::new(), Vec::new(), None);
-                let mut balancer =
-                    Balancer { ipvs, scope, owned, orders, pending, waiting, wanted, held, present, status, beside };
+                let mut balancer = Balancer {
+                    ipvs,
+                    scope,
+                    owned,
+                    orders,
+                    pending: VecDeque::new(),
+                    claims: Claims::default(),
+                    ends: Vec::new(),
+                    wanted: None,
+                    held,
+                    present,
+                    status,
+                    progress,
+                    beside,
+                };
                 balancer.settle();
                 // A LAN between directors may come later; what is beside services is tried again.
                 ready_in.send(balancer.trouble().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))).ok();
@@ -196,13 +236,16 @@ struct Balancer {
     orders: Receiver<Order>,
     /// Came while the table was being changed.
     pending: VecDeque<Order>,
-    /// Are answered when the table is what it is to be.
-    waiting: Vec<oneshot::Sender<()>>,
+    /// Are answered when what they wait for is in.
+    claims: Claims,
+    /// Is answered when the table is what it is to be: nothing.
+    ends: Vec<oneshot::Sender<()>>,
     /// `None` until health has said something: what a resumed claim serves is left as it is.
     wanted: Option<Arc<Wanted>>,
     held: BTreeSet<GroupName>,
     present: Table,
     status: Arc<Mutex<BalanceStatus>>,
+    progress: Arc<Progress>,
     beside: Beside,
 }
 
@@ -216,11 +259,14 @@ impl Balancer {
             };
             match next {
                 Ok(order) => {
-                    let waits = self.take(order);
-                    self.waiting.extend(waits);
+                    self.take(order);
+                    // Many claims come together, and each settling looks at the whole table.
+                    while let Some(order) = self.pending.pop_front().or_else(|| self.orders.try_recv().ok()) {
+                        self.take(order);
+                    }
                     if self.settle() {
-                        for waits in self.waiting.drain(..) {
-                            waits.send(()).ok();
+                        for end in self.ends.drain(..) {
+                            end.send(()).ok();
                         }
                     }
                 }
@@ -234,20 +280,20 @@ impl Balancer {
         }
     }
 
-    fn take(&mut self, order: Order) -> Option<oneshot::Sender<()>> {
+    fn take(&mut self, order: Order) {
         match order {
             Order::Serve(group, served) => {
-                self.held.insert(group);
-                return Some(served);
+                self.held.insert(group.clone());
+                self.claims.add(group, served);
             }
             Order::Withdraw(group) => drop(self.held.remove(&group)),
             Order::WithdrawAll(done) => {
                 self.held.clear();
-                if done.is_some() {
+                if let Some(done) = done {
                     // This is the end.
                     self.beside.end(&mut self.ipvs);
+                    self.ends.push(done);
                 }
-                return done;
             }
             Order::Want(wanted) => self.wanted = Some(wanted),
             Order::Beside(config) => self.beside.adopt(&mut self.ipvs, &config),
@@ -259,7 +305,6 @@ impl Balancer {
                 self.read();
             }
         }
-        None
     }
 
     fn target(&self) -> Table {
@@ -277,13 +322,16 @@ impl Balancer {
         }
     }
 
-    /// Makes the table what it is to be, as far as the kernel lets it. A new order interrupts it, which is false then: a
-    /// withdrawal must not wait for thousands of servers of another group.
+    /// Makes the table what it is to be, as far as the kernel lets it; what claims wait for first. A new order interrupts it,
+    /// which is false then: a withdrawal must not wait for thousands of servers of another group.
     fn settle(&mut self) -> bool {
-        let changes = plan(&self.present, &self.target());
-        let mut refused = None;
+        let target = self.target();
+        let changes = plan(&self.present, &target);
+        let (changes, mut needs) = self.claims.sort(changes, self.wanted.as_deref(), &target);
+        let (mut refused, mut made) = (None, 0);
+        self.claims.answer(made, &mut needs);
         for batch in changes.chunks(BATCH) {
-            let errors = self.ipvs.apply(batch);
+            let errors = self.progress.ask(|| self.ipvs.apply(batch));
             for error in &errors {
                 tracing::error!(%error, "IPVS is not as it should be; trying again");
                 refused = Some(error.to_string());
@@ -293,6 +341,8 @@ impl Balancer {
             } else {
                 self.read();
             }
+            made += batch.len();
+            self.claims.answer(made, &mut needs);
             self.pending.extend(self.orders.try_iter());
             if !self.pending.is_empty() && batch.len() == BATCH {
                 return false;
@@ -330,12 +380,13 @@ impl Balancer {
 
     /// The same, as long as what has come meanwhile can wait. Whether it was read.
     fn read_while(&mut self, can_wait: impl Fn(&Order) -> bool) -> bool {
-        let Self { ipvs, scope, orders, pending, .. } = self;
+        let Self { ipvs, scope, orders, pending, progress, .. } = self;
         let goes_on = || {
+            progress.goes_on();
             pending.extend(orders.try_iter());
             pending.iter().all(&can_wait)
         };
-        match ipvs.counted(scope, goes_on) {
+        match progress.ask(|| ipvs.counted(scope, goes_on)) {
             Ok(Some((table, counts))) => {
                 self.present = table;
                 lock(&self.status).counts = Arc::new(counts);
@@ -365,5 +416,55 @@ impl Balancer {
 
     fn trouble(&self) -> Option<String> {
         lock(&self.status).trouble.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long a claim waits for a thread that asks the kernel again and again, so long each time, and then is done, or
+    /// computes, or hangs in the kernel.
+    async fn waits(calls: &[u64], last: Last) -> Duration {
+        let balance = Balance::default();
+        let (sender, orders) = channel();
+        balance.0.orders.set(sender).unwrap();
+        let (progress, calls) = (balance.0.progress.clone(), calls.to_vec());
+        std::thread::spawn(move || {
+            let Ok(Order::Serve(_, done)) = orders.recv() else { panic!("another order") };
+            let pause = |millis| std::thread::sleep(Duration::from_millis(millis));
+            calls.into_iter().for_each(|millis| progress.ask(|| pause(millis)));
+            match last {
+                Last::Done => {}
+                Last::Computes => pause(1_000),
+                Last::Hangs => progress.ask(|| pause(6_000)),
+            }
+            done.send(()).ok();
+        });
+        let began = Instant::now();
+        balance.serve(vec!["web".to_owned()]).await;
+        began.elapsed()
+    }
+
+    enum Last {
+        Done,
+        Computes,
+        Hangs,
+    }
+
+    #[tokio::test]
+    async fn a_claim_waits_while_more_gets_in_and_not_for_a_kernel_that_hangs() {
+        let millis = Duration::from_millis;
+        let whole = waits(&[50; 20], Last::Done).await;
+        assert!(whole >= millis(1_000), "it was over after {whole:?}");
+        let computes = waits(&[], Last::Computes).await;
+        assert!(computes >= millis(1_000), "{computes:?}");
+        let hangs = waits(&[], Last::Hangs).await;
+        assert!((PATIENCE..LONGEST).contains(&hangs), "{hangs:?}");
+        let endless = waits(&[50; 400], Last::Done).await;
+        assert!((LONGEST..LONGEST * 3).contains(&endless), "{endless:?}");
+        let began = Instant::now();
+        Balance::default().serve(vec!["web".to_owned()]).await;
+        assert!(began.elapsed() < LONGEST, "without a thread there is nobody to wait for");
     }
 }

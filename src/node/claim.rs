@@ -108,7 +108,19 @@ impl Hands {
         }
     }
 
-    /// Claims the groups of a lease. What was done stays done on an error: [`Self::unclaim`] follows.
+    /// Has the services of groups put into IPVS: the first step of a claim. `None`: there is nothing to wait for, no services,
+    /// or a gate that a killed hamesh has left open.
+    pub(crate) fn program(&self, groups: &[&Served]) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let balanced: Vec<GroupName> = groups.iter().filter(|one| one.balanced).map(|one| one.name.clone()).collect();
+        if balanced.is_empty() {
+            return None;
+        }
+        let open = groups.iter().all(|served| self.holds(&served.definition));
+        let programmed = self.balance.serve(balanced);
+        (!open).then_some(programmed)
+    }
+
+    /// Claims the groups of a lease, whose services are in. What was done stays done on an error: [`Self::unclaim`] follows.
     pub(crate) async fn claim(&mut self, groups: &[&Served], token: Token, granted: &Definition) -> Result<(), String> {
         tracing::trace!("claiming");
         kill_point("claim", 1);
@@ -118,9 +130,6 @@ impl Hands {
         self.gate.begin(self.deadline).map_err(|error| error.to_string())?;
         for served in groups {
             self.take_up(served);
-            if served.balanced {
-                self.balance.serve(&served.name).await;
-            }
             if !self.guard {
                 for (interface, vips) in served.placed() {
                     self.interfaces.set(interface, vips, self.life).await?;

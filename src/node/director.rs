@@ -4,6 +4,7 @@
 
 mod alarms;
 mod alone;
+mod claiming;
 mod conflicts;
 mod guarding;
 mod leases;
@@ -31,7 +32,7 @@ use alarms::Alarms;
 use hamesh_fencing::clock::Moment;
 use hamesh_fencing::holder::{self, Holder};
 use hamesh_fencing::message::Renew;
-use hamesh_raft::command::{Family, GroupName, NodeId};
+use hamesh_raft::command::{Family, GroupName, NodeId, Token};
 use hamesh_raft::state::State;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -60,6 +61,8 @@ pub(crate) enum Occurred {
     WallClock,
     /// A configuration to be served from now on, and the LANs of it that were not open.
     Reloaded(Fresh, Lans),
+    /// The services of a lease that is being claimed are in IPVS.
+    Programmed(GroupName, Token),
 }
 
 /// An event for one of the minds.
@@ -69,6 +72,7 @@ enum Happened {
     Ear(GroupName, hearing::Event),
     Opened(Opened),
     Reloaded(Fresh, Lans),
+    Programmed(GroupName, Token),
 }
 
 /// What a director begins with.
@@ -94,6 +98,8 @@ pub(crate) struct Director {
     alarms: Alarms,
     /// Groups whose configuration changes as soon as this node does not use them any more.
     turning: BTreeSet<GroupName>,
+    /// Leases that are being claimed, until their services are in IPVS.
+    programming: BTreeMap<GroupName, claiming::Programming>,
     /// Whether more is guarded and open than the configuration has, for groups that turn.
     surplus: bool,
     lans: Lans,
@@ -135,6 +141,7 @@ impl Director {
             alarms: Alarms::default(),
             effects: BTreeMap::new(),
             turning: BTreeSet::new(),
+            programming: BTreeMap::new(),
             surplus: false,
             lans,
             interfaces: links::Interfaces::default(),
@@ -294,9 +301,12 @@ impl Director {
                 }
                 Happened::Opened(opened) => self.opened(opened).await,
                 Happened::Lease(event) => {
+                    let given_up = self.gives_up(&event);
                     let actions = self.holder.handle(Moment::now(), event);
                     self.perform(actions).await;
+                    given_up.into_iter().for_each(|lease| self.give_up_claim(lease));
                 }
+                Happened::Programmed(lease, token) => self.programmed(lease, token).await,
                 Happened::Router(group, event) => self.route(&group, event),
                 Happened::Ear(group, event) => {
                     let Some(served) = self.groups.get_mut(&group) else { continue };
@@ -360,6 +370,7 @@ impl Director {
             Occurred::Opened(opened) => self.queue.push_back(Happened::Opened(opened)),
             Occurred::WallClock => self.hands.wall_clock(),
             Occurred::Reloaded(fresh, lans) => self.queue.push_back(Happened::Reloaded(fresh, lans)),
+            Occurred::Programmed(lease, token) => self.queue.push_back(Happened::Programmed(lease, token)),
         }
     }
 
@@ -385,32 +396,10 @@ impl Director {
                     }
                 }
                 holder::Action::Claim(lease, token, definition) => {
-                    let names = self.members(&lease);
-                    for name in &names {
-                        self.groups.entry(name.clone()).and_modify(|served| served.token = Some(token));
-                    }
-                    let groups = leases::of(&self.groups, &names);
-                    match self.hands.claim(&groups, token, &definition).await {
-                        Ok(()) => {
-                            self.route_all(names, &router::Event::Granted);
-                            self.queue.push_back(Happened::Lease(holder::Event::Claimed(lease, token)));
-                        }
-                        Err(error) => {
-                            tracing::error!(%lease, %token, %error, "claim failed");
-                            let undone = self.hands.unclaim(&groups, token);
-                            self.route_all(names, &router::Event::Revoked);
-                            let event = match undone {
-                                Ok(()) => holder::Event::ClaimFailed(lease, token),
-                                Err(_) => {
-                                    stuck = true;
-                                    holder::Event::Stuck
-                                }
-                            };
-                            self.queue.push_back(Happened::Lease(event));
-                        }
-                    }
+                    stuck |= self.claim(lease, token, definition).await;
                 }
                 holder::Action::Unclaim(lease, token) => {
+                    self.programming.remove(&lease);
                     let names = self.members(&lease);
                     let event = match self.hands.unclaim(&leases::of(&self.groups, &names), token) {
                         Ok(()) => holder::Event::Unclaimed(lease, token),

@@ -4,6 +4,7 @@
 mod big;
 mod clocks;
 mod cluster;
+mod large;
 mod lifetimes;
 mod node;
 mod pair;
@@ -35,6 +36,7 @@ const ALONE: &[Case<()>] = &[
     ("vlan", node::holds_vips_on_a_vlan),
     ("set", clocks::are_set),
     ("slewed", clocks::are_slewed),
+    ("large", large::table_is_whole_when_the_gate_opens),
 ];
 
 /// A director whose table the test writes itself.

@@ -22,8 +22,9 @@ const LEASE: Duration = Duration::from_secs(10);
 const SHORTLY: Duration = Duration::from_secs(5);
 const HAMESH: &str = env!("CARGO_BIN_EXE_hamesh");
 
-struct Director {
-    stage: Stage,
+/// The stage with a hamesh on its director.
+pub struct Director {
+    pub stage: Stage,
     process: Option<Process>,
     table: Ipvs,
 }
@@ -58,7 +59,7 @@ fn services() -> String {
 
 impl Director {
     /// `more`: lines of `[node]`; `cluster`: its cluster.toml.
-    fn begin(more: &str, cluster: &str) -> Result<Self> {
+    pub fn begin(more: &str, cluster: &str) -> Result<Self> {
         let stage = Stage::set()?;
         stage.vips_on_the_servers()?;
         let table = stage.director.netns().run(|| Ok(Ipvs::open()?))?;
@@ -107,17 +108,20 @@ impl Director {
                 Err(error) => format!(": {error:#}"),
             };
             if begun.elapsed() > PATIENCE {
-                let log = fs::read_to_string(self.host().dir().join("hamesh.log")).unwrap_or_default();
-                let log =
-                    log.lines().rev().take(15).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
-                anyhow::bail!("{what}: not after {PATIENCE:?}{trouble}\n{log}");
+                anyhow::bail!("{what}: not after {PATIENCE:?}{trouble}\n{}", self.log());
             }
             sleep(Duration::from_millis(5));
         }
     }
 
+    /// The end of what hamesh has logged.
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(self.host().dir().join("hamesh.log")).unwrap_or_default();
+        log.lines().skip(log.lines().count().saturating_sub(15)).collect::<Vec<_>>().join("\n")
+    }
+
     /// The services and servers that the kernel has.
-    fn programmed(&mut self) -> Result<(usize, usize)> {
+    pub fn programmed(&mut self) -> Result<(usize, usize)> {
         let addresses = VIP.map(|ip| ip.parse::<IpAddr>().expect("an address of this file")).into();
         let table = self.table.table(&Scope { addresses, ..Scope::default() })?;
         Ok((table.len(), table.values().map(|service| service.servers.len()).sum()))
@@ -158,7 +162,7 @@ impl Director {
         Ok((shown.traffic.unwrap_or_default().connections, of_servers.sum()))
     }
 
-    fn mac(&self, interface: &str) -> Result<String> {
+    pub fn mac(&self, interface: &str) -> Result<String> {
         let script = format!(r"ip -o link show {interface} | sed -n 's|.*link/ether \([^ ]*\).*|\1|p'");
         Ok(sh(self.host(), &script)?.trim().to_owned())
     }

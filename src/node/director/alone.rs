@@ -18,9 +18,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// Less than this cannot be armed in time.
 const SHORTEST: Duration = Duration::from_millis(300);
+/// How long a claim waits for its services: what is held already is armed for little longer.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// After a claim that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Nobody is to miss it.
@@ -166,6 +169,9 @@ impl Director {
         served.token = Some(UNFENCED);
         let definition = served.definition.clone();
         let groups = leases::of(&self.groups, std::slice::from_ref(name));
+        if let Some(programmed) = self.hands.program(&groups) {
+            timeout(PATIENCE, programmed).await.ok();
+        }
         let claimed = self.hands.claim(&groups, UNFENCED, &definition).await;
         self.solitude.held.insert(name.clone());
         if let Err(error) = claimed {
