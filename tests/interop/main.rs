@@ -103,9 +103,11 @@ fn main() -> ExitCode {
         ("mcast_dst_ip IPv6".to_owned(), Box::new(options::multicast_v6) as Act),
         ("no_accept".to_owned(), Box::new(options::no_accept) as Act),
         ("lists".to_owned(), Box::new(|dir: &Path| lists::edited(dir, Dialect::V3)) as Act),
-        ("lists v2".to_owned(), Box::new(|dir: &Path| lists::edited(dir, Dialect::V2)) as Act),
     ];
-    for (name, act) in beside.chain(hostile).chain([flood, unsigned, together]).chain(more) {
+    // The same comparison there, with the same program: in the long run only.
+    let long = ("lists v2".to_owned(), Box::new(|dir: &Path| lists::edited(dir, Dialect::V2)) as Act);
+    let long = (!options.short).then_some(long);
+    for (name, act) in beside.chain(hostile).chain([flood, unsigned, together]).chain(more).chain(long) {
         if options.only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
