@@ -9,7 +9,7 @@ use super::frame::{self, FrameError};
 use super::hello::{Peer, describe, wall_now};
 use super::identity::{IdentityError, NodeRecord, install, pending_key, refuse_member, write_file};
 use super::invitation::JoinString;
-use super::plane::Timing;
+use super::reach::Timing;
 use super::tls::{self, Pin, TlsError};
 use hamesh_raft::codec;
 use hamesh_raft::command::{ClusterId, InvitationId, Lineage, NodeId, Role, WallTime};

@@ -6,7 +6,8 @@
 
 use super::hello::{HelloRefusal, Peer};
 use super::identity::Identity;
-use super::plane::{BindError, Plane, Reach, Setup, Timing, Traffic, Way};
+use super::plane::{BindError, Plane, Setup, Traffic, Way};
+use super::reach::{Reach, Timing};
 use super::tls::{self, TlsError};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -30,11 +30,12 @@ pub mod mesh;
 pub mod ndp;
 pub mod neighbour;
 mod plane;
+mod reach;
 pub(crate) mod sys;
 mod tls;
 pub mod vrrp;
 
-pub use plane::{Link, Reach, Timing};
+pub use reach::{Link, Reach, Timing};
 
 #[cfg(test)]
 mod tests;

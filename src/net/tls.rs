@@ -4,7 +4,7 @@
 
 use super::authority::{AuthorityError, Key, KeyHash, key_hash, random};
 use super::identity::Identity;
-use super::plane::Timing;
+use super::reach::Timing;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
