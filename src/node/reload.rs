@@ -56,7 +56,7 @@ async fn changed(core: &Core) -> Result<String, String> {
     if !fixed.is_empty() {
         let what = fixed.join(", ");
         return Err(format!(
-            "{what} cannot change while hamesh runs. Restart it for that; SIGUSR2 does so and keeps its VIPs"
+            "{what} cannot change while hamesh runs. Restart it for that; SIGUSR2 does so and keeps the VIPs that stay what they are"
         ));
     }
     if matches!(lock(&core.lane_status).gate, Some(GateStatus::Lifetimes(_))) {

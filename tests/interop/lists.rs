@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const WATCH: Duration = Duration::from_secs(6);
 /// What a keepalived that was edited first may answer beside the holder: until it has been told in its own words.
 const TOLD: Duration = Duration::from_millis(100);
+/// Who claims beside the holder is shown within this.
+const SHOWN: Duration = Duration::from_secs(1);
 const VIPS: [&str; 3] = ["10.77.0.100/24", "10.77.0.101/24", "10.77.0.102/24"];
 
 /// `dialect` with more and more addresses: hamesh is edited first, and then keepalived is.
@@ -45,6 +47,17 @@ pub fn edited(dir: &Path, dialect: Dialect) -> Result<String> {
     // The wrong way round: nobody can know that before it claims.
     let from = Instant::now();
     edit_keepalived(&stage, &keepalived, 3)?;
+    while claims(&stage, from) == 0 {
+        ensure!(from.elapsed() < WATCH * 2, "keepalived does not claim, and this shows nothing");
+        sleep(Duration::from_millis(10));
+    }
+    let claimed = Instant::now();
+    let shown =
+        |stage: &Stage| anyhow::Ok(stage.cluster.status(0)?.warnings.iter().any(|said| said.contains("FOREIGN")));
+    while !shown(&stage)? {
+        ensure!(claimed.elapsed() < SHOWN, "the status does not show it within {SHOWN:?}");
+    }
+    let shown = claimed.elapsed();
     sleep(WATCH * 2);
     stage.owned_by("lb1").context("keepalived edited first")?;
     let first = claims(&stage, from);
@@ -54,7 +67,11 @@ pub fn edited(dir: &Path, dialect: Dialect) -> Result<String> {
     edit_hamesh(&stage, 3)?;
     quiet("hamesh edited last", from)?;
     end(keepalived)?;
-    Ok(format!("no claim where hamesh is edited first; else one, with {} ms of two owners", overlap.as_millis()))
+    Ok(format!(
+        "no claim where hamesh is edited first; else one, with {} ms of two owners, shown as FOREIGN after {} ms",
+        overlap.as_millis(),
+        shown.as_millis()
+    ))
 }
 
 /// The adverts of keepalived since `from`.

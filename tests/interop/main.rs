@@ -30,9 +30,12 @@ use std::time::{Duration, Instant};
 /// hamesh and keepalived on one LAN, in every dialect.
 #[derive(Parser, Debug)]
 struct Options {
-    /// Watch for flapping for 5 s, and send what is hostile for 15 s, instead of 60 s each
+    /// Watch for flapping for 5 s, and send what is hostile for 10 s, instead of 60 s each
     #[arg(long)]
     short: bool,
+    /// Send what is hostile for so long
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Only this dialect, by its name in the output
     #[arg(long)]
     only: Option<String>,
@@ -60,8 +63,10 @@ const FRR: [(&str, Dialect); 5] = [
     ("FRR v3 IPv6 MAC", Dialect { ipv6: true, mac: true, ..Dialect::V3 }),
     ("FRR v2", Dialect::V2),
 ];
-const HOSTILE: [(&str, Dialect); 4] = [
+const HOSTILE: [(&str, Dialect); 6] = [
     ("v3", Dialect::V3),
+    ("v3 IPv6", Dialect { ipv6: true, ..Dialect::V3 }),
+    ("v3 MAC", Dialect { mac: true, ..Dialect::V3 }),
     ("v3 unicast", Dialect { unicast: true, ..Dialect::V3 }),
     ("v2 PASS", Dialect { auth: Auth::Pass, ..Dialect::V2 }),
     ("v2 AH", Dialect { auth: Auth::Ah, ..Dialect::V2 }),
@@ -85,7 +90,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let (watch, seconds) = if options.short { (5, 15) } else { (60, 60) };
+    let (watch, seconds) = if options.short { (5, 10) } else { (60, 60) };
+    let seconds = options.seconds.unwrap_or(seconds);
     let dialects = DIALECTS.map(|dialect| (Beside::Keepalived, dialect)).into_iter();
     let beside = dialects.chain(FRR.map(|dialect| (Beside::Frr, dialect))).map(|(whom, (name, dialect))| {
         (name.to_owned(), Box::new(move |dir: &Path| play(whom, dialect, Duration::from_secs(watch), dir)) as Act)
