@@ -168,7 +168,7 @@ impl Served {
             (trailers, settings) => *trailers = settings.clone().map(Trailers::new),
         }
         let before = std::mem::replace(&mut self.format, config.format());
-        self.lists.edited(&before.addresses, &self.format.addresses);
+        self.lists.edited(Moment::now(), &before.addresses, &self.format.addresses);
         self.definition = config.definition();
         (self.vips, self.elsewhere) = (config.on(&config.interface).collect(), Elsewhere::all(config, lans));
         self.config = config.clone();
@@ -204,7 +204,7 @@ impl Served {
 
     /// Its advert, and a second one with another list where others have one.
     pub(crate) fn adverts(&self, priority: u8, source: IpAddr, to: IpAddr) -> Vec<Vec<u8>> {
-        let other = self.lists.other().filter(|_| !self.config.legacy_peers.is_empty());
+        let other = self.lists.other(Moment::now()).filter(|_| !self.config.legacy_peers.is_empty());
         let other = other.map(|list| Format { addresses: list.to_vec(), ..self.format.clone() });
         std::iter::once(&self.format).chain(&other).map(|format| format.encode(priority, source, to)).collect()
     }
@@ -238,7 +238,7 @@ impl Served {
     /// that has one and is obeyed is told in its own words who is MASTER.
     pub(crate) fn notice_list(&mut self, advert: &Advert, source: IpAddr, member: bool) {
         if !member && self.config.legacy_peers.obeys(source) {
-            self.lists.heard(&self.format.addresses, &advert.addresses);
+            self.lists.heard(Moment::now(), &self.format.addresses, &advert.addresses);
         }
         if self.format.lists_the_same(advert) {
             self.other_lists.remove(&source);
