@@ -16,6 +16,7 @@ pub mod observer;
 mod pcap;
 pub mod sandbox;
 pub mod scene;
+pub mod status;
 pub mod switch;
 pub mod sys;
 

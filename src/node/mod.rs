@@ -42,6 +42,7 @@ mod service;
 mod status;
 mod track;
 mod voice;
+mod warnings;
 
 pub use barrier::needs_rules;
 pub(crate) use core::Core;

@@ -1,7 +1,8 @@
 //! Tokens and holders, asked of every node all the time.
 
 use anyhow::Result;
-use hamesh::lab::cluster::{Asker, Cluster, Status};
+use hamesh::lab::cluster::{Asker, Cluster};
+use hamesh::lab::status::Status;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -2,9 +2,10 @@
 
 use crate::stage::PATIENCE;
 use anyhow::{Context, Result, ensure};
-use hamesh::lab::cluster::{Cluster, Status, WITNESS, cluster_toml};
+use hamesh::lab::cluster::{Cluster, WITNESS, cluster_toml};
 use hamesh::lab::legacy::Dialect;
 use hamesh::lab::scene::{PRIORITIES, Scene, fresh_dir, last_words};
+use hamesh::lab::status::Status;
 use hamesh_fencing::gate::{Gate, Lifetimes};
 use std::fs;
 use std::path::Path;
