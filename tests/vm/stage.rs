@@ -115,7 +115,8 @@ impl Stage {
         Ok(())
     }
 
-    /// A server that comes again begins with what the kernel has summed up of it, and that is up to two seconds late.
+    /// A server that comes again, in whatever service, still has what it had counted before, and the kernel adds that up to two
+    /// seconds late.
     pub fn counts_are_settled(&self) {
         thread::sleep(Duration::from_millis(2500));
     }

@@ -50,6 +50,7 @@ fn serves(stage: &Stage, ipvs: &mut Ipvs, families: &[usize]) -> Result<()> {
         let key = ServiceKey::Address(Protocol::Tcp, endpoint(VIP[family])?);
         Ok(ipvs.servers(&key)?.iter().map(|(_, _, _, traffic)| traffic.connections).collect())
     };
+    stage.counts_are_settled();
     let before = [counted(0)?, counted(1)?];
     for &family in families {
         let counts = stage.count(vip(family)?, 8).with_context(|| format!("to {}", VIP[family]))?;
@@ -71,7 +72,6 @@ fn serves(stage: &Stage, ipvs: &mut Ipvs, families: &[usize]) -> Result<()> {
 }
 
 pub fn nat(stage: &mut Stage) -> Result<String> {
-    stage.counts_are_settled();
     stage.vips_on_the_director()?;
     stage.back_by_the_director()?;
     let mut ipvs = open(stage)?;
@@ -87,7 +87,6 @@ pub fn nat(stage: &mut Stage) -> Result<String> {
 }
 
 pub fn direct(stage: &mut Stage) -> Result<String> {
-    stage.counts_are_settled();
     stage.vips_on_the_director()?;
     stage.back_by_the_router()?;
     stage.vips_on_the_servers()?;
@@ -98,7 +97,6 @@ pub fn direct(stage: &mut Stage) -> Result<String> {
 }
 
 pub fn tunnels(stage: &mut Stage) -> Result<String> {
-    stage.counts_are_settled();
     stage.vips_on_the_director()?;
     for server in &stage.servers {
         // The devices that take whatever comes.
