@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// A way of 200 ms, give or take a half: a round trip may take as long as an election.
 const FAR: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(300));
-/// 1 Mbit/s. A quarter of that was too little: leases ran out behind what else the nodes say.
-const THIN: u32 = 128_000;
+/// 2 Mbit/s. Half of that is too little at times: connections that are lost are not made again then, see the figures.
+const THIN: u32 = 256_000;
 /// The leadership is where it belongs within this.
 const PLACED: Duration = Duration::from_secs(15);
 /// A stranger is shown within this.
